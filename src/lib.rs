@@ -1,0 +1,1 @@
+//! Fences a node's SAN storage instead of the node.
