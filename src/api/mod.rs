@@ -1,0 +1,25 @@
+//! The custom resources of `storagefence.io/v1alpha1`: types, schema and CEL rules.
+//!
+//! Nothing here knows a runtime or a client: the same types serve the controller, the agent, the
+//! command-line tools and the generator of `crds/`.
+
+pub mod condition;
+pub mod node_storage;
+pub mod request;
+
+pub use condition::{Condition, ConditionStatus};
+pub use node_storage::{NodeStorage, NodeStorageSpec, NodeStorageStatus};
+pub use request::{StorageFenceRequest, StorageFenceRequestSpec, StorageFenceRequestStatus};
+
+/// API group of every kind in this crate.
+pub const GROUP: &str = "storagefence.io";
+/// The one served version.
+pub const VERSION: &str = "v1alpha1";
+
+/// Node label that the controller sets while a request needs the agent there (`OnDemand` mode); the
+/// agent's `DaemonSet` selects it.
+pub const AGENT_WANTED_LABEL: &str = "storagefence.io/agent-wanted";
+/// Server-side-apply field manager of the controller.
+pub const CONTROLLER_FIELD_MANAGER: &str = "storage-fence-controller";
+/// Server-side-apply field manager of an agent.
+pub const AGENT_FIELD_MANAGER: &str = "storage-fence-agent";

@@ -1,0 +1,188 @@
+//! `NodeStorage`: what the agent of one node sees of its storage, locks and watchdog.
+
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::Condition;
+
+/// Condition types of a `NodeStorage`.
+pub mod condition_type {
+    /// Agent: this node can be fenced now.
+    pub const READY: &str = "Ready";
+}
+
+/// What the agent of a node reports about its shared storage. Named after the node.
+#[derive(
+    kube::CustomResource, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema,
+)]
+#[kube(
+    group = "storagefence.io",
+    version = "v1alpha1",
+    kind = "NodeStorage",
+    plural = "nodestorages",
+    shortname = "nst",
+    category = "storagefence",
+    status = "NodeStorageStatus",
+    printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.conditions[?(@.type==\"Ready\")].status"}"#,
+    printcolumn = r#"{"name":"VGs","type":"integer","jsonPath":".status.sharedVolumeGroups"}"#,
+    printcolumn = r#"{"name":"LVs","type":"integer","jsonPath":".status.activeLogicalVolumes"}"#,
+    printcolumn = r#"{"name":"Paths","type":"string","jsonPath":".status.paths"}"#,
+    printcolumn = r#"{"name":"Fenced","type":"string","jsonPath":".status.fencedVolumeGroups"}"#,
+    printcolumn = r#"{"name":"Watchdog","type":"string","jsonPath":".status.watchdog.state"}"#,
+    printcolumn = r#"{"name":"Agent","type":"string","priority":1,"jsonPath":".status.agentVersion"}"#,
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
+)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeStorageSpec {}
+
+/// Written by the node's agent, on change only.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeStorageStatus {
+    /// UID of the Node object.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub node_uid: Option<String>,
+    /// Boot ID of the running kernel.
+    #[schemars(length(max = 64))]
+    pub boot_id: String,
+    /// Version of the agent.
+    #[schemars(length(max = 64))]
+    pub agent_version: String,
+    /// Name and UID of the agent's pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub agent_pod: Option<String>,
+    /// How many shared volume groups there are.
+    pub shared_volume_groups: i32,
+    /// How many logical volumes of these are active, lvmlock aside.
+    pub active_logical_volumes: i32,
+    /// Working paths of all paths under shared volume groups, such as 2/4.
+    #[schemars(length(max = 32))]
+    pub paths: String,
+    /// Names of the volume groups that stand fenced, comma-separated; empty when none does.
+    #[serde(default)]
+    #[schemars(length(max = 1024))]
+    pub fenced_volume_groups: String,
+    /// Ready.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+    /// The volume groups of the node as device mapper knows them, shared ones first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub volume_groups: Vec<VolumeGroupStatus>,
+    /// The watchdog that resets this host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watchdog: Option<WatchdogStatus>,
+}
+
+/// One volume group.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct VolumeGroupStatus {
+    /// Name.
+    #[schemars(length(max = 127))]
+    pub name: String,
+    /// UUID, as in device-mapper UUIDs (32 characters, no dashes).
+    #[schemars(length(max = 64))]
+    pub uuid: String,
+    /// Whether a lockspace of the lock manager belongs to it.
+    pub shared: bool,
+    /// The lockspace, when shared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lockspace: Option<LockspaceStatus>,
+    /// Physical volumes: multipath maps or plain disks.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub physical_volumes: Vec<PhysicalVolumeStatus>,
+    /// Active logical volumes, lvmlock aside.
+    pub logical_volumes: i32,
+    /// Of these, opened ones.
+    pub logical_volumes_open: i32,
+    /// Names of the opened logical volumes' devices, bounded.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 128), inner(length(max = 128)))]
+    pub open_devices: Vec<String>,
+    /// Whether every device of it stands on the error target.
+    #[serde(default)]
+    pub fenced: bool,
+}
+
+/// A lockspace as sanlock sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LockspaceStatus {
+    /// Name, lvm_VG.
+    #[schemars(length(max = 64))]
+    pub name: String,
+    /// This host's id in it.
+    pub host_id: i64,
+    /// Generation of that id; absent when the lock manager does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<i64>,
+    /// I/O time-out in seconds, from which every other time is derived.
+    pub io_timeout_seconds: i32,
+    /// Healthy, RenewalFailing, Expired, Removing or Killed.
+    #[schemars(length(max = 32))]
+    pub state: String,
+}
+
+/// What a physical volume lies on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum PhysicalVolumeKind {
+    /// A multipath map.
+    Multipath,
+    /// A disk without multipath.
+    #[default]
+    Disk,
+}
+
+/// One physical volume.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PhysicalVolumeStatus {
+    /// Device: the map's name, or the disk's kernel name.
+    #[schemars(length(max = 128))]
+    pub device: String,
+    /// Multipath or Disk.
+    pub kind: PhysicalVolumeKind,
+    /// Whether the map queues I/O while no path works.
+    #[serde(default)]
+    pub queueing: bool,
+    /// Paths.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub paths: Vec<PathStatus>,
+}
+
+/// One path of a physical volume.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PathStatus {
+    /// Kernel name, such as sda.
+    #[schemars(length(max = 64))]
+    pub device: String,
+    /// Whether I/O can use it, as far as the kernel knows.
+    pub active: bool,
+    /// State of the device in sysfs (running, offline, blocked, transport-offline) or `gone`.
+    #[schemars(length(max = 32))]
+    pub device_state: String,
+}
+
+/// The watchdog, as wdmd and sanlock tell.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct WatchdogStatus {
+    /// Armed: lockspaces keep it so. Idle: wdmd runs without clients. Unknown: wdmd does not answer.
+    #[schemars(length(max = 32))]
+    pub state: String,
+    /// Seconds from the last pet to the reset.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fire_timeout_seconds: Option<i32>,
+    /// Seconds from the loss of the storage to the earliest reset, at the worst moment, derived from io_timeout and fire time-out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget_seconds: Option<i32>,
+}

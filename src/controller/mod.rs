@@ -1,0 +1,1 @@
+//! The controller: one folder a reconciled kind.

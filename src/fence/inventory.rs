@@ -1,0 +1,262 @@
+//! What the agent knows of its node's storage: plain data, read from the kernel and the lock manager.
+
+use std::fmt;
+
+use super::time::Monotonic;
+
+/// A device number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DevNo {
+    /// Major number.
+    pub major: u32,
+    /// Minor number.
+    pub minor: u32,
+}
+
+impl fmt::Display for DevNo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.major, self.minor)
+    }
+}
+
+/// One target of a device-mapper table.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Target {
+    /// First sector (512 bytes) that it maps.
+    pub start: u64,
+    /// Number of sectors.
+    pub length: u64,
+    /// Target type: `linear`, `striped`, `error`, `multipath`...
+    pub kind: String,
+    /// The rest of the table line, as the kernel prints it.
+    pub params: String,
+}
+
+/// One device-mapper device, as its own ioctls describe it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DmDevice {
+    /// Number of the block device.
+    pub dev: DevNo,
+    /// Device-mapper name. For display only: devices are told apart by UUID.
+    pub name: String,
+    /// Device-mapper UUID, empty when it has none.
+    pub uuid: String,
+    /// Size in sectors of 512 bytes.
+    pub sectors: u64,
+    /// Openers: processes, mounts and devices stacked on it.
+    pub open_count: u32,
+    /// Whether it is suspended (by whoever).
+    pub suspended: bool,
+    /// Whether another device's suspension holds it up (thin pools do that to their thins).
+    pub internally_suspended: bool,
+    /// Whether a table waits in the inactive slot.
+    pub inactive_table: bool,
+    /// The live table; empty when there is none.
+    pub targets: Vec<Target>,
+    /// Devices that the live table uses.
+    pub deps: Vec<DevNo>,
+}
+
+impl DmDevice {
+    /// Whether the live table is one `error` target over the whole device, nothing waits in the inactive slot and nothing is suspended: the
+    /// proof of S1 as far as one reading can give it.
+    #[must_use]
+    pub fn is_error_only(&self) -> bool {
+        !self.suspended
+            && !self.internally_suspended
+            && !self.inactive_table
+            && matches!(self.targets.as_slice(), [t] if t.kind == "error" && t.start == 0 && t.length == self.sectors)
+    }
+}
+
+/// One path of a physical volume: a disk of the host bus adapter.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Path {
+    /// Device number.
+    pub dev: DevNo,
+    /// Kernel name, such as `sda`; the number in text when sysfs has no name for it.
+    pub name: String,
+    /// Whether I/O can use it: the map says A (or there is no map) and the disk's state lets commands through.
+    pub active: bool,
+    /// The disk's state in sysfs (`running`, `offline`, `blocked`, `transport-offline`, ...); `gone` when sysfs has no such disk.
+    pub device_state: String,
+}
+
+/// A multipath map.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MultipathMap {
+    /// Device number.
+    pub dev: DevNo,
+    /// Device-mapper name: what multipathd calls it.
+    pub name: String,
+    /// Device-mapper UUID, `mpath-WWID`.
+    pub uuid: String,
+    /// Whether I/O waits while no path works (`queue_if_no_path` in the table).
+    pub queueing: bool,
+    /// Its paths.
+    pub paths: Vec<Path>,
+}
+
+/// What a physical volume lies on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PvKind {
+    /// A multipath map, possibly through a partition of it.
+    Multipath(MultipathMap),
+    /// A disk without multipath.
+    Disk(Path),
+}
+
+/// A physical volume of a volume group: the device below which nothing belongs to LVM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PhysicalVolume {
+    /// Device number of what the logical volumes' tables name.
+    pub dev: DevNo,
+    /// What it lies on.
+    pub kind: PvKind,
+}
+
+impl PhysicalVolume {
+    /// All paths.
+    #[must_use]
+    pub fn paths(&self) -> &[Path] {
+        match &self.kind {
+            PvKind::Multipath(m) => &m.paths,
+            PvKind::Disk(p) => std::slice::from_ref(p),
+        }
+    }
+
+    /// Whether I/O can still reach the storage, as far as the kernel knows.
+    #[must_use]
+    pub fn reachable(&self) -> bool {
+        self.paths().iter().any(|p| p.active)
+    }
+}
+
+/// Where a lockspace is in its life, as sanlock tells.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LockspaceState {
+    /// Being joined.
+    Adding,
+    /// Renewed in time.
+    #[default]
+    Healthy,
+    /// The last renewal failed, the lease still holds.
+    RenewalFailing,
+    /// The lease has run out (`space_dead`), or sanlock is killing its users.
+    Expired,
+    /// Being removed: it no longer holds the watchdog.
+    Removing,
+}
+
+/// A lockspace of the lock manager.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lockspace {
+    /// `lvm_` and the name of the volume group, cut at 48 bytes.
+    pub name: String,
+    /// Name of the volume group, as lvmlockd tells it.
+    pub vg_name: String,
+    /// UUID of the volume group as lvmlockd tells it, dashes removed.
+    pub vg_uuid: String,
+    /// This host's id.
+    pub host_id: u64,
+    /// Generation of that id; None when the lock manager does not tell.
+    pub generation: Option<u64>,
+    /// I/O time-out in seconds: every other time is derived from it.
+    pub io_timeout: u32,
+    /// Last successful renewal on the monotonic clock, in whole seconds.
+    pub last_renewal: Option<Monotonic>,
+    /// Where it is in its life.
+    pub state: LockspaceState,
+    /// Whether lvmlockd has it marked `kill_vg`: it grants no lock any more.
+    pub frozen: bool,
+    /// How many locks of logical volumes lvmlockd holds in it.
+    pub lv_locks: u32,
+}
+
+/// What the lock manager said, or why it said nothing (S5: unknown is reported as unknown).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LockManager {
+    /// Both daemons answered.
+    Running(Vec<Lockspace>),
+    /// lvmlockd did not answer, or not in its language.
+    LvmlockdUnavailable(String),
+    /// sanlock did not answer, or not in its language. The lockspaces as lvmlockd knows them.
+    SanlockUnavailable(String, Vec<Lockspace>),
+}
+
+impl LockManager {
+    /// The lockspaces as far as they are known.
+    #[must_use]
+    pub fn lockspaces(&self) -> &[Lockspace] {
+        match self {
+            Self::Running(l) | Self::SanlockUnavailable(_, l) => l,
+            Self::LvmlockdUnavailable(_) => &[],
+        }
+    }
+}
+
+/// The watchdog daemon.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Watchdog {
+    /// Whether wdmd answered; nothing below means anything otherwise.
+    pub known: bool,
+    /// Why it is not known.
+    pub problem: Option<String>,
+    /// Seconds from the last pet to the reset.
+    pub fire_timeout: u32,
+    /// Clients that keep it armed, by name (`sanlock_LOCKSPACE:HOSTID`), with the time their lease expires.
+    pub clients: Vec<(String, Monotonic)>,
+}
+
+/// A volume group, gathered from the UUIDs of its active devices.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VolumeGroup {
+    /// Name: lvmlockd's, or taken from the device names when there is no lockspace.
+    pub name: String,
+    /// UUID: the 32 characters after `LVM-` in its devices' UUIDs.
+    pub uuid: String,
+    /// Its devices of every layer, the `lvmlock` volume aside.
+    pub devices: Vec<DmDevice>,
+    /// The volume that holds the leases; only sanlock writes there.
+    pub lvmlock: Option<DmDevice>,
+    /// Its physical volumes, as far as active devices lead to them.
+    pub pvs: Vec<PhysicalVolume>,
+    /// Its lockspace; a volume group without one is local to the node.
+    pub lockspace: Option<Lockspace>,
+}
+
+impl VolumeGroup {
+    /// Whether other hosts may use it too.
+    #[must_use]
+    pub fn shared(&self) -> bool {
+        self.lockspace.is_some()
+    }
+
+    /// Paths: working, all.
+    #[must_use]
+    pub fn paths(&self) -> (usize, usize) {
+        let all = self.pvs.iter().flat_map(PhysicalVolume::paths);
+        all.fold((0, 0), |(up, n), p| (up + usize::from(p.active), n + 1))
+    }
+
+    /// Whether every path of every physical volume is gone. A volume group without known physical volumes is not: unknown is not gone.
+    #[must_use]
+    pub fn all_paths_gone(&self) -> bool {
+        !self.pvs.is_empty() && self.pvs.iter().all(|pv| !pv.reachable())
+    }
+}
+
+/// Everything, at one point in time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inventory {
+    /// When it was taken.
+    pub taken_at: Monotonic,
+    /// Boot ID of the running kernel.
+    pub boot_id: String,
+    /// Volume groups, shared ones first, then by name.
+    pub volume_groups: Vec<VolumeGroup>,
+    /// The lock manager, including lockspaces without an active device.
+    pub lock_manager: LockManager,
+    /// The watchdog daemon.
+    pub watchdog: Watchdog,
+}

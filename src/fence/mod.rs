@@ -1,0 +1,12 @@
+//! The fence as a domain: what is stacked on what, what has to happen in which order, and what counts as proof.
+//!
+//! Pure: no I/O, no clock, no async, no Kubernetes. Time comes in as [`Monotonic`].
+
+pub mod inventory;
+pub mod time;
+
+pub use inventory::{
+    DevNo, DmDevice, Inventory, LockManager, Lockspace, LockspaceState, MultipathMap, Path,
+    PhysicalVolume, PvKind, Target, VolumeGroup, Watchdog,
+};
+pub use time::Monotonic;

@@ -1,0 +1,235 @@
+//! The only room that talks to the node: device mapper, sysfs, multipathd, lvmlockd, sanlock, wdmd.
+//!
+//! Each stands behind a small trait, with the real one and a simulated one. No call here reads or writes the SAN, forks, or waits without
+//! a limit; a call that may hang in the kernel is meant for a thread that can be abandoned.
+
+use std::time::Duration;
+
+use crate::fence::{DevNo, DmDevice, Lockspace, Monotonic, Watchdog};
+
+/// What went wrong when talking to the node.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A device or file cannot be opened or used.
+    #[error("{what}: {source}. {hint}")]
+    Unavailable {
+        /// What was tried, on which file or socket.
+        what: String,
+        /// What the system said.
+        source: std::io::Error,
+        /// What to do next.
+        hint: &'static str,
+    },
+    /// It did not answer in time.
+    #[error("{what} did not answer within {limit:?}. {hint}")]
+    TimedOut {
+        /// Who or what.
+        what: String,
+        /// How long was waited.
+        limit: Duration,
+        /// What to do next.
+        hint: &'static str,
+    },
+    /// It answered something that is not in its protocol.
+    #[error("{what} answered what its protocol does not know: {detail}")]
+    Protocol {
+        /// Who.
+        what: String,
+        /// What was wrong.
+        detail: String,
+    },
+    /// It answered with an error of its own.
+    #[error("{what} refused: {detail}")]
+    Refused {
+        /// Who and what.
+        what: String,
+        /// Its words or number.
+        detail: String,
+    },
+    /// The device does not exist (any more).
+    #[error("{what}: no such device")]
+    NoSuchDevice {
+        /// Which.
+        what: String,
+    },
+    /// The call was interrupted and undone (EINTR): to be tried again.
+    #[error("{what} was interrupted and undone")]
+    Interrupted {
+        /// Which.
+        what: String,
+    },
+    /// The device is busy in the kernel (EBUSY): to be tried again.
+    #[error("{what} is busy")]
+    Busy {
+        /// Which.
+        what: String,
+    },
+}
+
+/// Short form.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// How a device is named to device mapper.
+pub type Device = DevNo;
+
+/// The ioctls of `/dev/mapper/control`, one method each.
+pub trait DeviceMapper: Send + Sync {
+    /// `DM_VERSION`: proves that the control device works.
+    ///
+    /// # Errors
+    /// When the control device cannot be used.
+    fn version(&self) -> Result<(u32, u32, u32)>;
+    /// `DM_LIST_DEVICES`, then `DM_TABLE_STATUS` (NOFLUSH) of each: everything about every device. A device that goes away meanwhile is left out.
+    ///
+    /// # Errors
+    /// When the control device cannot be used.
+    fn devices(&self) -> Result<Vec<DmDevice>>;
+    /// One device, by number.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchDevice`] when it is gone.
+    fn device(&self, dev: Device) -> Result<DmDevice>;
+    /// Live status lines (`A`/`F` of paths), not tables: (target type, line) of each target.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchDevice`] when it is gone.
+    fn status(&self, dev: Device) -> Result<Vec<(String, String)>>;
+    /// `DM_TABLE_LOAD` of one `error` target of that many sectors into the inactive slot.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchDevice`] when it is gone.
+    fn load_error(&self, dev: Device, sectors: u64) -> Result<()>;
+    /// `DM_DEV_SUSPEND` without the suspend flag, with `NOFLUSH|SKIP_LOCKFS`: suspend, swap and resume in the kernel. Returns when nothing is
+    /// in flight; may block for as long as I/O does not end.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`] when a signal ended the wait: the old table is still live.
+    fn swap(&self, dev: Device) -> Result<()>;
+    /// `DM_TABLE_CLEAR`: drops the inactive table.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchDevice`] when it is gone.
+    fn clear_inactive(&self, dev: Device) -> Result<()>;
+    /// `DM_TARGET_MSG` to sector 0.
+    ///
+    /// # Errors
+    /// What the target answered.
+    fn message(&self, dev: Device, message: &str) -> Result<()>;
+}
+
+/// What sysfs knows of a disk.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DiskInfo {
+    /// Kernel name, such as `sda`.
+    pub name: String,
+    /// `device/state`; `running` for disks that have no such file.
+    pub state: String,
+}
+
+/// Facts from sysfs and procfs.
+pub trait System: Send + Sync {
+    /// `/proc/sys/kernel/random/boot_id`.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn boot_id(&self) -> Result<String>;
+    /// `CLOCK_MONOTONIC` now.
+    fn monotonic(&self) -> Monotonic;
+    /// The disk of that number (of a partition: its disk), None when there is none.
+    fn disk(&self, dev: DevNo) -> Option<DiskInfo>;
+}
+
+/// multipathd's socket.
+pub trait Multipathd: Send + Sync {
+    /// `disablequeueing map NAME`.
+    ///
+    /// # Errors
+    /// When it does not answer `ok` in time.
+    fn disable_queueing(&self, map: &str) -> Result<()>;
+    /// `restorequeueing map NAME`.
+    ///
+    /// # Errors
+    /// When it does not answer `ok` in time.
+    fn restore_queueing(&self, map: &str) -> Result<()>;
+}
+
+/// lvmlockd's socket.
+pub trait Lvmlockd: Send + Sync {
+    /// The lockspaces in `info`; `io_timeout`, `last_renewal` and `state` are sanlock's to fill in.
+    ///
+    /// # Errors
+    /// When it does not answer in its language in time.
+    fn lockspaces(&self) -> Result<Vec<Lockspace>>;
+    /// `kill_vg`: no lock is granted any more. Cannot be taken back but by dropping and joining again.
+    ///
+    /// # Errors
+    /// When it does not answer in time, or does not know the volume group.
+    fn kill_vg(&self, vg: &str) -> Result<()>;
+    /// `drop_vg`. Its answer proves nothing: look into sanlock and wdmd.
+    ///
+    /// # Errors
+    /// When it does not answer in time.
+    fn drop_vg(&self, vg: &str, limit: Duration) -> Result<()>;
+}
+
+/// A lockspace as sanlock has it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SanlockLockspace {
+    /// Name.
+    pub name: String,
+    /// This host's id.
+    pub host_id: u64,
+    /// Generation, when told.
+    pub generation: Option<u64>,
+    /// I/O time-out in seconds.
+    pub io_timeout: u32,
+    /// Last successful renewal.
+    pub last_renewal: Option<Monotonic>,
+    /// Result of the last renewal, 1 is good.
+    pub last_result: i64,
+    /// Where it is in its life.
+    pub state: crate::fence::LockspaceState,
+}
+
+/// What sanlock's `STATUS` says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SanlockStatus {
+    /// Version as in `version_hex`, when told.
+    pub version: Option<u32>,
+    /// Seconds until the watchdog fires, when told (from 3.9).
+    pub fire_timeout: Option<u32>,
+    /// Lockspaces.
+    pub lockspaces: Vec<SanlockLockspace>,
+}
+
+/// sanlock's socket.
+pub trait Sanlock: Send + Sync {
+    /// `STATUS` (and `GET_HOSTS`-free: nothing that reads the SAN).
+    ///
+    /// # Errors
+    /// When it does not answer in its language in time.
+    fn status(&self) -> Result<SanlockStatus>;
+}
+
+/// wdmd's socket.
+pub trait Wdmd: Send + Sync {
+    /// Its clients and fire time-out. Never an error: unknown is a state.
+    fn status(&self) -> Watchdog;
+}
+
+/// A whole host: what the agent is given.
+#[derive(Clone)]
+pub struct Host {
+    /// Device mapper.
+    pub device_mapper: std::sync::Arc<dyn DeviceMapper>,
+    /// sysfs and clocks.
+    pub system: std::sync::Arc<dyn System>,
+    /// multipathd.
+    pub multipathd: std::sync::Arc<dyn Multipathd>,
+    /// lvmlockd.
+    pub lvmlockd: std::sync::Arc<dyn Lvmlockd>,
+    /// sanlock.
+    pub sanlock: std::sync::Arc<dyn Sanlock>,
+    /// wdmd.
+    pub wdmd: std::sync::Arc<dyn Wdmd>,
+}
