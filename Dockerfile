@@ -1,0 +1,23 @@
+# `docker build .` compiles and packs. `--target prebuilt` packs a static binary that is already there (hack/image does that).
+# The image is the one binary and nothing else: no shell, no library, nothing to update.
+
+FROM rust:1.95-bookworm AS build
+WORKDIR /src
+COPY Cargo.toml Cargo.lock rust-toolchain.toml ./
+COPY src ./src
+# --target keeps the flags away from build scripts and proc macros, which cannot be static.
+RUN host="$(rustc -vV | sed -n 's/^host: //p')" \
+ && RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --release --bin storage-fence --target "$host" \
+ && install -m 0755 "target/$host/release/storage-fence" /storage-fence
+
+FROM scratch AS prebuilt
+ARG BINARY=storage-fence
+COPY ${BINARY} /storage-fence
+ENTRYPOINT ["/storage-fence"]
+
+FROM scratch
+LABEL org.opencontainers.image.title="storage-fence-operator" \
+      org.opencontainers.image.description="Fences a node's SAN storage instead of the node" \
+      org.opencontainers.image.licenses="Apache-2.0"
+COPY --from=build /storage-fence /storage-fence
+ENTRYPOINT ["/storage-fence"]

@@ -1,0 +1,34 @@
+# `make` alone shows what there is. Every target installs what it needs when root on Debian, and names it otherwise.
+.DEFAULT_GOAL := help
+.PHONY: help build lint test unit reconcilers rig demo image clean install-deps
+
+help: ## Show this list
+	@printf 'storage-fence-operator: fences a node'"'"'s SAN storage instead of the node\n\n'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
+	@printf '\nWhat is slow to make is kept in $${SFO_CACHE_DIR:-~/.cache/storage-fence-operator}.\n'
+
+build: ## Build the static release binary into out/
+	@hack/install-deps build lint
+	@mkdir -p out && install -m 0755 "$$(hack/release-binary)" out/storage-fence && ls -l out/storage-fence
+
+lint: ## Check form: rustfmt, clippy, cargo-deny, shellcheck, chart, generated files
+	@hack/install-deps lint
+	@hack/lint
+
+test: ## Prove everything: lint, unit, reconcilers, rig; ends in "N passed, N failed"
+	@hack/install-deps lint rig
+	@hack/test
+
+unit reconcilers rig: Run one suite of `make test`
+	@hack/install-deps lint rig
+	@hack/test $@
+
+image: ## Pack the image into out/image.tar (docker load -i out/image.tar)
+	@hack/install-deps build lint image
+	@mkdir -p out && install -m 0644 "$$(hack/image)" out/image.tar && ls -l out/image.tar
+
+clean: ## Remove what was built here (the cache folder stays)
+	rm -rf target out
+
+install-deps: ## Install what the other targets need
+	@hack/install-deps
