@@ -1,1 +1,4 @@
 //! The node agent: observe, decide, act, report.
+
+pub mod executor;
+pub mod journal;

@@ -3,10 +3,15 @@
 //! Pure: no I/O, no clock, no async, no Kubernetes. Time comes in as [`Monotonic`].
 
 pub mod inventory;
+pub mod order;
+pub mod report;
+pub mod selection;
 pub mod time;
 
 pub use inventory::{
     DevNo, DmDevice, Inventory, LockManager, Lockspace, LockspaceState, MultipathMap, Path,
     PhysicalVolume, PvKind, Target, VolumeGroup, Watchdog,
 };
+pub use order::Order;
+pub use report::FenceReport;
 pub use time::Monotonic;

@@ -3,9 +3,13 @@
 use std::ops::{Add, Sub};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// Time since boot on `CLOCK_MONOTONIC`: the clock that sanlock and wdmd count their leases and time-outs with. A wall clock that is set
 /// back cannot move it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub struct Monotonic(pub Duration);
 
 impl Monotonic {

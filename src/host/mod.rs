@@ -3,6 +3,10 @@
 //! Each stands behind a small trait, with the real one and a simulated one. No call here reads or writes the SAN, forks, or waits without
 //! a limit; a call that may hang in the kernel is meant for a thread that can be abandoned.
 
+mod bell;
+
+pub use bell::Bell;
+
 use std::time::Duration;
 
 use crate::fence::{DevNo, DmDevice, Lockspace, Monotonic, Watchdog};
@@ -137,6 +141,20 @@ pub trait System: Send + Sync {
     fn monotonic(&self) -> Monotonic;
     /// The disk of that number (of a partition: its disk), None when there is none.
     fn disk(&self, dev: DevNo) -> Option<DiskInfo>;
+    /// Waits until `bell` was rung more often than `seen`, or the clock stands at `until`.
+    fn wait(&self, bell: &Bell, seen: u64, until: Monotonic) {
+        bell.wait(seen, until.since(self.monotonic()));
+    }
+    /// Runs `work` on a thread of its own that nobody has to wait for.
+    ///
+    /// The stack is small, because an agent with locked memory pays for every page of it: enough for an ioctl or one exchange on a socket.
+    ///
+    /// # Errors
+    /// When the system has no thread to give.
+    fn spawn(&self, name: &str, work: Box<dyn FnOnce() + Send>) -> std::io::Result<()> {
+        let thread = std::thread::Builder::new().name(name.to_owned());
+        thread.stack_size(128 * 1024).spawn(work).map(drop)
+    }
 }
 
 /// multipathd's socket.

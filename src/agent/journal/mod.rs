@@ -1,0 +1,244 @@
+//! What a fence has done so far, in a file on tmpfs: the successor of a killed agent goes on from here (S4).
+//!
+//! One record a line, each with its length and checksum, each written by one `write`: a line that was torn by the writer's death is recognised
+//! and left out, and with it whatever follows. Nothing is flushed to a disk: the file is to survive the agent, not the kernel, and a fence must
+//! not wait for a disk. It says what was tried, never what is: whoever resumes asks the kernel.
+
+mod line;
+#[cfg(test)]
+mod tests;
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::fence::report::{FenceReport, Outcome, StepKind, StepReport, StepResult};
+use crate::fence::{Monotonic, Order};
+
+/// Where the journal is kept unless told otherwise.
+pub const DEFAULT_DIRECTORY: &str = "/run/storage-fence";
+const FILE: &str = "journal";
+
+/// What went wrong with the journal.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the journal {path} cannot be {what}: {source}. Check that it lies on a tmpfs with free space that the agent may write to"
+)]
+pub struct Error {
+    /// File or directory.
+    pub path: PathBuf,
+    /// What was tried.
+    pub what: &'static str,
+    /// What the system said.
+    pub source: io::Error,
+}
+
+/// A multipath map as the fence met it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MapRecord {
+    /// Device-mapper UUID: its number may be another's by the time a successor looks.
+    pub uuid: String,
+    /// What multipathd calls it.
+    pub name: String,
+}
+
+/// What a successor needs to know of a volume group, beyond the report.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupRecord {
+    /// Name.
+    pub name: String,
+    /// UUID.
+    pub uuid: String,
+    /// UUID of the `lvmlock` volume, which is left alone.
+    pub lvmlock: Option<String>,
+    /// Device numbers of its physical volumes.
+    pub pvs: Vec<crate::fence::DevNo>,
+    /// Its multipath maps.
+    pub maps: Vec<MapRecord>,
+}
+
+/// How a fence began.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Begun {
+    /// The order.
+    pub order: Order,
+    /// Volume groups, in the order of the report's.
+    pub groups: Vec<GroupRecord>,
+    /// Earliest and latest reset by the watchdog as known then.
+    pub reset: Option<(Monotonic, Monotonic)>,
+    /// The report before the first step: lockspaces with host ids and generations, devices, steps.
+    pub report: FenceReport,
+}
+
+#[derive(Serialize, Deserialize)]
+enum Entry {
+    Begun(Box<Begun>),
+    /// Index into the report's steps, and the step as it stood.
+    Step(usize, StepReport),
+    Finished(Box<FenceReport>),
+}
+
+/// What a journal says about a fence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// How it began.
+    pub begun: Begun,
+    /// The steps as far as they got: `Running` when the writer died in one.
+    pub steps: Vec<StepReport>,
+    /// How it ended; None when its writer died before.
+    pub finished: Option<FenceReport>,
+}
+
+impl Record {
+    /// Whether anything may have been done that leaves a trace: without that, there is nothing to complete.
+    #[must_use]
+    pub fn touched(&self) -> bool {
+        let frozen = |s: &StepReport| {
+            s.kind == StepKind::FreezeLocks && !matches!(s.result, StepResult::Planned)
+        };
+        self.steps.iter().any(frozen)
+    }
+
+    /// Whether a successor has to complete it: it left traces, and it did not end, or ended without proof (which may be had now).
+    #[must_use]
+    pub fn unfinished(&self) -> bool {
+        let ended = |r: &FenceReport| r.outcome != Outcome::NotProven;
+        self.touched() && !self.finished.as_ref().is_some_and(ended)
+    }
+}
+
+/// The journal of this node's agent: one fence at a time.
+#[derive(Debug)]
+pub struct Journal {
+    path: PathBuf,
+    file: Option<File>,
+}
+
+impl Journal {
+    /// Opens the journal in `directory`, which is made if need be, and reads what an earlier agent left in it. A record of another boot is not
+    /// left over but void: the kernel that it speaks of is gone.
+    ///
+    /// # Errors
+    /// When the directory cannot be made or the file cannot be read. A damaged file is no error: it tells what can be made out.
+    pub fn open(directory: &Path, boot_id: &str) -> Result<(Self, Option<Record>), Error> {
+        let fail = |path: &Path, what, source| Error {
+            path: path.to_owned(),
+            what,
+            source,
+        };
+        std::fs::create_dir_all(directory).map_err(|e| fail(directory, "made", e))?;
+        let path = directory.join(FILE);
+        let left = match std::fs::read(&path) {
+            Ok(bytes) => read(&bytes).filter(|r| r.begun.report.boot_id == boot_id),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+            Err(e) => return Err(fail(&path, "read", e)),
+        };
+        Ok((Self { path, file: None }, left))
+    }
+
+    /// Begins the journal of a new fence, in place of the former one.
+    ///
+    /// # Errors
+    /// When it cannot be written; the former one is then still there.
+    pub fn begin(&mut self, begun: Begun) -> Result<(), Error> {
+        self.replace(&[Entry::Begun(Box::new(begun))])
+    }
+
+    /// Goes on with a fence whose writer died: rewritten whole, so that a torn line in the middle does not hide what comes after.
+    ///
+    /// # Errors
+    /// When it cannot be written; the former one is then still there.
+    pub fn resume(&mut self, record: &Record) -> Result<(), Error> {
+        let mut entries = vec![Entry::Begun(Box::new(record.begun.clone()))];
+        entries.extend(
+            record
+                .steps
+                .iter()
+                .cloned()
+                .enumerate()
+                .map(|(i, s)| Entry::Step(i, s)),
+        );
+        self.replace(&entries)
+    }
+
+    /// Notes how the step at `index` of the report stands.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn step(&mut self, index: usize, step: &StepReport) -> Result<(), Error> {
+        self.append(&Entry::Step(index, step.clone()))
+    }
+
+    /// Notes how the fence ended.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn finish(&mut self, report: &FenceReport) -> Result<(), Error> {
+        self.append(&Entry::Finished(Box::new(report.clone())))
+    }
+
+    fn error(&self, what: &'static str, source: io::Error) -> Error {
+        Error {
+            path: self.path.clone(),
+            what,
+            source,
+        }
+    }
+
+    fn replace(&mut self, entries: &[Entry]) -> Result<(), Error> {
+        self.file = None;
+        let new = self.path.with_extension("new");
+        let write = || -> io::Result<File> {
+            let mut bytes = Vec::new();
+            for entry in entries {
+                bytes.extend(line::encode(&serde_json::to_string(entry)?));
+            }
+            let mut file = OpenOptions::new()
+                .create(true)
+                .truncate(true)
+                .write(true)
+                .open(&new)?;
+            file.write_all(&bytes)?;
+            std::fs::rename(&new, &self.path)?;
+            Ok(file)
+        };
+        self.file = Some(write().map_err(|e| self.error("written", e))?);
+        Ok(())
+    }
+
+    fn append(&mut self, entry: &Entry) -> Result<(), Error> {
+        let Some(file) = self.file.as_mut() else {
+            return Err(self.error("written", io::Error::other("it was never begun")));
+        };
+        let written = serde_json::to_string(entry)
+            .map_err(io::Error::from)
+            .and_then(|json| file.write_all(&line::encode(&json)));
+        written.map_err(|e| self.error("written", e))
+    }
+}
+
+/// What the bytes tell, up to the first line that is torn or makes no sense.
+fn read(bytes: &[u8]) -> Option<Record> {
+    let mut record: Option<Record> = None;
+    for json in line::decode(bytes) {
+        match (serde_json::from_str(json), record.as_mut()) {
+            (Ok(Entry::Begun(begun)), None) => {
+                let steps = begun.report.steps.clone();
+                record = Some(Record {
+                    begun: *begun,
+                    steps,
+                    finished: None,
+                });
+            }
+            (Ok(Entry::Step(index, step)), Some(record)) => match record.steps.get_mut(index) {
+                Some(known) => *known = step,
+                None => break,
+            },
+            (Ok(Entry::Finished(report)), Some(record)) => record.finished = Some(*report),
+            _ => break,
+        }
+    }
+    record
+}

@@ -1,0 +1,135 @@
+use super::*;
+use crate::fence::report::VolumeGroupReport;
+
+fn step(result: StepResult) -> StepReport {
+    StepReport {
+        kind: StepKind::FreezeLocks,
+        volume_group: "vg\n1".into(),
+        map: None,
+        result,
+        at: None,
+        took: None,
+        message: Some("line\nfeed \u{fc}".into()),
+    }
+}
+
+fn begun() -> Begun {
+    Begun {
+        order: Order {
+            name: "r".into(),
+            ..Order::default()
+        },
+        groups: vec![],
+        reset: Some((Monotonic::from_secs(1), Monotonic::from_secs(2))),
+        report: FenceReport {
+            boot_id: "boot".into(),
+            volume_groups: vec![VolumeGroupReport::default()],
+            steps: vec![step(StepResult::Planned)],
+            ..FenceReport::default()
+        },
+    }
+}
+
+fn left(dir: &Path) -> Option<Record> {
+    Journal::open(dir, "boot").expect("open").1
+}
+
+#[test]
+fn what_was_written_is_read_back() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let (mut journal, nothing) = Journal::open(dir.path(), "boot").expect("open");
+    assert_eq!(nothing, None);
+    journal.begin(begun()).expect("begin");
+    let record = left(dir.path()).expect("record");
+    assert_eq!(record.begun, begun());
+    assert!(!record.touched() && !record.unfinished());
+    journal.step(0, &step(StepResult::Running)).expect("step");
+    let record = left(dir.path()).expect("record");
+    assert!(record.touched() && record.unfinished());
+    journal.step(0, &step(StepResult::Done)).expect("step");
+    let mut report = begun().report;
+    report.outcome = Outcome::Proven;
+    journal.finish(&report).expect("finish");
+    let record = left(dir.path()).expect("record");
+    assert_eq!(record.steps, vec![step(StepResult::Done)]);
+    assert_eq!(record.finished, Some(report));
+    assert!(!record.unfinished());
+}
+
+#[test]
+fn another_boot_leaves_nothing() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let (mut journal, _) = Journal::open(dir.path(), "boot").expect("open");
+    journal.begin(begun()).expect("begin");
+    assert_eq!(
+        Journal::open(dir.path(), "next boot").expect("open").1,
+        None
+    );
+}
+
+#[test]
+fn a_torn_line_is_left_out_wherever_it_was_torn() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let (mut journal, _) = Journal::open(dir.path(), "boot").expect("open");
+    journal.begin(begun()).expect("begin");
+    let whole = std::fs::metadata(dir.path().join(FILE))
+        .expect("stat")
+        .len();
+    journal.step(0, &step(StepResult::Running)).expect("step");
+    let bytes = std::fs::read(dir.path().join(FILE)).expect("read");
+    for cut in 0..bytes.len() {
+        let record = read(&bytes[..cut]);
+        let begun = u64::try_from(cut).expect("length") >= whole;
+        assert_eq!(record.is_some(), begun, "cut at {cut}");
+        assert!(!record.is_some_and(|r| r.touched()), "cut at {cut}");
+    }
+    assert!(read(&bytes).is_some_and(|r| r.touched()));
+}
+
+#[test]
+fn a_flipped_bit_is_seen() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let (mut journal, _) = Journal::open(dir.path(), "boot").expect("open");
+    journal.begin(begun()).expect("begin");
+    let whole = std::fs::metadata(dir.path().join(FILE))
+        .expect("stat")
+        .len();
+    journal.step(0, &step(StepResult::Running)).expect("step");
+    let bytes = std::fs::read(dir.path().join(FILE)).expect("read");
+    for at in usize::try_from(whole).expect("length")..bytes.len() {
+        let mut bytes = bytes.clone();
+        bytes[at] ^= 1;
+        let record = read(&bytes).expect("the first line is whole");
+        assert!(!record.touched(), "bit flipped in byte {at}");
+    }
+}
+
+#[test]
+fn a_successor_writes_after_a_torn_line() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let (mut journal, _) = Journal::open(dir.path(), "boot").expect("open");
+    journal.begin(begun()).expect("begin");
+    journal.step(0, &step(StepResult::Running)).expect("step");
+    let mut file = OpenOptions::new()
+        .append(true)
+        .open(dir.path().join(FILE))
+        .expect("open");
+    file.write_all(b"00000010 torn").expect("write");
+    let (mut journal, record) = Journal::open(dir.path(), "boot").expect("open");
+    journal.resume(&record.expect("record")).expect("resume");
+    journal.finish(&begun().report).expect("finish");
+    let record = left(dir.path()).expect("record");
+    assert!(record.touched() && record.finished.is_some());
+}
+
+#[test]
+fn a_journal_that_cannot_be_written_says_where_and_what_to_do() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let (mut journal, _) = Journal::open(dir.path(), "boot").expect("open");
+    // A directory in the way fails for root too.
+    std::fs::create_dir(dir.path().join("journal.new")).expect("mkdir");
+    let error = journal.begin(begun()).expect_err("must fail").to_string();
+    assert!(error.contains(&dir.path().display().to_string()), "{error}");
+    assert!(error.contains("tmpfs"), "{error}");
+    assert!(journal.step(0, &step(StepResult::Done)).is_err());
+}
