@@ -7,6 +7,7 @@ pub mod order;
 pub mod report;
 pub mod selection;
 pub mod time;
+pub mod topology;
 
 pub use inventory::{
     DevNo, DmDevice, Inventory, LockManager, Lockspace, LockspaceState, MultipathMap, Path,

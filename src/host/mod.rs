@@ -4,8 +4,11 @@
 //! a limit; a call that may hang in the kernel is meant for a thread that can be abandoned.
 
 mod bell;
+pub mod device_mapper;
+mod paths;
 
 pub use bell::Bell;
+pub use paths::Paths;
 
 use std::time::Duration;
 
