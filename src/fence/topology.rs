@@ -106,7 +106,11 @@ pub fn build(observed: Observed) -> Inventory {
         }
     }
     let lockspaces = observed.lock_manager.lockspaces();
-    let below = Below { by_dev: &by_dev, maps: &observed.maps, disks: &observed.disks };
+    let below = Below {
+        by_dev: &by_dev,
+        maps: &observed.maps,
+        disks: &observed.disks,
+    };
     let mut volume_groups: Vec<VolumeGroup> = groups
         .into_iter()
         .map(|(uuid, devices)| volume_group(uuid, &devices, lockspaces, &below))
@@ -124,21 +128,38 @@ pub fn build(observed: Observed) -> Inventory {
     }
 }
 
-fn volume_group(uuid: &str, devices: &[&DmDevice], lockspaces: &[Lockspace], below: &Below<'_>) -> VolumeGroup {
+fn volume_group(
+    uuid: &str,
+    devices: &[&DmDevice],
+    lockspaces: &[Lockspace],
+    below: &Below<'_>,
+) -> VolumeGroup {
     // After a restart of the lockspace the old one may still be listed while it is being removed: the living one counts.
     let mine = lockspaces.iter().filter(|l| l.vg_uuid == uuid);
-    let lockspace = mine.min_by_key(|l| l.state == LockspaceState::Removing).cloned();
-    let from_names = devices.iter().find_map(|d| split_name(&d.name).into_iter().next().filter(|n| !n.is_empty()));
+    let lockspace = mine
+        .min_by_key(|l| l.state == LockspaceState::Removing)
+        .cloned();
+    let from_names = devices.iter().find_map(|d| {
+        split_name(&d.name)
+            .into_iter()
+            .next()
+            .filter(|n| !n.is_empty())
+    });
     let name = match &lockspace {
         Some(l) if !l.vg_name.is_empty() => l.vg_name.clone(),
         _ => from_names.unwrap_or_else(|| uuid.to_owned()),
     };
-    let is_lvmlock = |d: &DmDevice| is_top_level(&d.uuid) && split_name(&d.name) == [name.as_str(), LVMLOCK];
+    let is_lvmlock =
+        |d: &DmDevice| is_top_level(&d.uuid) && split_name(&d.name) == [name.as_str(), LVMLOCK];
     VolumeGroup {
         // The leases' volume leads to physical volumes too, and keeps doing so when every other table is `error`.
         pvs: below.physical_volumes(uuid, devices),
         lvmlock: devices.iter().find(|d| is_lvmlock(d)).map(|d| (*d).clone()),
-        devices: devices.iter().filter(|d| !is_lvmlock(d)).map(|d| (*d).clone()).collect(),
+        devices: devices
+            .iter()
+            .filter(|d| !is_lvmlock(d))
+            .map(|d| (*d).clone())
+            .collect(),
         uuid: uuid.to_owned(),
         lockspace,
         name,
@@ -156,11 +177,23 @@ impl Below<'_> {
     /// The physical volumes that a volume group's devices lead to: the first devices below its own. One that lies on several maps or disks
     /// (a logical volume of another volume group, say) is listed once for each, so that none of its paths is forgotten.
     fn physical_volumes(&self, vg_uuid: &str, devices: &[&DmDevice]) -> Vec<PhysicalVolume> {
-        let own = |dev: &DevNo| self.by_dev.get(dev).is_some_and(|d| volume_group_uuid(&d.uuid) == Some(vg_uuid));
-        let deps: BTreeSet<DevNo> = devices.iter().flat_map(|d| d.deps.iter().copied()).collect();
+        let own = |dev: &DevNo| {
+            self.by_dev
+                .get(dev)
+                .is_some_and(|d| volume_group_uuid(&d.uuid) == Some(vg_uuid))
+        };
+        let deps: BTreeSet<DevNo> = devices
+            .iter()
+            .flat_map(|d| d.deps.iter().copied())
+            .collect();
         // Every own device is in `devices` already, so one step down from each of them reaches every physical volume.
         let pvs = deps.into_iter().filter(|dev| !own(dev));
-        pvs.flat_map(|dev| self.leaves(dev).into_iter().map(move |kind| PhysicalVolume { dev, kind })).collect()
+        pvs.flat_map(|dev| {
+            self.leaves(dev)
+                .into_iter()
+                .map(move |kind| PhysicalVolume { dev, kind })
+        })
+        .collect()
     }
 
     /// The maps and disks at the bottom of a device: through partitions, encryption, other volume groups.
@@ -173,8 +206,12 @@ impl Below<'_> {
                 continue;
             }
             match self.by_dev.get(&dev) {
-                Some(device) if is_multipath(device) => leaves.push(PvKind::Multipath(self.map(device))),
-                Some(device) if device.deps.is_empty() => leaves.push(PvKind::Disk(bottomless(device))),
+                Some(device) if is_multipath(device) => {
+                    leaves.push(PvKind::Multipath(self.map(device)))
+                }
+                Some(device) if device.deps.is_empty() => {
+                    leaves.push(PvKind::Disk(bottomless(device)))
+                }
                 Some(device) => todo.extend(&device.deps),
                 None => leaves.push(PvKind::Disk(self.path(dev, true))),
             }
@@ -184,14 +221,21 @@ impl Below<'_> {
 
     fn map(&self, device: &DmDevice) -> MultipathMap {
         // A map that could not be read: its paths are those that the kernel holds open, none of them known to have failed, and it may queue.
-        let unread = || MapState { queueing: true, paths: device.deps.iter().map(|d| (*d, true)).collect() };
+        let unread = || MapState {
+            queueing: true,
+            paths: device.deps.iter().map(|d| (*d, true)).collect(),
+        };
         let state = self.maps.get(&device.dev).cloned().unwrap_or_else(unread);
         MultipathMap {
             dev: device.dev,
             name: device.name.clone(),
             uuid: device.uuid.clone(),
             queueing: state.queueing,
-            paths: state.paths.iter().map(|(dev, active)| self.path(*dev, *active)).collect(),
+            paths: state
+                .paths
+                .iter()
+                .map(|(dev, active)| self.path(*dev, *active))
+                .collect(),
         }
     }
 
@@ -203,7 +247,12 @@ impl Below<'_> {
                 active: active_in_map && lets_commands_through(&disk.state),
                 device_state: disk.state.clone(),
             },
-            None => Path { dev, name: dev.to_string(), active: false, device_state: GONE.to_owned() },
+            None => Path {
+                dev,
+                name: dev.to_string(),
+                active: false,
+                device_state: GONE.to_owned(),
+            },
         }
     }
 }
@@ -228,7 +277,12 @@ pub fn swap_levels(group: &VolumeGroup) -> Vec<Vec<DevNo>> {
     let own: BTreeSet<DevNo> = group.devices.iter().map(|d| d.dev).collect();
     let mut below: BTreeMap<DevNo, BTreeSet<DevNo>> = BTreeMap::new();
     for device in &group.devices {
-        let mut under: BTreeSet<DevNo> = device.deps.iter().copied().filter(|d| own.contains(d)).collect();
+        let mut under: BTreeSet<DevNo> = device
+            .deps
+            .iter()
+            .copied()
+            .filter(|d| own.contains(d))
+            .collect();
         under.extend(origins_of(device, &group.devices));
         under.remove(&device.dev);
         below.insert(device.dev, under);
@@ -236,7 +290,11 @@ pub fn swap_levels(group: &VolumeGroup) -> Vec<Vec<DevNo>> {
     let mut levels = Vec::new();
     while !below.is_empty() {
         let used: BTreeSet<DevNo> = below.values().flatten().copied().collect();
-        let mut level: Vec<DevNo> = below.keys().copied().filter(|d| !used.contains(d)).collect();
+        let mut level: Vec<DevNo> = below
+            .keys()
+            .copied()
+            .filter(|d| !used.contains(d))
+            .collect();
         if level.is_empty() {
             // A circle, which the kernel does not let anybody build: whatever it is, no order is better than another.
             level = below.keys().copied().collect();
@@ -255,8 +313,13 @@ fn origins_of(device: &DmDevice, all: &[DmDevice]) -> Vec<DevNo> {
         let target = d.targets.iter().find(|t| t.kind == kind)?;
         target.params.split_whitespace().next().map(str::to_owned)
     };
-    let Some(mine) = real(device, "snapshot") else { return Vec::new() };
-    all.iter().filter(|d| real(d, "snapshot-origin").as_ref() == Some(&mine)).map(|d| d.dev).collect()
+    let Some(mine) = real(device, "snapshot") else {
+        return Vec::new();
+    };
+    all.iter()
+        .filter(|d| real(d, "snapshot-origin").as_ref() == Some(&mine))
+        .map(|d| d.dev)
+        .collect()
 }
 
 #[cfg(test)]

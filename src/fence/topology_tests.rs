@@ -25,14 +25,25 @@ fn device(minor: u32, name: &str, uuid: &str, kind: &str, deps: &[DevNo]) -> DmD
         name: name.into(),
         uuid: uuid.into(),
         sectors: 8192,
-        targets: vec![Target { start: 0, length: 8192, kind: kind.into(), params: format!("{first} 2048") }],
+        targets: vec![Target {
+            start: 0,
+            length: 8192,
+            kind: kind.into(),
+            params: format!("{first} 2048"),
+        }],
         deps: deps.to_vec(),
         ..DmDevice::default()
     }
 }
 
 fn map(minor: u32, paths: &[DevNo]) -> DmDevice {
-    device(minor, &format!("mpath{minor}"), &format!("mpath-3600140{minor}"), "multipath", paths)
+    device(
+        minor,
+        &format!("mpath{minor}"),
+        &format!("mpath-3600140{minor}"),
+        "multipath",
+        paths,
+    )
 }
 
 fn lockspace(vg_name: &str, uuid: &str, host_id: u64) -> Lockspace {
@@ -47,10 +58,29 @@ fn lockspace(vg_name: &str, uuid: &str, host_id: u64) -> Lockspace {
 
 /// A node with running disks for every `sd` that a device uses, and maps whose every path is active.
 fn observed(devices: Vec<DmDevice>, lockspaces: Vec<Lockspace>) -> Observed {
-    let disks = devices.iter().flat_map(|d| &d.deps).filter(|d| d.major == 8);
-    let disks = disks.map(|d| (*d, Disk { name: format!("sd{}", d.minor), state: "running".into() })).collect();
+    let disks = devices
+        .iter()
+        .flat_map(|d| &d.deps)
+        .filter(|d| d.major == 8);
+    let disks = disks
+        .map(|d| {
+            (
+                *d,
+                Disk {
+                    name: format!("sd{}", d.minor),
+                    state: "running".into(),
+                },
+            )
+        })
+        .collect();
     let maps = devices.iter().filter(|d| is_multipath(d)).map(|d| {
-        (d.dev, MapState { queueing: true, paths: d.deps.iter().map(|p| (*p, true)).collect() })
+        (
+            d.dev,
+            MapState {
+                queueing: true,
+                paths: d.deps.iter().map(|p| (*p, true)).collect(),
+            },
+        )
     });
     Observed {
         taken_at: Monotonic::from_secs(100),
@@ -82,14 +112,26 @@ fn san() -> Observed {
 #[test]
 fn a_shared_group_on_one_map() {
     let inventory = build(san());
-    let [vg] = inventory.volume_groups.as_slice() else { panic!("{inventory:?}") };
-    assert_eq!((vg.name.as_str(), vg.uuid.as_str(), vg.shared()), ("san", VG_A, true));
-    assert_eq!(vg.devices.iter().map(|d| d.dev).collect::<Vec<_>>(), [dm(2), dm(3)]);
+    let [vg] = inventory.volume_groups.as_slice() else {
+        panic!("{inventory:?}")
+    };
+    assert_eq!(
+        (vg.name.as_str(), vg.uuid.as_str(), vg.shared()),
+        ("san", VG_A, true)
+    );
+    assert_eq!(
+        vg.devices.iter().map(|d| d.dev).collect::<Vec<_>>(),
+        [dm(2), dm(3)]
+    );
     assert_eq!(vg.lvmlock.as_ref().unwrap().dev, dm(1));
     assert_eq!(vg.lockspace.as_ref().unwrap().host_id, 7);
-    let [pv] = vg.pvs.as_slice() else { panic!("{vg:?}") };
+    let [pv] = vg.pvs.as_slice() else {
+        panic!("{vg:?}")
+    };
     assert_eq!(pv.dev, dm(0));
-    let PvKind::Multipath(m) = &pv.kind else { panic!("{pv:?}") };
+    let PvKind::Multipath(m) = &pv.kind else {
+        panic!("{pv:?}")
+    };
     assert_eq!((m.name.as_str(), m.queueing), ("mpath0", true));
     assert_eq!(vg.paths(), (2, 2));
     assert!(!vg.all_paths_gone());
@@ -111,8 +153,18 @@ fn a_path_works_only_when_map_and_disk_agree() {
     o.disks.remove(&sd(0));
     let inventory = build(o);
     let path = &inventory.volume_groups[0].pvs[0].paths()[0];
-    assert_eq!((path.active, path.device_state.as_str(), path.name.as_str()), (false, GONE, "8:0"));
-    for state in ["blocked", "transport-offline", "cancel", "deleted", "quiesce", "created"] {
+    assert_eq!(
+        (path.active, path.device_state.as_str(), path.name.as_str()),
+        (false, GONE, "8:0")
+    );
+    for state in [
+        "blocked",
+        "transport-offline",
+        "cancel",
+        "deleted",
+        "quiesce",
+        "created",
+    ] {
         let mut o = san();
         set_disk(&mut o, sd(0), state);
         assert_eq!(build(o).volume_groups[0].paths(), (1, 2), "{state}");
@@ -123,7 +175,13 @@ fn a_path_works_only_when_map_and_disk_agree() {
 fn a_map_without_a_path_is_gone() {
     let mut o = san();
     o.devices[0].deps.clear();
-    o.maps.insert(dm(0), MapState { queueing: true, paths: vec![] });
+    o.maps.insert(
+        dm(0),
+        MapState {
+            queueing: true,
+            paths: vec![],
+        },
+    );
     let vg = &build(o).volume_groups[0];
     assert_eq!((vg.pvs.len(), vg.paths()), (1, (0, 0)));
     assert!(vg.all_paths_gone());
@@ -151,9 +209,17 @@ fn look_alike_groups_are_told_apart_by_uuid() {
         vec![lockspace("san-a", VG_A, 1)],
     );
     let inventory = build(o);
-    let [a, b] = inventory.volume_groups.as_slice() else { panic!("{inventory:?}") };
-    assert_eq!((a.name.as_str(), a.shared(), a.pvs[0].dev), ("san-a", true, dm(0)));
-    assert_eq!((b.name.as_str(), b.shared(), b.pvs[0].dev), ("san", false, dm(1)));
+    let [a, b] = inventory.volume_groups.as_slice() else {
+        panic!("{inventory:?}")
+    };
+    assert_eq!(
+        (a.name.as_str(), a.shared(), a.pvs[0].dev),
+        ("san-a", true, dm(0))
+    );
+    assert_eq!(
+        (b.name.as_str(), b.shared(), b.pvs[0].dev),
+        ("san", false, dm(1))
+    );
 }
 
 #[test]
@@ -167,7 +233,11 @@ fn two_groups_of_one_name_share_neither_lockspace_nor_lvmlock() {
         vec![lockspace("san", VG_B, 1)],
     );
     let inventory = build(o);
-    let shared: Vec<_> = inventory.volume_groups.iter().map(|v| (v.uuid.as_str(), v.shared())).collect();
+    let shared: Vec<_> = inventory
+        .volume_groups
+        .iter()
+        .map(|v| (v.uuid.as_str(), v.shared()))
+        .collect();
     assert_eq!(shared, [(VG_B, true), (VG_A, false)]);
 }
 
@@ -177,13 +247,22 @@ fn a_striped_volume_leads_to_both_maps() {
         vec![
             map(0, &[sd(0), sd(16)]),
             map(1, &[sd(32), sd(48)]),
-            device(2, "san-vm1", &lv_uuid(VG_A, 1, ""), "striped", &[dm(0), dm(1)]),
+            device(
+                2,
+                "san-vm1",
+                &lv_uuid(VG_A, 1, ""),
+                "striped",
+                &[dm(0), dm(1)],
+            ),
         ],
         vec![lockspace("san", VG_A, 1)],
     );
     let mut gone = o.clone();
     let vg = &build(o).volume_groups[0];
-    assert_eq!(vg.pvs.iter().map(|p| p.dev).collect::<Vec<_>>(), [dm(0), dm(1)]);
+    assert_eq!(
+        vg.pvs.iter().map(|p| p.dev).collect::<Vec<_>>(),
+        [dm(0), dm(1)]
+    );
     // One map gone is not the volume group gone.
     set_disk(&mut gone, sd(0), "offline");
     set_disk(&mut gone, sd(16), "offline");
@@ -198,20 +277,34 @@ fn a_partition_of_a_map_counts_as_the_map() {
     let o = observed(
         vec![
             map(0, &[sd(0), sd(16)]),
-            device(1, "mpath0-part1", "part1-mpath-36001400", "linear", &[dm(0)]),
+            device(
+                1,
+                "mpath0-part1",
+                "part1-mpath-36001400",
+                "linear",
+                &[dm(0)],
+            ),
             device(2, "san-vm1", &lv_uuid(VG_A, 1, ""), "linear", &[dm(1)]),
         ],
         vec![lockspace("san", VG_A, 1)],
     );
     let vg = &build(o).volume_groups[0];
     assert_eq!(vg.pvs[0].dev, dm(1));
-    assert!(matches!(&vg.pvs[0].kind, PvKind::Multipath(m) if m.dev == dm(0) && m.paths.len() == 2));
+    assert!(
+        matches!(&vg.pvs[0].kind, PvKind::Multipath(m) if m.dev == dm(0) && m.paths.len() == 2)
+    );
 }
 
 #[test]
 fn a_plain_disk_has_itself_as_its_path() {
     let o = observed(
-        vec![device(0, "san-vm1", &lv_uuid(VG_A, 1, ""), "linear", &[sd(33)])],
+        vec![device(
+            0,
+            "san-vm1",
+            &lv_uuid(VG_A, 1, ""),
+            "linear",
+            &[sd(33)],
+        )],
         vec![lockspace("san", VG_A, 1)],
     );
     let mut gone = o.clone();
@@ -232,10 +325,18 @@ fn a_group_on_another_groups_volume_stays_a_group_of_its_own() {
         vec![lockspace("outer", VG_A, 1)],
     );
     let inventory = build(o);
-    let [outer, inner] = inventory.volume_groups.as_slice() else { panic!("{inventory:?}") };
-    assert_eq!(outer.devices.iter().map(|d| d.dev).collect::<Vec<_>>(), [dm(1)]);
+    let [outer, inner] = inventory.volume_groups.as_slice() else {
+        panic!("{inventory:?}")
+    };
+    assert_eq!(
+        outer.devices.iter().map(|d| d.dev).collect::<Vec<_>>(),
+        [dm(1)]
+    );
     assert_eq!(outer.pvs[0].dev, dm(0));
-    assert_eq!(inner.devices.iter().map(|d| d.dev).collect::<Vec<_>>(), [dm(2)]);
+    assert_eq!(
+        inner.devices.iter().map(|d| d.dev).collect::<Vec<_>>(),
+        [dm(2)]
+    );
     // Its physical volume is the outer volume; the paths are what lies below that.
     assert_eq!(inner.pvs[0].dev, dm(1));
     assert!(matches!(&inner.pvs[0].kind, PvKind::Multipath(m) if m.dev == dm(0)));
@@ -248,7 +349,13 @@ fn foreign_devices_belong_to_nobody() {
             device(0, "san-vm1", "", "linear", &[sd(0)]),
             device(1, "san-vm2", "CRYPT-LUKS2-aaaa-san-vm2", "crypt", &[sd(0)]),
             device(2, "san-vm3", "LVM-tooshort", "linear", &[sd(0)]),
-            device(3, "san-vm4", &format!("LVM-{VG_A}{}x", "0".repeat(32)), "linear", &[sd(0)]),
+            device(
+                3,
+                "san-vm4",
+                &format!("LVM-{VG_A}{}x", "0".repeat(32)),
+                "linear",
+                &[sd(0)],
+            ),
         ],
         vec![lockspace("san", VG_A, 1)],
     );
@@ -293,9 +400,27 @@ fn without_any_path_downwards_nothing_is_called_gone() {
 fn lvmlock_is_a_top_level_volume_of_that_very_group() {
     let o = observed(
         vec![
-            device(0, "san-lvmlock", &lv_uuid(VG_A, 1, "-real"), "linear", &[sd(0)]),
-            device(1, "other-lvmlock", &lv_uuid(VG_A, 2, ""), "linear", &[sd(0)]),
-            device(2, "san-lvmlock--2", &lv_uuid(VG_A, 3, ""), "linear", &[sd(0)]),
+            device(
+                0,
+                "san-lvmlock",
+                &lv_uuid(VG_A, 1, "-real"),
+                "linear",
+                &[sd(0)],
+            ),
+            device(
+                1,
+                "other-lvmlock",
+                &lv_uuid(VG_A, 2, ""),
+                "linear",
+                &[sd(0)],
+            ),
+            device(
+                2,
+                "san-lvmlock--2",
+                &lv_uuid(VG_A, 3, ""),
+                "linear",
+                &[sd(0)],
+            ),
         ],
         vec![lockspace("san", VG_A, 1)],
     );
@@ -307,9 +432,20 @@ fn lvmlock_is_a_top_level_volume_of_that_very_group() {
 #[test]
 fn a_lockspace_being_removed_gives_way_to_the_living_one() {
     let mut o = san();
-    let removing = Lockspace { state: LockspaceState::Removing, host_id: 1, ..lockspace("san", VG_A, 1) };
+    let removing = Lockspace {
+        state: LockspaceState::Removing,
+        host_id: 1,
+        ..lockspace("san", VG_A, 1)
+    };
     o.lock_manager = LockManager::Running(vec![removing, lockspace("san", VG_A, 2)]);
-    assert_eq!(build(o).volume_groups[0].lockspace.as_ref().unwrap().host_id, 2);
+    assert_eq!(
+        build(o).volume_groups[0]
+            .lockspace
+            .as_ref()
+            .unwrap()
+            .host_id,
+        2
+    );
 }
 
 #[test]
@@ -341,8 +477,14 @@ fn names_come_apart_at_single_hyphens() {
 }
 
 fn levels(devices: Vec<DmDevice>) -> Vec<Vec<u32>> {
-    let group = VolumeGroup { devices, ..VolumeGroup::default() };
-    swap_levels(&group).iter().map(|l| l.iter().map(|d| d.minor).collect()).collect()
+    let group = VolumeGroup {
+        devices,
+        ..VolumeGroup::default()
+    };
+    swap_levels(&group)
+        .iter()
+        .map(|l| l.iter().map(|d| d.minor).collect())
+        .collect()
 }
 
 #[test]
@@ -355,10 +497,34 @@ fn plain_volumes_are_one_level() {
 #[test]
 fn thin_volumes_come_before_their_pool_and_that_before_its_data() {
     let stack = vec![
-        device(0, "san-pool_tmeta", &lv_uuid(VG_A, 1, "-tmeta"), "linear", &[sd(0)]),
-        device(1, "san-pool_tdata", &lv_uuid(VG_A, 2, "-tdata"), "linear", &[sd(0)]),
-        device(2, "san-pool-tpool", &lv_uuid(VG_A, 3, "-tpool"), "thin-pool", &[dm(0), dm(1)]),
-        device(3, "san-pool", &lv_uuid(VG_A, 3, "-pool"), "linear", &[dm(2)]),
+        device(
+            0,
+            "san-pool_tmeta",
+            &lv_uuid(VG_A, 1, "-tmeta"),
+            "linear",
+            &[sd(0)],
+        ),
+        device(
+            1,
+            "san-pool_tdata",
+            &lv_uuid(VG_A, 2, "-tdata"),
+            "linear",
+            &[sd(0)],
+        ),
+        device(
+            2,
+            "san-pool-tpool",
+            &lv_uuid(VG_A, 3, "-tpool"),
+            "thin-pool",
+            &[dm(0), dm(1)],
+        ),
+        device(
+            3,
+            "san-pool",
+            &lv_uuid(VG_A, 3, "-pool"),
+            "linear",
+            &[dm(2)],
+        ),
         device(4, "san-thin1", &lv_uuid(VG_A, 4, ""), "thin", &[dm(2)]),
         device(5, "san-plain", &lv_uuid(VG_A, 5, ""), "linear", &[sd(0)]),
     ];
@@ -367,13 +533,40 @@ fn thin_volumes_come_before_their_pool_and_that_before_its_data() {
 
 #[test]
 fn snapshots_come_before_their_origin() {
-    let mut snapshot = device(0, "san-snap", &lv_uuid(VG_A, 1, ""), "snapshot", &[dm(2), dm(3)]);
+    let mut snapshot = device(
+        0,
+        "san-snap",
+        &lv_uuid(VG_A, 1, ""),
+        "snapshot",
+        &[dm(2), dm(3)],
+    );
     snapshot.targets[0].params = "253:2 253:3 P 8".into();
-    let mut origin = device(1, "san-base", &lv_uuid(VG_A, 2, ""), "snapshot-origin", &[dm(2)]);
+    let mut origin = device(
+        1,
+        "san-base",
+        &lv_uuid(VG_A, 2, ""),
+        "snapshot-origin",
+        &[dm(2)],
+    );
     origin.targets[0].params = "253:2".into();
-    let real = device(2, "san-base-real", &lv_uuid(VG_A, 2, "-real"), "linear", &[sd(0)]);
-    let cow = device(3, "san-snap-cow", &lv_uuid(VG_A, 1, "-cow"), "linear", &[sd(0)]);
-    assert_eq!(levels(vec![snapshot, origin, real, cow]), [vec![0], vec![1, 3], vec![2]]);
+    let real = device(
+        2,
+        "san-base-real",
+        &lv_uuid(VG_A, 2, "-real"),
+        "linear",
+        &[sd(0)],
+    );
+    let cow = device(
+        3,
+        "san-snap-cow",
+        &lv_uuid(VG_A, 1, "-cow"),
+        "linear",
+        &[sd(0)],
+    );
+    assert_eq!(
+        levels(vec![snapshot, origin, real, cow]),
+        [vec![0], vec![1, 3], vec![2]]
+    );
 }
 
 #[test]

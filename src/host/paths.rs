@@ -19,7 +19,12 @@ impl Paths {
     /// All four below one folder.
     #[must_use]
     pub fn under(root: &Path) -> Self {
-        Self { dev: root.join("dev"), sys: root.join("sys"), proc: root.join("proc"), run: root.join("run") }
+        Self {
+            dev: root.join("dev"),
+            sys: root.join("sys"),
+            proc: root.join("proc"),
+            run: root.join("run"),
+        }
     }
 }
 

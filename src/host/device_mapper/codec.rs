@@ -112,7 +112,11 @@ pub type Result<T> = std::result::Result<T, Malformed>;
 
 fn bytes<const N: usize>(buffer: &[u8], at: usize) -> Result<[u8; N]> {
     let cut = at.checked_add(N).and_then(|end| buffer.get(at..end));
-    cut.and_then(|b| b.try_into().ok()).ok_or(Malformed { what: "the buffer ends within a field", at, len: buffer.len() })
+    cut.and_then(|b| b.try_into().ok()).ok_or(Malformed {
+        what: "the buffer ends within a field",
+        at,
+        len: buffer.len(),
+    })
 }
 
 fn u32_at(buffer: &[u8], at: usize) -> Result<u32> {
@@ -130,9 +134,18 @@ fn size(value: u32) -> usize {
 
 /// Text up to its NUL, which has to come before `end`.
 fn text(buffer: &[u8], at: usize, end: usize) -> Result<String> {
-    let malformed = |what| Malformed { what, at, len: buffer.len() };
-    let field = buffer.get(at..end.min(buffer.len())).ok_or(malformed("text begins beyond the buffer"))?;
-    let nul = field.iter().position(|b| *b == 0).ok_or(malformed("text without an end"))?;
+    let malformed = |what| Malformed {
+        what,
+        at,
+        len: buffer.len(),
+    };
+    let field = buffer
+        .get(at..end.min(buffer.len()))
+        .ok_or(malformed("text begins beyond the buffer"))?;
+    let nul = field
+        .iter()
+        .position(|b| *b == 0)
+        .ok_or(malformed("text without an end"))?;
     // Names may hold any byte; what is not UTF-8 is shown mangled, and never used to find a device again.
     Ok(String::from_utf8_lossy(&field[..nul]).into_owned())
 }
@@ -148,7 +161,10 @@ pub fn encode_dev(dev: DevNo) -> u64 {
 #[must_use]
 pub fn decode_dev(raw: u64) -> DevNo {
     let low = u32::try_from(raw & u64::from(u32::MAX)).unwrap_or_default();
-    DevNo { major: (low >> 8) & 0xfff, minor: (low & 0xff) | ((low >> 12) & 0xf_ff00) }
+    DevNo {
+        major: (low >> 8) & 0xfff,
+        minor: (low & 0xff) | ((low >> 12) & 0xf_ff00),
+    }
 }
 
 /// What a request says in its header.
@@ -170,7 +186,11 @@ pub struct Request {
 /// When they do not fit.
 pub fn encode(buffer: &mut [u8], request: Request, payload: &[u8]) -> Result<()> {
     let len = buffer.len();
-    let too_small = Malformed { what: "the request does not fit", at: HEADER, len };
+    let too_small = Malformed {
+        what: "the request does not fit",
+        at: HEADER,
+        len,
+    };
     let total = u32::try_from(len).map_err(|_| too_small.clone())?;
     if len < HEADER + payload.len() {
         return Err(too_small);
@@ -180,11 +200,17 @@ pub fn encode(buffer: &mut [u8], request: Request, payload: &[u8]) -> Result<()>
     // 4.0.0 asks for the interface of every kernel since 2.6; it refuses only a newer minor than its own.
     put(offset::VERSION, &4u32.to_ne_bytes());
     put(offset::DATA_SIZE, &total.to_ne_bytes());
-    put(offset::DATA_START, &u32::try_from(HEADER).unwrap_or_default().to_ne_bytes());
+    put(
+        offset::DATA_START,
+        &u32::try_from(HEADER).unwrap_or_default().to_ne_bytes(),
+    );
     put(offset::TARGET_COUNT, &request.targets.to_ne_bytes());
     put(offset::FLAGS, &request.flags.to_ne_bytes());
     put(offset::EVENT_NR, &request.event_nr.to_ne_bytes());
-    put(offset::DEV, &request.dev.map_or(0, encode_dev).to_ne_bytes());
+    put(
+        offset::DEV,
+        &request.dev.map_or(0, encode_dev).to_ne_bytes(),
+    );
     put(HEADER, payload);
     Ok(())
 }
@@ -224,14 +250,24 @@ impl Header {
     /// # Errors
     /// When it claims more than there is.
     pub fn payload<'a>(&self, buffer: &'a [u8]) -> Result<&'a [u8]> {
-        let malformed = |what, at| Malformed { what, at, len: buffer.len() };
+        let malformed = |what, at| Malformed {
+            what,
+            at,
+            len: buffer.len(),
+        };
         if self.data_size <= self.data_start {
             return Ok(&[]);
         }
         if self.data_start < HEADER {
-            return Err(malformed("the payload begins within the header", self.data_start));
+            return Err(malformed(
+                "the payload begins within the header",
+                self.data_start,
+            ));
         }
-        buffer.get(self.data_start..self.data_size).ok_or(malformed("the payload ends beyond the buffer", self.data_size))
+        buffer.get(self.data_start..self.data_size).ok_or(malformed(
+            "the payload ends beyond the buffer",
+            self.data_size,
+        ))
     }
 }
 
@@ -269,14 +305,22 @@ pub fn decode_names(payload: &[u8]) -> Result<Vec<(DevNo, String)>> {
     loop {
         let dev = decode_dev(u64_at(payload, at)?);
         let next = size(u32_at(payload, at + 8)?);
-        let end = if next == 0 { payload.len() } else { at.saturating_add(next) };
+        let end = if next == 0 {
+            payload.len()
+        } else {
+            at.saturating_add(next)
+        };
         names.push((dev, text(payload, at + NAME_AT, end)?));
         if next == 0 {
             return Ok(names);
         }
         // Only forwards, by at least a record: a loop in the chain would never end.
         if next <= NAME_AT || end >= payload.len() {
-            return Err(Malformed { what: "a name record leads nowhere", at, len: payload.len() });
+            return Err(Malformed {
+                what: "a name record leads nowhere",
+                at,
+                len: payload.len(),
+            });
         }
         at = end;
     }
@@ -290,7 +334,11 @@ pub fn decode_targets(payload: &[u8], count: u32) -> Result<Vec<Target>> {
     let mut targets = Vec::new();
     let mut at = 0;
     for _ in 0..count {
-        let malformed = |what| Malformed { what, at, len: payload.len() };
+        let malformed = |what| Malformed {
+            what,
+            at,
+            len: payload.len(),
+        };
         // `next` counts from the first record, unlike in requests.
         let next = size(u32_at(payload, at + 20)?);
         let end = next.min(payload.len());
@@ -321,9 +369,15 @@ pub fn decode_deps(payload: &[u8]) -> Result<Vec<DevNo>> {
     }
     let count = size(u32_at(payload, 0)?);
     if count > payload.len() / 8 {
-        return Err(Malformed { what: "more devices than the payload can hold", at: 0, len: payload.len() });
+        return Err(Malformed {
+            what: "more devices than the payload can hold",
+            at: 0,
+            len: payload.len(),
+        });
     }
-    (0..count).map(|i| u64_at(payload, 8 + i * 8).map(decode_dev)).collect()
+    (0..count)
+        .map(|i| u64_at(payload, 8 + i * 8).map(decode_dev))
+        .collect()
 }
 
 /// The payload of `DM_TABLE_LOAD` for one target without parameters over `sectors` sectors.
@@ -334,7 +388,11 @@ pub fn encode_target(kind: &str, sectors: u64) -> Result<[u8; TARGET_SPEC + ALIG
     let mut spec = [0; TARGET_SPEC + ALIGN];
     // One byte less than the field: the kernel reads it as text.
     if kind.len() > 15 {
-        return Err(Malformed { what: "a target type of more than 15 bytes", at: 24, len: kind.len() });
+        return Err(Malformed {
+            what: "a target type of more than 15 bytes",
+            at: 24,
+            len: kind.len(),
+        });
     }
     let next = u32::try_from(spec.len()).unwrap_or_default();
     spec[8..16].copy_from_slice(&sectors.to_ne_bytes());

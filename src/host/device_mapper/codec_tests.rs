@@ -13,9 +13,23 @@ struct Answer {
 impl Answer {
     fn new(payload: &[u8]) -> Self {
         let mut buffer = vec![0xee; HEADER + payload.len() + 64];
-        encode(&mut buffer, Request { dev: Some(DevNo { major: 253, minor: 300 }), ..Request::default() }, payload).unwrap();
+        encode(
+            &mut buffer,
+            Request {
+                dev: Some(DevNo {
+                    major: 253,
+                    minor: 300,
+                }),
+                ..Request::default()
+            },
+            payload,
+        )
+        .unwrap();
         let mut answer = Self { buffer };
-        answer.u32(offset::DATA_SIZE, u32::try_from(HEADER + payload.len()).unwrap());
+        answer.u32(
+            offset::DATA_SIZE,
+            u32::try_from(HEADER + payload.len()).unwrap(),
+        );
         answer
     }
 
@@ -71,13 +85,26 @@ pub(super) fn names_payload(names: &[(DevNo, String)]) -> Vec<u8> {
 }
 
 fn target(start: u64, length: u64, kind: &str, params: &str) -> Target {
-    Target { start, length, kind: kind.into(), params: params.into() }
+    Target {
+        start,
+        length,
+        kind: kind.into(),
+        params: params.into(),
+    }
 }
 
 #[test]
 fn a_request_tells_its_true_size_and_asks_for_interface_4() {
     let mut buffer = vec![0xff; 512];
-    let request = Request { dev: Some(DevNo { major: 253, minor: 5 }), flags: flag::NOFLUSH, targets: 1, event_nr: 0x0140_0000 };
+    let request = Request {
+        dev: Some(DevNo {
+            major: 253,
+            minor: 5,
+        }),
+        flags: flag::NOFLUSH,
+        targets: 1,
+        event_nr: 0x0140_0000,
+    };
     encode(&mut buffer, request, &[1, 2, 3]).unwrap();
     assert_eq!(buffer[..4], 4u32.to_ne_bytes());
     assert_eq!(buffer[12..16], 512u32.to_ne_bytes());
@@ -100,12 +127,25 @@ fn a_request_that_does_not_fit_is_refused() {
 #[test]
 fn a_header_is_read_back() {
     let mut answer = Answer::new(&[]);
-    answer.u32(offset::FLAGS, flag::SUSPEND | flag::ACTIVE_PRESENT).u32(offset::OPEN_COUNT, 3);
-    answer.text(offset::NAME, "vg--a-lv").text(offset::UUID, "LVM-x");
+    answer
+        .u32(offset::FLAGS, flag::SUSPEND | flag::ACTIVE_PRESENT)
+        .u32(offset::OPEN_COUNT, 3);
+    answer
+        .text(offset::NAME, "vg--a-lv")
+        .text(offset::UUID, "LVM-x");
     let header = decode_header(&answer.buffer).unwrap();
-    assert_eq!((header.name.as_str(), header.uuid.as_str()), ("vg--a-lv", "LVM-x"));
+    assert_eq!(
+        (header.name.as_str(), header.uuid.as_str()),
+        ("vg--a-lv", "LVM-x")
+    );
     assert_eq!((header.open_count, header.version), (3, (4, 0, 0)));
-    assert_eq!(header.dev, DevNo { major: 253, minor: 300 });
+    assert_eq!(
+        header.dev,
+        DevNo {
+            major: 253,
+            minor: 300
+        }
+    );
     assert!(header.has(flag::SUSPEND) && !header.has(flag::INACTIVE_PRESENT));
 }
 
@@ -123,12 +163,21 @@ fn a_payload_that_claims_more_than_there_is_is_malformed() {
     let header = decode_header(&answer.buffer).unwrap();
     assert!(header.payload(&answer.buffer).is_err());
     // A payload that begins within the header would show us our own request.
-    answer.u32(offset::DATA_SIZE, 320).u32(offset::DATA_START, 8);
+    answer
+        .u32(offset::DATA_SIZE, 320)
+        .u32(offset::DATA_START, 8);
     let header = decode_header(&answer.buffer).unwrap();
     assert!(header.payload(&answer.buffer).is_err());
     // Commands that answer nothing leave data_size below data_start.
-    answer.u32(offset::DATA_SIZE, 305).u32(offset::DATA_START, 312);
-    assert_eq!(decode_header(&answer.buffer).unwrap().payload(&answer.buffer), Ok(&[][..]));
+    answer
+        .u32(offset::DATA_SIZE, 305)
+        .u32(offset::DATA_START, 312);
+    assert_eq!(
+        decode_header(&answer.buffer)
+            .unwrap()
+            .payload(&answer.buffer),
+        Ok(&[][..])
+    );
 }
 
 #[test]
@@ -139,7 +188,22 @@ fn no_devices_is_an_empty_list() {
 
 #[test]
 fn a_name_list_that_loops_ends_as_malformed() {
-    let names = [(DevNo { major: 253, minor: 0 }, "a".to_owned()), (DevNo { major: 253, minor: 1 }, "b".to_owned())];
+    let names = [
+        (
+            DevNo {
+                major: 253,
+                minor: 0,
+            },
+            "a".to_owned(),
+        ),
+        (
+            DevNo {
+                major: 253,
+                minor: 1,
+            },
+            "b".to_owned(),
+        ),
+    ];
     let mut payload = names_payload(&names);
     payload[8..12].copy_from_slice(&1u32.to_ne_bytes());
     assert!(decode_names(&payload).is_err());
@@ -149,7 +213,10 @@ fn a_name_list_that_loops_ends_as_malformed() {
 
 #[test]
 fn targets_that_lead_backwards_are_malformed() {
-    let mut payload = targets_payload(&[target(0, 8, "linear", "8:0 0"), target(8, 8, "linear", "8:0 8")]);
+    let mut payload = targets_payload(&[
+        target(0, 8, "linear", "8:0 0"),
+        target(8, 8, "linear", "8:0 8"),
+    ]);
     payload[20..24].copy_from_slice(&0u32.to_ne_bytes());
     assert!(decode_targets(&payload, 2).is_err());
 }
@@ -157,7 +224,10 @@ fn targets_that_lead_backwards_are_malformed() {
 #[test]
 fn more_targets_than_the_payload_holds_are_malformed() {
     let payload = targets_payload(&[target(0, 8, "error", "")]);
-    assert_eq!(decode_targets(&payload, 1).unwrap(), [target(0, 8, "error", "")]);
+    assert_eq!(
+        decode_targets(&payload, 1).unwrap(),
+        [target(0, 8, "error", "")]
+    );
     assert!(decode_targets(&payload, 2).is_err());
     assert!(decode_targets(&payload, u32::MAX).is_err());
 }
@@ -165,16 +235,43 @@ fn more_targets_than_the_payload_holds_are_malformed() {
 #[test]
 fn a_target_type_of_16_bytes_has_no_nul() {
     let payload = targets_payload(&[target(0, 8, "abcdefghijklmnop", "x")]);
-    assert_eq!(decode_targets(&payload, 1).unwrap()[0].kind, "abcdefghijklmnop");
+    assert_eq!(
+        decode_targets(&payload, 1).unwrap()[0].kind,
+        "abcdefghijklmnop"
+    );
 }
 
 #[test]
 fn deps_are_read_and_counted() {
     let mut payload = 2u32.to_ne_bytes().to_vec();
     payload.extend([0; 4]);
-    payload.extend(encode_dev(DevNo { major: 8, minor: 16 }).to_ne_bytes());
-    payload.extend(encode_dev(DevNo { major: 253, minor: 4000 }).to_ne_bytes());
-    assert_eq!(decode_deps(&payload).unwrap(), [DevNo { major: 8, minor: 16 }, DevNo { major: 253, minor: 4000 }]);
+    payload.extend(
+        encode_dev(DevNo {
+            major: 8,
+            minor: 16,
+        })
+        .to_ne_bytes(),
+    );
+    payload.extend(
+        encode_dev(DevNo {
+            major: 253,
+            minor: 4000,
+        })
+        .to_ne_bytes(),
+    );
+    assert_eq!(
+        decode_deps(&payload).unwrap(),
+        [
+            DevNo {
+                major: 8,
+                minor: 16
+            },
+            DevNo {
+                major: 253,
+                minor: 4000
+            }
+        ]
+    );
     assert_eq!(decode_deps(&[]), Ok(vec![]));
     payload[..4].copy_from_slice(&3u32.to_ne_bytes());
     assert!(decode_deps(&payload).is_err());
@@ -195,7 +292,10 @@ fn an_error_target_is_what_the_kernel_expects() {
 
 #[test]
 fn a_message_ends_at_its_nul() {
-    assert_eq!(encode_message("fail_if_no_path"), [&[0; 8][..], b"fail_if_no_path\0"].concat());
+    assert_eq!(
+        encode_message("fail_if_no_path"),
+        [&[0; 8][..], b"fail_if_no_path\0"].concat()
+    );
     assert_eq!(encode_message("a\0b"), [&[0; 8][..], b"a\0"].concat());
 }
 

@@ -41,7 +41,8 @@ mod sys {
     ioctl_readwrite!(target_msg, 0xfd, 14, Argument);
 
     /// The numbers are ABI: a header of another size would make other numbers.
-    const _: () = assert!(nix::request_code_readwrite!(0xfd, 6, size_of::<Argument>()) == 0xc138_fd06);
+    const _: () =
+        assert!(nix::request_code_readwrite!(0xfd, 6, size_of::<Argument>()) == 0xc138_fd06);
 }
 
 /// The commands that we use. None that creates, renames or removes a device.
@@ -77,7 +78,8 @@ impl Command {
         // The kernel believes the header's data_size, so it has to be true whatever happened above.
         let told = buffer.get(codec::offset::DATA_SIZE..codec::offset::DATA_SIZE + 4);
         let told = told.and_then(|b| b.try_into().ok()).map(u32::from_ne_bytes);
-        if buffer.len() < HEADER || told.and_then(|n| usize::try_from(n).ok()) != Some(buffer.len()) {
+        if buffer.len() < HEADER || told.and_then(|n| usize::try_from(n).ok()) != Some(buffer.len())
+        {
             return Err(Errno::EINVAL);
         }
         let argument = buffer.as_mut_ptr().cast::<[u8; HEADER]>();
@@ -159,9 +161,18 @@ pub(super) fn explain(command: &'static str, about: &str, failure: Failure) -> E
             source: errno.into(),
             hint: "The control file is not device mapper's (10:236): look at what lies at that path",
         },
-        Failure::Errno(errno) => Error::Refused { what, detail: format!("{errno}; the kernel's log may say more") },
-        Failure::Malformed(e) => Error::Protocol { what, detail: e.to_string() },
-        Failure::TooLong => Error::Protocol { what, detail: format!("more than {BUFFER_LIMIT} bytes") },
+        Failure::Errno(errno) => Error::Refused {
+            what,
+            detail: format!("{errno}; the kernel's log may say more"),
+        },
+        Failure::Malformed(e) => Error::Protocol {
+            what,
+            detail: e.to_string(),
+        },
+        Failure::TooLong => Error::Protocol {
+            what,
+            detail: format!("more than {BUFFER_LIMIT} bytes"),
+        },
     }
 }
 
@@ -178,7 +189,11 @@ impl Control {
     /// Opens nothing yet.
     #[must_use]
     pub fn new(paths: &Paths) -> Self {
-        Self { path: paths.dev.join("mapper/control"), sys: paths.sys.clone(), file: Mutex::default() }
+        Self {
+            path: paths.dev.join("mapper/control"),
+            sys: paths.sys.clone(),
+            file: Mutex::default(),
+        }
     }
 
     fn file(&self) -> Result<Arc<File>> {
@@ -190,7 +205,9 @@ impl Control {
         let file = open.map_err(|source| Error::Unavailable {
             what: format!("device mapper at {}", self.path.display()),
             hint: match source.kind() {
-                io::ErrorKind::PermissionDenied => "It takes root and, in a pod, `privileged: true`",
+                io::ErrorKind::PermissionDenied => {
+                    "It takes root and, in a pod, `privileged: true`"
+                }
                 _ => "Load it on the host (`modprobe dm_mod`); in a pod, mount the host's /dev",
             },
             source,
@@ -198,9 +215,17 @@ impl Control {
         Ok(Arc::clone(kept.insert(Arc::new(file))))
     }
 
-    fn call(&self, buffer: &mut Vec<u8>, command: Command, request: Request, payload: &[u8]) -> Result<Header> {
+    fn call(
+        &self,
+        buffer: &mut Vec<u8>,
+        command: Command,
+        request: Request,
+        payload: &[u8],
+    ) -> Result<Header> {
         let file = self.file()?;
-        let answer = exchange(buffer, request, payload, |b| command.invoke(file.as_raw_fd(), b).map(|_| ()));
+        let answer = exchange(buffer, request, payload, |b| {
+            command.invoke(file.as_raw_fd(), b).map(|_| ())
+        });
         answer.map_err(|failure| Self::failed(command, request.dev, failure))
     }
 
@@ -210,16 +235,33 @@ impl Control {
     }
 
     /// Header and targets; the table, or with `status` what the targets say of themselves.
-    fn table(&self, buffer: &mut Vec<u8>, dev: Device, table: u32) -> Result<(Header, Vec<Target>)> {
+    fn table(
+        &self,
+        buffer: &mut Vec<u8>,
+        dev: Device,
+        table: u32,
+    ) -> Result<(Header, Vec<Target>)> {
         // Without NOFLUSH a thin pool or cache would commit its metadata to the storage before it answers.
-        let request = Request { dev: Some(dev), flags: flag::NOFLUSH | table, ..Request::default() };
+        let request = Request {
+            dev: Some(dev),
+            flags: flag::NOFLUSH | table,
+            ..Request::default()
+        };
         let header = self.call(buffer, Command::TableStatus, request, &[])?;
-        let targets = header.payload(buffer).and_then(|p| codec::decode_targets(p, header.target_count));
-        Ok((header, targets.map_err(|e| Self::failed(Command::TableStatus, Some(dev), e))?))
+        let targets = header
+            .payload(buffer)
+            .and_then(|p| codec::decode_targets(p, header.target_count));
+        Ok((
+            header,
+            targets.map_err(|e| Self::failed(Command::TableStatus, Some(dev), e))?,
+        ))
     }
 
     fn deps(&self, buffer: &mut Vec<u8>, dev: Device) -> Result<Vec<DevNo>> {
-        let request = Request { dev: Some(dev), ..Request::default() };
+        let request = Request {
+            dev: Some(dev),
+            ..Request::default()
+        };
         let header = self.call(buffer, Command::TableDeps, request, &[])?;
         let deps = header.payload(buffer).and_then(codec::decode_deps);
         deps.map_err(|e| Self::failed(Command::TableDeps, Some(dev), e))
@@ -232,14 +274,19 @@ impl Control {
             let deps = self.deps(buffer, dev)?;
             tries += 1;
             // Two ioctls are two moments: ask again where they plainly speak of two tables.
-            let uses_nothing = targets.iter().all(|t| matches!(t.kind.as_str(), "error" | "zero"));
+            let uses_nothing = targets
+                .iter()
+                .all(|t| matches!(t.kind.as_str(), "error" | "zero"));
             if uses_nothing == deps.is_empty() || tries == CONSISTENT_TRIES {
                 break (header, targets, deps);
             }
         };
         Ok(DmDevice {
             dev,
-            sectors: targets.last().map_or_else(|| self.sysfs_size(dev), |t| t.start.saturating_add(t.length)),
+            sectors: targets.last().map_or_else(
+                || self.sysfs_size(dev),
+                |t| t.start.saturating_add(t.length),
+            ),
             open_count: header.open_count,
             suspended: header.has(flag::SUSPEND),
             internally_suspended: header.has(flag::INTERNAL_SUSPEND),
@@ -254,18 +301,22 @@ impl Control {
     /// The size of a device without a live table; 0 where sysfs does not know either.
     fn sysfs_size(&self, dev: Device) -> u64 {
         let size = fs::read_to_string(self.sys.join(format!("dev/block/{dev}/size")));
-        size.ok().and_then(|s| s.trim().parse().ok()).unwrap_or_default()
+        size.ok()
+            .and_then(|s| s.trim().parse().ok())
+            .unwrap_or_default()
     }
 
     /// A command about one device that answers nothing.
     fn order(&self, command: Command, request: Request, payload: &[u8]) -> Result<()> {
-        self.call(&mut Vec::new(), command, request, payload).map(|_| ())
+        self.call(&mut Vec::new(), command, request, payload)
+            .map(|_| ())
     }
 }
 
 impl DeviceMapper for Control {
     fn version(&self) -> Result<(u32, u32, u32)> {
-        self.call(&mut Vec::new(), Command::Version, Request::default(), &[]).map(|h| h.version)
+        self.call(&mut Vec::new(), Command::Version, Request::default(), &[])
+            .map(|h| h.version)
     }
 
     fn devices(&self) -> Result<Vec<DmDevice>> {
@@ -297,20 +348,51 @@ impl DeviceMapper for Control {
     fn load_error(&self, dev: Device, sectors: u64) -> Result<()> {
         let target = codec::encode_target("error", sectors);
         let target = target.map_err(|e| Self::failed(Command::TableLoad, Some(dev), e))?;
-        self.order(Command::TableLoad, Request { dev: Some(dev), targets: 1, ..Request::default() }, &target)
+        self.order(
+            Command::TableLoad,
+            Request {
+                dev: Some(dev),
+                targets: 1,
+                ..Request::default()
+            },
+            &target,
+        )
     }
 
     fn swap(&self, dev: Device) -> Result<()> {
         let flags = flag::NOFLUSH | flag::SKIP_LOCKFS;
-        self.order(Command::DevSuspend, Request { dev: Some(dev), flags, event_nr: UDEV_KEEP, targets: 0 }, &[])
+        self.order(
+            Command::DevSuspend,
+            Request {
+                dev: Some(dev),
+                flags,
+                event_nr: UDEV_KEEP,
+                targets: 0,
+            },
+            &[],
+        )
     }
 
     fn clear_inactive(&self, dev: Device) -> Result<()> {
-        self.order(Command::TableClear, Request { dev: Some(dev), ..Request::default() }, &[])
+        self.order(
+            Command::TableClear,
+            Request {
+                dev: Some(dev),
+                ..Request::default()
+            },
+            &[],
+        )
     }
 
     fn message(&self, dev: Device, message: &str) -> Result<()> {
-        self.order(Command::TargetMsg, Request { dev: Some(dev), ..Request::default() }, &codec::encode_message(message))
+        self.order(
+            Command::TargetMsg,
+            Request {
+                dev: Some(dev),
+                ..Request::default()
+            },
+            &codec::encode_message(message),
+        )
     }
 }
 

@@ -72,10 +72,22 @@ fn a_control_device_that_appears_later_is_found() {
     let root = tempfile::tempdir().unwrap();
     let paths = Paths::under(root.path());
     let control = Control::new(&paths);
-    assert!(control.version().unwrap_err().to_string().contains("modprobe"));
+    assert!(
+        control
+            .version()
+            .unwrap_err()
+            .to_string()
+            .contains("modprobe")
+    );
     fs::create_dir_all(paths.dev.join("mapper")).unwrap();
     symlink("/dev/null", paths.dev.join("mapper/control")).unwrap();
-    assert!(control.version().unwrap_err().to_string().contains("not device mapper's"));
+    assert!(
+        control
+            .version()
+            .unwrap_err()
+            .to_string()
+            .contains("not device mapper's")
+    );
 }
 
 #[test]
