@@ -1,0 +1,124 @@
+//! Which of several requests for one node is the one that counts.
+//!
+//! The agent acts without asking the controller, so both must come to the same answer by themselves: this is the one place that
+//! says it.
+
+use super::StorageFenceRequest;
+
+/// Whether a request takes part in the question at all. One that is being deleted no longer wants anything; a dry run touches nothing,
+/// so it neither keeps a real fence waiting nor has to wait for one.
+#[must_use]
+pub fn competes(request: &StorageFenceRequest) -> bool {
+    request.metadata.deletion_timestamp.is_none() && !request.spec.dry_run
+}
+
+/// The request that governs a node: the oldest by creation, then the first by name. None when no request competes for the node.
+///
+/// The oldest and not the newest, so that a second request cannot redirect a fence that is under way.
+#[must_use]
+pub fn governing<'a>(
+    node_name: &str,
+    requests: impl IntoIterator<Item = &'a StorageFenceRequest>,
+) -> Option<&'a StorageFenceRequest> {
+    requests
+        .into_iter()
+        .filter(|request| request.spec.node_name == node_name && competes(request))
+        .min_by(|a, b| rank(a).cmp(&rank(b)))
+}
+
+/// The other request that keeps this one from being acted upon, if there is one.
+#[must_use]
+pub fn outranked_by<'a>(
+    request: &StorageFenceRequest,
+    requests: impl IntoIterator<Item = &'a StorageFenceRequest>,
+) -> Option<&'a StorageFenceRequest> {
+    if !competes(request) {
+        return None;
+    }
+    governing(&request.spec.node_name, requests).filter(|other| rank(other) < rank(request))
+}
+
+/// Creation times have whole seconds: the name decides among requests of the same second. An object that the API server has not
+/// stored yet is younger than all that it has.
+fn rank(request: &StorageFenceRequest) -> (bool, Option<jiff::Timestamp>, Option<&str>) {
+    let created = request.metadata.creation_timestamp.as_ref().map(|t| t.0);
+    (created.is_none(), created, request.metadata.name.as_deref())
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+    use super::*;
+
+    fn request(name: &str, node: &str, created: i64) -> StorageFenceRequest {
+        let spec = serde_json::from_value(serde_json::json!({ "nodeName": node })).unwrap();
+        let mut request = StorageFenceRequest::new(name, spec);
+        request.metadata.creation_timestamp =
+            Some(Time(jiff::Timestamp::from_second(created).unwrap()));
+        request
+    }
+
+    fn name_of(request: Option<&StorageFenceRequest>) -> Option<&str> {
+        request.and_then(|r| r.metadata.name.as_deref())
+    }
+
+    #[test]
+    fn the_oldest_governs_then_the_first_name() {
+        let all = [
+            request("c", "n1", 20),
+            request("b", "n1", 10),
+            request("a", "n1", 10),
+            request("0", "n2", 1),
+        ];
+        assert_eq!(name_of(governing("n1", &all)), Some("a"));
+        assert_eq!(name_of(governing("n2", &all)), Some("0"));
+        assert_eq!(name_of(governing("n3", &all)), None);
+        assert_eq!(name_of(outranked_by(&all[0], &all)), Some("a"));
+        assert_eq!(name_of(outranked_by(&all[1], &all)), Some("a"));
+        assert_eq!(name_of(outranked_by(&all[2], &all)), None);
+        assert_eq!(name_of(outranked_by(&all[3], &all)), None);
+    }
+
+    #[test]
+    fn the_order_in_which_they_are_listed_does_not_matter() {
+        let mut all = vec![
+            request("a", "n1", 10),
+            request("b", "n1", 10),
+            request("c", "n1", 5),
+        ];
+        for _ in 0..all.len() {
+            all.rotate_left(1);
+            assert_eq!(name_of(governing("n1", &all)), Some("c"));
+        }
+    }
+
+    #[test]
+    fn one_being_deleted_steps_aside() {
+        let mut all = [request("a", "n1", 1), request("b", "n1", 2)];
+        all[0].metadata.deletion_timestamp = Some(Time(jiff::Timestamp::UNIX_EPOCH));
+        assert_eq!(name_of(governing("n1", &all)), Some("b"));
+        assert_eq!(name_of(outranked_by(&all[1], &all)), None);
+    }
+
+    #[test]
+    fn a_dry_run_neither_blocks_nor_waits() {
+        let mut all = [
+            request("a", "n1", 1),
+            request("b", "n1", 2),
+            request("c", "n1", 3),
+        ];
+        all[0].spec.dry_run = true;
+        all[2].spec.dry_run = true;
+        assert_eq!(name_of(governing("n1", &all)), Some("b"));
+        assert_eq!(name_of(outranked_by(&all[2], &all)), None);
+        assert_eq!(name_of(outranked_by(&all[0], &all)), None);
+    }
+
+    #[test]
+    fn one_that_is_not_stored_yet_is_the_youngest() {
+        let mut all = [request("a", "n1", 1), request("b", "n1", 2)];
+        all[0].metadata.creation_timestamp = None;
+        assert_eq!(name_of(governing("n1", &all)), Some("b"));
+    }
+}
