@@ -3,6 +3,8 @@
 # shellcheck disable=SC2034  # the variables are for the scripts that source this
 
 set -euo pipefail
+# Without it, -e does not hold inside $(...).
+shopt -s inherit_errexit
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 cd "$ROOT"
@@ -59,7 +61,7 @@ make_once() {
       # What an earlier run left when it was killed; nobody else makes anything while we hold the lock.
       rm -rf "$CACHE/$name"/.making.*
       work=$(mktemp -d "$CACHE/$name/.making.XXXXXX")
-      if bash -euo pipefail -c '"$@"' make_once "$@" "$work" 9>&- >&2; then
+      if bash -euo pipefail -O inherit_errexit -c '"$@"' make_once "$@" "$work" 9>&- >&2; then
         chmod 0755 "$work"
         mv -T "$work" "$finished"
       else
