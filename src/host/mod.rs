@@ -5,7 +5,14 @@
 
 mod bell;
 pub mod device_mapper;
+pub mod lvmlockd;
+pub mod multipath;
 mod paths;
+mod real;
+pub mod sanlock;
+mod socket;
+pub mod system;
+pub mod wdmd;
 
 pub use bell::Bell;
 pub use paths::Paths;

@@ -1,0 +1,407 @@
+//! lvmlockd's socket (lvm2 `libdaemon/client`, `daemons/lvmlockd/lvmlockd-core.c`).
+//!
+//! A message is lines of `key = value`, ended by a line `##`. One thread of the daemon serves all clients and blocks in the middle of a
+//! message that does not go on: so each request goes out whole, on a connection of its own. A request that it does not know is not answered
+//! at all. `info` comes as datagrams to an abstract socket of a fixed name, which the asker has to own before it asks.
+
+use std::collections::BTreeMap;
+use std::io::{self, IoSliceMut};
+use std::os::fd::AsRawFd;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::{Duration, Instant};
+
+use nix::sys::socket::{
+    ControlMessageOwned, MsgFlags, UnixCredentials, recvmsg, setsockopt, sockopt,
+};
+
+use super::socket::{Address, Conversation, Peer};
+use super::{Error, Lvmlockd, Paths, Result};
+use crate::fence::{Lockspace, LockspaceState};
+
+const PEER: Peer = Peer {
+    name: "lvmlockd",
+    absent: "Start it (`systemctl start lvmlockd`); in a pod, mount the host's /run",
+    silent: "Look at its log (`journalctl -u lvmlockd`); one stuck client blocks all others",
+};
+/// Below /run.
+const SOCKET: &str = "lvm/lvmlockd.socket";
+/// Where `info` is sent to.
+const DUMP: &str = "lvmlockd-dump.sock";
+/// End of a message.
+const END: &[u8] = b"\n##\n";
+/// No reply is longer: a few fields.
+const REPLY_LIMIT: usize = 64 * 1024;
+/// The daemon's own buffer for `info` holds 1 MiB.
+const DUMP_LIMIT: usize = 4 * 1024 * 1024;
+/// Its datagrams have at most this size.
+const DATAGRAM: usize = 64 * 1024;
+/// How often the name for the dump is tried for, while another program (`lvmlockctl --info`) has it.
+const RETRY: Duration = Duration::from_millis(20);
+
+/// A value in a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Value<'a> {
+    /// Printed in quotes.
+    Text(&'a str),
+    /// Printed bare.
+    Number(i64),
+}
+
+/// A message of those fields, its end included.
+#[must_use]
+pub fn encode(fields: &[(&str, Value<'_>)]) -> Vec<u8> {
+    let mut message = String::new();
+    for (key, value) in fields {
+        match value {
+            Value::Text(text) => {
+                let text = text.replace('\\', "\\\\").replace('"', "\\\"");
+                message += &format!("{key} = \"{text}\"\n");
+            }
+            Value::Number(number) => message += &format!("{key} = {number}\n"),
+        }
+    }
+    [message.trim_end().as_bytes(), END].concat()
+}
+
+/// A reply: its fields, quotes removed. What is no field is left out: newer versions may say more.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reply(BTreeMap<String, String>);
+
+impl Reply {
+    /// Reads a reply.
+    #[must_use]
+    pub fn decode(message: &str) -> Self {
+        let fields = message.lines().filter_map(|line| {
+            let (key, value) = line.split_once('=')?;
+            let value = value.trim();
+            let quoted = value.strip_prefix('"').and_then(|v| v.strip_suffix('"'));
+            let value = quoted.map_or_else(
+                || value.to_owned(),
+                |v| v.replace("\\\"", "\"").replace("\\\\", "\\"),
+            );
+            Some((key.trim().to_owned(), value))
+        });
+        Self(fields.collect())
+    }
+
+    /// A field.
+    #[must_use]
+    pub fn text(&self, key: &str) -> Option<&str> {
+        self.0.get(key).map(String::as_str)
+    }
+
+    /// A field that is a number.
+    #[must_use]
+    pub fn number(&self, key: &str) -> Option<i64> {
+        self.text(key)?.parse().ok()
+    }
+}
+
+/// What an `op_result` means (lvm2 `daemons/lvmlockd/lvmlockd-client.h`).
+fn meaning(result: i64) -> &'static str {
+    match result {
+        -210 => "it has no lockspace of that volume group",
+        -211 => "the lockspace is still starting",
+        -214 => "the lock manager failed",
+        -217 => "the volume group has been killed already",
+        -116 => "the lockspace is stopping",
+        -115 => "it is in progress",
+        -16 => "locks are held",
+        _ => "see lvmlockd-client.h of lvm2",
+    }
+}
+
+/// Reads the text of `info`. Keys are looked up by name: their order and number differ between versions.
+///
+/// Lockspaces of other lock managers than sanlock are left out: they have no lease on the storage and no part in the watchdog.
+///
+/// # Errors
+/// When it does not look like `info` at all.
+pub fn parse_info(text: &str) -> std::result::Result<Vec<Lockspace>, String> {
+    let mut lockspaces: Vec<Lockspace> = Vec::new();
+    let mut current: Option<Lockspace> = None;
+    for (n, line) in text.lines().enumerate() {
+        let Some(rest) = line.strip_prefix("info=") else {
+            // The daemon cuts off names of clients that hold line ends nowhere; only the very first line must be its own.
+            if n == 0 {
+                return Err(format!(
+                    "it begins with {:?}",
+                    line.chars().take(40).collect::<String>()
+                ));
+            }
+            continue;
+        };
+        let mut words = rest.split_ascii_whitespace();
+        let kind = words.next().unwrap_or_default();
+        let fields: BTreeMap<&str, &str> = words.filter_map(|w| w.split_once('=')).collect();
+        match kind {
+            "ls" => {
+                lockspaces.extend(current.take());
+                current = lockspace(&fields)?;
+            }
+            "r" if fields.get("type") == Some(&"lv")
+                && matches!(fields.get("mode"), Some(&"ex" | &"sh")) =>
+            {
+                if let Some(l) = current.as_mut() {
+                    l.lv_locks += 1;
+                }
+            }
+            _ => {}
+        }
+    }
+    lockspaces.extend(current);
+    Ok(lockspaces)
+}
+
+/// One `info=ls` line; None for those of other lock managers.
+fn lockspace(fields: &BTreeMap<&str, &str>) -> std::result::Result<Option<Lockspace>, String> {
+    if fields.get("lm_type").is_some_and(|t| *t != "sanlock") {
+        return Ok(None);
+    }
+    let need = |key: &str| {
+        fields
+            .get(key)
+            .copied()
+            .ok_or_else(|| format!("a lockspace without {key}"))
+    };
+    let number = |key: &str| {
+        fields
+            .get(key)
+            .and_then(|v| v.parse::<u64>().ok())
+            .unwrap_or_default()
+    };
+    let told = need("ls_name")?;
+    let name = told.strip_prefix("REM:").unwrap_or(told);
+    let ended = name != told || number("thread_stop") != 0 || number("thread_done") != 0;
+    let starting = number("create_done") == 0;
+    Ok(Some(Lockspace {
+        name: name.to_owned(),
+        vg_name: need("vg_name")?.to_owned(),
+        vg_uuid: need("vg_uuid")?.replace('-', ""),
+        host_id: number("host_id"),
+        // From 2.03.34; 0 while it is not known yet.
+        generation: Some(number("generation")).filter(|g| *g != 0),
+        state: match (ended, starting) {
+            (true, _) => LockspaceState::Removing,
+            (false, true) => LockspaceState::Adding,
+            (false, false) => LockspaceState::Healthy,
+        },
+        frozen: number("kill_vg") != 0,
+        ..Lockspace::default()
+    }))
+}
+
+/// The real lvmlockd.
+#[derive(Clone, Debug)]
+pub struct Socket {
+    address: Address,
+    dump: String,
+    /// Whose datagrams are believed, besides root's: anybody may send to an abstract name.
+    trusted_uid: u32,
+    limit: Duration,
+}
+
+impl Socket {
+    /// Opens nothing yet.
+    #[must_use]
+    pub fn new(paths: &Paths) -> Self {
+        Self {
+            address: Address::Path(paths.run.join(SOCKET)),
+            dump: DUMP.to_owned(),
+            trusted_uid: 0,
+            limit: Duration::from_secs(5),
+        }
+    }
+
+    /// One request, one reply, one connection.
+    fn ask(&self, request: &'static str, vg: Option<&str>, limit: Duration) -> Result<Reply> {
+        let about = vg.map_or_else(|| request.to_owned(), |vg| format!("{request} of {vg}"));
+        if let Some(vg) = vg.filter(|vg| !is_vg_name(vg)) {
+            return Err(Error::Refused {
+                what: format!("{}, {request}", PEER.name),
+                detail: format!("{vg:?} cannot be the name of a volume group"),
+            });
+        }
+        let mut fields = vec![
+            ("request", Value::Text(request)),
+            ("cmd", Value::Text("storage-fence")),
+            ("pid", Value::Number(i64::from(std::process::id()))),
+        ];
+        fields.extend(vg.map(|vg| ("vg_name", Value::Text(vg))));
+        let mut conversation = Conversation::open(PEER, &about, &self.address, limit)?;
+        conversation.send(&encode(&fields))?;
+        let (message, closed) =
+            conversation.receive_until(REPLY_LIMIT, |all| all.ends_with(END))?;
+        if closed {
+            return Err(conversation.malformed(format!(
+                "closed after {} bytes, before the end of its reply",
+                message.len()
+            )));
+        }
+        let reply = Reply::decode(&String::from_utf8_lossy(&message));
+        match reply.text("response") {
+            Some("OK") => Ok(reply),
+            Some(other) => Err(conversation.refused(other.chars().take(100).collect::<String>())),
+            None => Err(conversation.malformed("a reply without a response")),
+        }
+    }
+
+    /// The text of `info`.
+    fn info(&self) -> Result<String> {
+        let deadline = Instant::now() + self.limit;
+        let socket = self.own_dump_socket(deadline)?;
+        let reply = self.ask(
+            "info",
+            None,
+            deadline.saturating_duration_since(Instant::now()),
+        )?;
+        let what = || format!("{}, info", PEER.name);
+        if let Some(result) = reply.number("result").filter(|r| *r < 0) {
+            return Err(Error::Refused {
+                what: what(),
+                detail: format!("result {result}"),
+            });
+        }
+        let length = reply
+            .number("dump_len")
+            .and_then(|n| usize::try_from(n).ok())
+            .filter(|n| *n <= DUMP_LIMIT);
+        let Some(length) = length else {
+            return Err(Error::Protocol {
+                what: what(),
+                detail: "no believable dump_len".to_owned(),
+            });
+        };
+        let mut text = Vec::new();
+        while text.len() < length {
+            text.extend(self.datagram(&socket, deadline)?);
+        }
+        if text.len() > length {
+            let detail = format!("{} bytes of info, {length} were promised", text.len());
+            return Err(Error::Protocol {
+                what: what(),
+                detail,
+            });
+        }
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+
+    fn own_dump_socket(&self, deadline: Instant) -> Result<UnixDatagram> {
+        let failed = |source: io::Error| Error::Unavailable {
+            what: format!("the socket @{} for {}'s info", self.dump, PEER.name),
+            source,
+            hint: "Only one program can ask at a time: see who holds it with `ss -xlp`",
+        };
+        let address = SocketAddr::from_abstract_name(&self.dump).map_err(failed)?;
+        loop {
+            match UnixDatagram::bind_addr(&address) {
+                Ok(socket) => {
+                    setsockopt(&socket, sockopt::PassCred, &true).map_err(|e| failed(e.into()))?;
+                    return Ok(socket);
+                }
+                Err(e)
+                    if e.kind() == io::ErrorKind::AddrInUse
+                        && Instant::now() + RETRY < deadline =>
+                {
+                    std::thread::sleep(RETRY)
+                }
+                Err(e) => return Err(failed(e)),
+            }
+        }
+    }
+
+    /// The next datagram of the daemon's; those of others are passed over.
+    fn datagram(&self, socket: &UnixDatagram, deadline: Instant) -> Result<Vec<u8>> {
+        let what = format!("{}, info", PEER.name);
+        let mut buffer = vec![0; DATAGRAM];
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let timed_out = || Error::TimedOut {
+                what: what.clone(),
+                limit: self.limit,
+                hint: PEER.silent,
+            };
+            if left.is_zero() {
+                return Err(timed_out());
+            }
+            let failed = |source| Error::Unavailable {
+                what: what.clone(),
+                source,
+                hint: PEER.absent,
+            };
+            socket.set_read_timeout(Some(left)).map_err(failed)?;
+            let mut space = nix::cmsg_space!(UnixCredentials);
+            let mut parts = [IoSliceMut::new(&mut buffer)];
+            let message = recvmsg::<()>(
+                socket.as_raw_fd(),
+                &mut parts,
+                Some(&mut space),
+                MsgFlags::empty(),
+            );
+            let (bytes, sender) = match message {
+                Ok(m) => {
+                    let sender = m.cmsgs().ok().and_then(|mut c| {
+                        c.find_map(|c| match c {
+                            ControlMessageOwned::ScmCredentials(who) => Some(who.uid()),
+                            _ => None,
+                        })
+                    });
+                    (m.bytes, sender)
+                }
+                Err(nix::errno::Errno::EAGAIN) => return Err(timed_out()),
+                Err(nix::errno::Errno::EINTR) => continue,
+                Err(e) => return Err(failed(e.into())),
+            };
+            if sender.is_some_and(|uid| uid == 0 || uid == self.trusted_uid) {
+                buffer.truncate(bytes);
+                return Ok(buffer);
+            }
+        }
+    }
+}
+
+/// LVM's own rule for names (`lib/misc/lvm-string.c`).
+fn is_vg_name(name: &str) -> bool {
+    let legal = |b: u8| b.is_ascii_alphanumeric() || b"+_.-".contains(&b);
+    (1..=127).contains(&name.len())
+        && !name.starts_with('-')
+        && name != "."
+        && name != ".."
+        && name.bytes().all(legal)
+}
+
+impl Lvmlockd for Socket {
+    fn lockspaces(&self) -> Result<Vec<Lockspace>> {
+        let text = self.info()?;
+        parse_info(&text).map_err(|detail| Error::Protocol {
+            what: format!("{}, info", PEER.name),
+            detail,
+        })
+    }
+
+    fn kill_vg(&self, vg: &str) -> Result<()> {
+        let reply = self.ask("kill_vg", Some(vg), self.limit)?;
+        let what = format!("{}, kill_vg of {vg}", PEER.name);
+        match reply.number("op_result") {
+            Some(0) => Ok(()),
+            Some(n) => Err(Error::Refused {
+                what,
+                detail: format!("{n}: {}", meaning(n)),
+            }),
+            None => Err(Error::Protocol {
+                what,
+                detail: "a reply without op_result".to_owned(),
+            }),
+        }
+    }
+
+    fn drop_vg(&self, vg: &str, limit: Duration) -> Result<()> {
+        // Whatever op_result says, 0 included, is no proof and no reason to stop: a lockspace that is gone, or going, answers with errors.
+        self.ask("drop_vg", Some(vg), limit).map(|_| ())
+    }
+}
+
+#[cfg(test)]
+#[path = "lvmlockd_tests.rs"]
+mod tests;

@@ -1,0 +1,20 @@
+//! The real node.
+
+use std::sync::Arc;
+
+use super::{Host, Paths, device_mapper, lvmlockd, multipath, sanlock, system, wdmd};
+
+impl Host {
+    /// Everything of the node that those paths lead to. Opens nothing yet: what is missing is told when it is asked.
+    #[must_use]
+    pub fn real(paths: &Paths) -> Self {
+        Self {
+            device_mapper: Arc::new(device_mapper::Control::new(paths)),
+            system: Arc::new(system::Sysfs::new(paths)),
+            multipathd: Arc::new(multipath::Socket::new(paths)),
+            lvmlockd: Arc::new(lvmlockd::Socket::new(paths)),
+            sanlock: Arc::new(sanlock::Socket::new(paths)),
+            wdmd: Arc::new(wdmd::Socket::new(paths)),
+        }
+    }
+}

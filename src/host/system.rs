@@ -1,0 +1,157 @@
+//! sysfs, procfs and the clock.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::time::{ClockId, clock_gettime};
+
+use super::{DiskInfo, Error, Paths, Result, System};
+use crate::fence::{DevNo, Monotonic};
+
+/// The real one.
+#[derive(Clone, Debug)]
+pub struct Sysfs {
+    paths: Paths,
+}
+
+impl Sysfs {
+    /// Reads nothing yet.
+    #[must_use]
+    pub fn new(paths: &Paths) -> Self {
+        Self {
+            paths: paths.clone(),
+        }
+    }
+
+    /// The folder of the whole disk: a partition's parent.
+    fn folder(&self, dev: DevNo) -> Option<PathBuf> {
+        let folder = fs::canonicalize(self.paths.sys.join(format!("dev/block/{dev}"))).ok()?;
+        if folder.join("partition").exists() {
+            return folder.parent().map(Path::to_path_buf);
+        }
+        Some(folder)
+    }
+}
+
+impl System for Sysfs {
+    fn boot_id(&self) -> Result<String> {
+        let path = self.paths.proc.join("sys/kernel/random/boot_id");
+        let what = || format!("the boot ID in {}", path.display());
+        let text = fs::read_to_string(&path).map_err(|source| Error::Unavailable {
+            what: what(),
+            source,
+            hint: "Mount the host's /proc",
+        })?;
+        let id = text.trim();
+        if id.len() == 36 && id.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-') {
+            return Ok(id.to_owned());
+        }
+        Err(Error::Protocol {
+            what: what(),
+            detail: format!("{:?} is no UUID", id.chars().take(50).collect::<String>()),
+        })
+    }
+
+    fn monotonic(&self) -> Monotonic {
+        // It cannot fail: the clock exists on every Linux. Zero would read as "long before any deadline", which acts on nothing.
+        clock_gettime(ClockId::CLOCK_MONOTONIC)
+            .map_or_else(|_| Monotonic::default(), |t| Monotonic(Duration::from(t)))
+    }
+
+    fn disk(&self, dev: DevNo) -> Option<DiskInfo> {
+        let folder = self.folder(dev)?;
+        let name = folder.file_name()?.to_string_lossy().into_owned();
+        // SCSI and NVMe have it; loop, RBD, md and virtio disks do not.
+        let state = fs::read_to_string(folder.join("device/state"));
+        let state = state.map_or_else(|_| "running".to_owned(), |s| s.trim().to_owned());
+        Some(DiskInfo { name, state })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    fn sysfs() -> (tempfile::TempDir, Sysfs) {
+        let root = tempfile::tempdir().unwrap();
+        let paths = Paths::under(root.path());
+        let sda = paths.sys.join("devices/pci0/host0/block/sda");
+        fs::create_dir_all(sda.join("sda1")).unwrap();
+        fs::create_dir_all(sda.join("device")).unwrap();
+        fs::write(sda.join("sda1/partition"), "1\n").unwrap();
+        fs::write(sda.join("device/state"), "transport-offline\n").unwrap();
+        let rbd = paths.sys.join("devices/rbd/0/block/rbd0");
+        fs::create_dir_all(&rbd).unwrap();
+        let block = paths.sys.join("dev/block");
+        fs::create_dir_all(&block).unwrap();
+        symlink("../../devices/pci0/host0/block/sda", block.join("8:0")).unwrap();
+        symlink("../../devices/pci0/host0/block/sda/sda1", block.join("8:1")).unwrap();
+        symlink("../../devices/rbd/0/block/rbd0", block.join("252:0")).unwrap();
+        let system = Sysfs::new(&paths);
+        (root, system)
+    }
+
+    #[test]
+    fn a_disk_and_its_partition_have_the_disks_state() {
+        let (_root, system) = sysfs();
+        let sda = DiskInfo {
+            name: "sda".into(),
+            state: "transport-offline".into(),
+        };
+        assert_eq!(system.disk(DevNo { major: 8, minor: 0 }), Some(sda.clone()));
+        assert_eq!(system.disk(DevNo { major: 8, minor: 1 }), Some(sda));
+    }
+
+    #[test]
+    fn a_disk_without_a_state_runs_and_one_without_a_folder_is_none() {
+        let (_root, system) = sysfs();
+        let rbd = DiskInfo {
+            name: "rbd0".into(),
+            state: "running".into(),
+        };
+        assert_eq!(
+            system.disk(DevNo {
+                major: 252,
+                minor: 0
+            }),
+            Some(rbd)
+        );
+        assert_eq!(
+            system.disk(DevNo {
+                major: 8,
+                minor: 16
+            }),
+            None
+        );
+    }
+
+    #[test]
+    fn the_boot_id_is_checked() {
+        let (root, system) = sysfs();
+        assert!(matches!(system.boot_id(), Err(Error::Unavailable { .. })));
+        let folder = root.path().join("proc/sys/kernel/random");
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(
+            folder.join("boot_id"),
+            "f3f0e8a4-7f0d-4f3c-9d35-0b1f0f4b7a11\n",
+        )
+        .unwrap();
+        assert_eq!(
+            system.boot_id().unwrap(),
+            "f3f0e8a4-7f0d-4f3c-9d35-0b1f0f4b7a11"
+        );
+        fs::write(folder.join("boot_id"), "").unwrap();
+        assert!(matches!(system.boot_id(), Err(Error::Protocol { .. })));
+    }
+
+    #[test]
+    fn the_clock_runs_on_this_machine() {
+        let system = Sysfs::new(&Paths::default());
+        let before = system.monotonic();
+        assert!(before > Monotonic::default());
+        assert!(system.monotonic() >= before);
+        assert!(system.boot_id().is_ok());
+    }
+}
