@@ -207,10 +207,10 @@ impl Below<'_> {
             }
             match self.by_dev.get(&dev) {
                 Some(device) if is_multipath(device) => {
-                    leaves.push(PvKind::Multipath(self.map(device)))
+                    leaves.push(PvKind::Multipath(self.map(device)));
                 }
                 Some(device) if device.deps.is_empty() => {
-                    leaves.push(PvKind::Disk(bottomless(device)))
+                    leaves.push(PvKind::Disk(bottomless(device)));
                 }
                 Some(device) => todo.extend(&device.deps),
                 None => leaves.push(PvKind::Disk(self.path(dev, true))),

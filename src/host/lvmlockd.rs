@@ -51,17 +51,17 @@ pub enum Value<'a> {
 /// A message of those fields, its end included.
 #[must_use]
 pub fn encode(fields: &[(&str, Value<'_>)]) -> Vec<u8> {
-    let mut message = String::new();
-    for (key, value) in fields {
-        match value {
+    let lines: Vec<String> = fields
+        .iter()
+        .map(|(key, value)| match value {
             Value::Text(text) => {
                 let text = text.replace('\\', "\\\\").replace('"', "\\\"");
-                message += &format!("{key} = \"{text}\"\n");
+                format!("{key} = \"{text}\"")
             }
-            Value::Number(number) => message += &format!("{key} = {number}\n"),
-        }
-    }
-    [message.trim_end().as_bytes(), END].concat()
+            Value::Number(number) => format!("{key} = {number}"),
+        })
+        .collect();
+    [lines.join("\n").as_bytes(), END].concat()
 }
 
 /// A reply: its fields, quotes removed. What is no field is left out: newer versions may say more.
@@ -304,7 +304,7 @@ impl Socket {
                     if e.kind() == io::ErrorKind::AddrInUse
                         && Instant::now() + RETRY < deadline =>
                 {
-                    std::thread::sleep(RETRY)
+                    std::thread::sleep(RETRY);
                 }
                 Err(e) => return Err(failed(e)),
             }

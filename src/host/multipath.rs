@@ -32,7 +32,7 @@ pub struct Table {
 
 struct Words<'a> {
     line: &'static str,
-    words: std::str::SplitWhitespace<'a>,
+    rest: std::str::SplitWhitespace<'a>,
     at: usize,
 }
 
@@ -40,7 +40,7 @@ impl<'a> Words<'a> {
     fn new(line: &'static str, text: &'a str) -> Self {
         Self {
             line,
-            words: text.split_whitespace(),
+            rest: text.split_whitespace(),
             at: 0,
         }
     }
@@ -55,7 +55,7 @@ impl<'a> Words<'a> {
 
     fn word(&mut self, what: &'static str) -> std::result::Result<&'a str, Malformed> {
         self.at += 1;
-        self.words.next().ok_or_else(|| self.malformed(what))
+        self.rest.next().ok_or_else(|| self.malformed(what))
     }
 
     fn number(&mut self, what: &'static str) -> std::result::Result<usize, Malformed> {

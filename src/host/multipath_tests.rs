@@ -114,7 +114,9 @@ proptest! {
         let figures_text = " 1".repeat(figures);
         let mut line = format!("2 0 0 1 alua 1 1 A 0 {} {figures}", paths.len());
         for (major, minor, active, failed) in &paths {
-            line += &format!(" {major}:{minor} {} {failed}{figures_text}", if *active { 'A' } else { 'F' });
+            let state = if *active { 'A' } else { 'F' };
+            let path = format!(" {major}:{minor} {state} {failed}{figures_text}");
+            line += &path;
         }
         let expected: Vec<_> = paths.iter().map(|(a, b, active, _)| (dev(*a, *b), *active)).collect();
         prop_assert_eq!(parse_status(&line).unwrap(), expected);

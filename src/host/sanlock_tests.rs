@@ -16,7 +16,7 @@ fn state(kind: u32, name: &str, host_id: u64, text: &str) -> Vec<u8> {
     out[..4].copy_from_slice(&kind.to_ne_bytes());
     out[16..24].copy_from_slice(&host_id.to_ne_bytes());
     out[24..24 + name.len()].copy_from_slice(name.as_bytes());
-    out[72..76].copy_from_slice(&(text.len() as u32 + 1).to_ne_bytes());
+    out[72..76].copy_from_slice(&u32::try_from(text.len() + 1).unwrap().to_ne_bytes());
     out.extend(text.bytes());
     out.push(0);
     out

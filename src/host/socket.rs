@@ -236,8 +236,11 @@ pub(super) mod testing {
         });
     }
 
+    /// Serves one connection badly.
+    pub type Misbehaviour = fn(UnixStream);
+
     /// What a broken or hostile daemon does with a connection. Each has to end in an error of ours, in time.
-    pub fn misbehaviours() -> Vec<(&'static str, fn(UnixStream))> {
+    pub fn misbehaviours() -> Vec<(&'static str, Misbehaviour)> {
         use std::io::{Read, Write};
         /// Until the client has had enough.
         fn wait(mut stream: UnixStream) {
@@ -255,7 +258,7 @@ pub(super) mod testing {
             }),
             ("sends garbage", |mut s| {
                 let garbage: Vec<u8> = (0..5000u32)
-                    .map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8)
+                    .map(|i| i.wrapping_mul(2_654_435_761).to_ne_bytes()[1])
                     .collect();
                 let _ = s.write_all(&garbage);
             }),
