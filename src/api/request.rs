@@ -41,6 +41,8 @@ pub mod reason {
     pub const WAITING_FOR_AGENT: &str = "WaitingForAgent";
     /// AgentReady: the agent did not come within the stated time.
     pub const NO_AGENT: &str = "NoAgent";
+    /// AgentReady: OnDemand mode, and the agent has said its last word on the request, so that it is not kept on the node.
+    pub const AGENT_NOT_NEEDED: &str = "AgentNotNeeded";
     /// Fenced/LocksReleased: the work is going on.
     pub const IN_PROGRESS: &str = "InProgress";
     /// Fenced: read back from the kernel for every device.

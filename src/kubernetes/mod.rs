@@ -1,1 +1,4 @@
-//! The only room that talks to an API server.
+//! The only place that talks to an API server.
+
+pub mod client;
+pub mod events;

@@ -1,0 +1,5 @@
+//! Reconciles `StorageFenceRequest`s.
+
+pub mod plan;
+pub mod status;
+pub mod validate;

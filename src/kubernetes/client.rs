@@ -1,0 +1,115 @@
+//! Clients of the API server: one a purpose, each with its own time limits.
+//!
+//! kube 5 sets no limit on how long an answer may take, and by itself retries an overloaded server for minutes. Neither suits a
+//! process that has something better to do than to wait.
+
+use std::time::Duration;
+
+use kube::client::ClientBuilder;
+use kube::{Client, Config};
+use tower::util::MapFutureLayer;
+
+/// What a client is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Lists and watches. Their callers back off by themselves.
+    Watch,
+    /// Everything that a reconciler or an agent writes or reads once.
+    Write,
+    /// The leader's lease: an answer that comes late is worse than none.
+    Lease,
+}
+
+/// The client cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No configuration was found.
+    #[error(
+        "found neither the service account of a pod nor a kubeconfig: {0}. Run in a cluster, or set KUBECONFIG"
+    )]
+    Config(#[source] Box<kube::config::InferConfigError>),
+    /// The configuration does not work.
+    #[error(
+        "cannot make a client of the cluster's configuration: {0}. Check its certificates and URLs"
+    )]
+    Build(#[source] Box<kube::Error>),
+    /// No answer in time.
+    #[error("no answer from the API server within {0:?}. It may be down or out of reach")]
+    Timeout(Duration),
+}
+
+/// Finds the cluster: a kubeconfig, or the pod's service account.
+///
+/// # Errors
+/// When there is neither.
+pub async fn config() -> Result<Config, Error> {
+    // Only one provider is compiled in; a second call changes nothing.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    Config::infer()
+        .await
+        .map_err(|error| Error::Config(Box::new(error)))
+}
+
+/// Makes a client.
+///
+/// # Errors
+/// When the configuration does not work.
+pub fn client(config: &Config, purpose: Purpose) -> Result<Client, Error> {
+    let mut config = config.clone();
+    config.connect_timeout = Some(Duration::from_secs(5));
+    config.write_timeout = Some(Duration::from_secs(10));
+    // Only a write can wait for an overloaded server, and it does so within its own limit.
+    config.default_retry = purpose == Purpose::Write;
+    let limit = match purpose {
+        Purpose::Watch => Duration::from_secs(20),
+        Purpose::Write => Duration::from_secs(10),
+        Purpose::Lease => Duration::from_secs(3),
+    };
+    // The limit below is for the answer to begin; this one is for a body that stops half-way. A watch may be silent for its whole length.
+    config.read_timeout = Some(match purpose {
+        Purpose::Watch => Duration::from_secs(305),
+        Purpose::Write | Purpose::Lease => limit,
+    });
+    config.reset_reader_on_write = true;
+    let builder = ClientBuilder::try_from(config).map_err(|e| Error::Build(Box::new(e)))?;
+    let layer = MapFutureLayer::new(move |answer| within(limit, answer));
+    Ok(builder.with_layer(&layer).build())
+}
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+async fn within<T>(
+    limit: Duration,
+    answer: impl Future<Output = Result<T, BoxError>>,
+) -> Result<T, BoxError> {
+    tokio::time::timeout(limit, answer)
+        .await
+        .unwrap_or_else(|_| Err(Error::Timeout(limit).into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::Node;
+    use kube::Api;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_server_that_takes_the_connection_and_says_nothing_is_given_up() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let held = tokio::spawn(async move {
+            let mut held = Vec::new();
+            while let Ok((connection, _)) = listener.accept().await {
+                held.push(connection);
+            }
+        });
+        let config = Config::new(url.parse().unwrap());
+        let client = client(&config, Purpose::Lease).unwrap();
+        let began = std::time::Instant::now();
+        let error = Api::<Node>::all(client).get("n1").await.unwrap_err();
+        assert!(began.elapsed() >= Duration::from_secs(3), "{error}");
+        assert!(began.elapsed() < Duration::from_secs(30), "{error}");
+        held.abort();
+    }
+}
