@@ -4,6 +4,7 @@
 //! command-line tools and the generator of `crds/`.
 
 pub mod condition;
+pub mod crds;
 pub mod governing;
 pub mod node_storage;
 pub mod request;
