@@ -151,8 +151,10 @@ mod tests {
         for crd in definitions() {
             let json = serde_json::to_value(&crd).unwrap();
             let kind = json["spec"]["names"]["kind"].as_str().unwrap().to_owned();
+            let schema = &json["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+            let about = schema["description"].as_str().unwrap();
+            assert!(!about.starts_with("Auto-generated"), "{kind}: {about}");
             for part in ["spec", "status"] {
-                let schema = &json["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
                 walk(
                     &format!("{kind}.{part}"),
                     &schema["properties"][part],

@@ -23,6 +23,7 @@ pub mod condition_type {
     plural = "nodestorages",
     shortname = "nst",
     category = "storagefence",
+    doc = "What the agent of one node sees of its shared storage, locks and watchdog. Named after the node, written by its agent.",
     status = "NodeStorageStatus",
     printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.conditions[?(@.type==\"Ready\")].status"}"#,
     printcolumn = r#"{"name":"VGs","type":"integer","jsonPath":".status.sharedVolumeGroups"}"#,

@@ -164,6 +164,7 @@ pub enum Workloads {
     plural = "storagefencerequests",
     shortname = "sfr",
     category = "storagefence",
+    doc = "Fences the SAN storage of one node instead of the node: cuts the node off, proves it, and then has the lock manager let go.",
     status = "StorageFenceRequestStatus",
     selectable = ".spec.nodeName",
     printcolumn = r#"{"name":"Node","type":"string","jsonPath":".spec.nodeName"}"#,
