@@ -1,0 +1,197 @@
+//! Asks the whole node and puts the answers together.
+//!
+//! What does not answer becomes a state of the inventory, never a guess (S5); only device mapper and the boot ID are indispensable. Nothing
+//! here reads or writes the SAN. The daemons are asked side by side, so that all of them silent cost no more than one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::thread;
+
+use crate::fence::topology::{self, Disk, MapState, Observed, is_multipath};
+use crate::fence::{DevNo, DmDevice, Inventory, LockManager, Lockspace, LockspaceState, Watchdog};
+use crate::host::{DeviceMapper, Error, Host, Result, SanlockStatus, System, multipath};
+
+/// Stack of a thread that asks a daemon. The agent's memory is locked, so a thread costs all of its stack at once; the default is 2 MiB.
+const STACK: usize = 256 * 1024;
+
+/// Takes the inventory of the node. Blocks for some seconds at most: made for a thread that may.
+///
+/// # Errors
+/// When device mapper or the boot ID cannot be read.
+pub fn observe(host: &Host) -> Result<Inventory> {
+    let taken_at = host.system.monotonic();
+    let boot_id = host.system.boot_id()?;
+    let devices = host.device_mapper.devices()?;
+    let maps = maps(host.device_mapper.as_ref(), &devices);
+    let disks = disks(host.system.as_ref(), &devices, &maps);
+    let (lock_manager, watchdog) = daemons(host);
+    Ok(topology::build(Observed {
+        taken_at,
+        boot_id,
+        devices,
+        maps,
+        disks,
+        lock_manager,
+        watchdog,
+    }))
+}
+
+/// The multipath maps that can be read.
+fn maps(device_mapper: &dyn DeviceMapper, devices: &[DmDevice]) -> BTreeMap<DevNo, MapState> {
+    let maps = devices.iter().filter(|d| is_multipath(d));
+    maps.filter_map(|device| match map(device_mapper, device) {
+        Ok(state) => Some((device.dev, state)),
+        Err(problem) => {
+            tracing::debug!(
+                map = device.name,
+                problem,
+                "a multipath map cannot be read; its paths count as working"
+            );
+            None
+        }
+    })
+    .collect()
+}
+
+fn map(
+    device_mapper: &dyn DeviceMapper,
+    device: &DmDevice,
+) -> std::result::Result<MapState, String> {
+    const KIND: &str = "multipath";
+    let Some(target) = device.targets.iter().find(|t| t.kind == KIND) else {
+        // Wiped, or not set up yet: nothing gets through it, and nothing waits in it.
+        return Ok(MapState::default());
+    };
+    let table = multipath::parse_table(&target.params).map_err(|e| e.to_string())?;
+    let lines = device_mapper
+        .status(device.dev)
+        .map_err(|e| e.to_string())?;
+    let status = lines
+        .iter()
+        .find(|(kind, _)| kind == KIND)
+        .ok_or("its table changed meanwhile")?;
+    let paths = multipath::parse_status(&status.1).map_err(|e| e.to_string())?;
+    Ok(MapState {
+        queueing: table.queueing,
+        paths,
+    })
+}
+
+/// The disks below everything that device mapper knows.
+fn disks(
+    system: &dyn System,
+    devices: &[DmDevice],
+    maps: &BTreeMap<DevNo, MapState>,
+) -> BTreeMap<DevNo, Disk> {
+    let known: BTreeSet<DevNo> = devices.iter().map(|d| d.dev).collect();
+    let below = devices.iter().flat_map(|d| &d.deps);
+    let paths = maps
+        .values()
+        .flat_map(|m| m.paths.iter().map(|(dev, _)| dev));
+    let wanted: BTreeSet<DevNo> = below
+        .chain(paths)
+        .copied()
+        .filter(|d| !known.contains(d))
+        .collect();
+    let found = wanted
+        .into_iter()
+        .filter_map(|dev| Some((dev, system.disk(dev)?)));
+    found
+        .map(|(dev, disk)| {
+            (
+                dev,
+                Disk {
+                    name: disk.name,
+                    state: disk.state,
+                },
+            )
+        })
+        .collect()
+}
+
+/// Asks lvmlockd, sanlock and wdmd at the same time.
+fn daemons(host: &Host) -> (LockManager, Watchdog) {
+    let failed =
+        |what: &str| format!("{what} could not be asked: the system gives no more threads");
+    thread::scope(|scope| {
+        let spawn = || thread::Builder::new().stack_size(STACK);
+        let sanlock = spawn().spawn_scoped(scope, || host.sanlock.status());
+        let wdmd = spawn().spawn_scoped(scope, || host.wdmd.status());
+        let lvmlockd = host.lvmlockd.lockspaces().map_err(|e| e.to_string());
+        let sanlock = sanlock.ok().and_then(|t| t.join().ok());
+        let sanlock = sanlock.map_or_else(
+            || Err(failed("sanlock")),
+            |s| s.map_err(|e: Error| e.to_string()),
+        );
+        let watchdog = wdmd.ok().and_then(|t| t.join().ok());
+        let watchdog = watchdog.unwrap_or_else(|| Watchdog {
+            problem: Some(failed("wdmd")),
+            ..Watchdog::default()
+        });
+        let lock_manager = match (lvmlockd, sanlock) {
+            (Ok(l), Ok(s)) => LockManager::Running(merge(l, &s)),
+            (Ok(l), Err(problem)) => LockManager::SanlockUnavailable(problem, l),
+            (Err(problem), _) => LockManager::LvmlockdUnavailable(problem),
+        };
+        (lock_manager, watchdog)
+    })
+}
+
+/// lvmlockd's lockspaces with what sanlock knows of each; and those of LVM that only sanlock has (a drop leaves one there while it is being
+/// removed, a dead lvmlockd for good).
+fn merge(lvmlockd: Vec<Lockspace>, sanlock: &SanlockStatus) -> Vec<Lockspace> {
+    const PREFIX: &str = "lvm_";
+    let alive: BTreeSet<String> = lvmlockd
+        .iter()
+        .filter(|l| l.state != LockspaceState::Removing)
+        .map(|l| l.name.clone())
+        .collect();
+    let mut merged: Vec<Lockspace> = lvmlockd
+        .into_iter()
+        .map(|l| {
+            // The remains of an earlier life: what sanlock says is about the present one.
+            let superseded = l.state == LockspaceState::Removing && alive.contains(&l.name);
+            let same = sanlock
+                .lockspaces
+                .iter()
+                .filter(|s| !superseded && s.name == l.name);
+            match same.min_by_key(|s| s.state == LockspaceState::Removing) {
+                Some(s) => Lockspace {
+                    host_id: s.host_id,
+                    generation: s.generation.or(l.generation),
+                    io_timeout: s.io_timeout,
+                    last_renewal: s.last_renewal,
+                    state: s.state,
+                    ..l
+                },
+                // Not begun yet, or over: in either case it does not hold the watchdog.
+                None if l.state == LockspaceState::Adding => l,
+                None => Lockspace {
+                    state: LockspaceState::Removing,
+                    ..l
+                },
+            }
+        })
+        .collect();
+    let known: BTreeSet<String> = merged.iter().map(|l| l.name.clone()).collect();
+    let only_sanlock = sanlock
+        .lockspaces
+        .iter()
+        .filter(|s| !known.contains(&s.name));
+    merged.extend(only_sanlock.filter_map(|s| {
+        Some(Lockspace {
+            name: s.name.clone(),
+            vg_name: s.name.strip_prefix(PREFIX)?.to_owned(),
+            host_id: s.host_id,
+            generation: s.generation,
+            io_timeout: s.io_timeout,
+            last_renewal: s.last_renewal,
+            state: s.state,
+            ..Lockspace::default()
+        })
+    }));
+    merged
+}
+
+#[cfg(test)]
+#[path = "observe_tests.rs"]
+mod tests;

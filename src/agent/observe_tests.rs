@@ -1,0 +1,344 @@
+//! A whole node from simulated parts: what each failure becomes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::*;
+use crate::fence::{Monotonic, PvKind, Target};
+use crate::host::{Device, DiskInfo, Lvmlockd, Multipathd, Sanlock, SanlockLockspace, Wdmd};
+
+const UUID: &str = "Vk7Qw21mVd0gXy9KqZbC3dE4fGh5iJ6k";
+const MAP: DevNo = DevNo {
+    major: 253,
+    minor: 0,
+};
+const SDA: DevNo = DevNo { major: 8, minor: 0 };
+const SDB: DevNo = DevNo {
+    major: 8,
+    minor: 16,
+};
+
+/// A node; a part that is None does not answer.
+#[derive(Clone)]
+struct Node {
+    device_mapper: bool,
+    status: &'static str,
+    lvmlockd: Option<Vec<Lockspace>>,
+    sanlock: Option<Vec<SanlockLockspace>>,
+}
+
+fn silent(what: &str) -> Error {
+    Error::TimedOut {
+        what: what.into(),
+        limit: Duration::from_secs(1),
+        hint: "Look at it",
+    }
+}
+
+impl DeviceMapper for Node {
+    fn version(&self) -> Result<(u32, u32, u32)> {
+        Ok((4, 48, 0))
+    }
+    fn devices(&self) -> Result<Vec<DmDevice>> {
+        if !self.device_mapper {
+            return Err(silent("device mapper"));
+        }
+        let target = |kind: &str, params: &str| Target {
+            start: 0,
+            length: 8,
+            kind: kind.into(),
+            params: params.into(),
+        };
+        let map = DmDevice {
+            dev: MAP,
+            name: "mpatha".into(),
+            uuid: "mpath-36001405".into(),
+            targets: vec![target(
+                "multipath",
+                "1 queue_if_no_path 0 1 1 service-time 0 2 1 8:0 1 8:16 1",
+            )],
+            deps: vec![SDA, SDB],
+            ..DmDevice::default()
+        };
+        let volume = DmDevice {
+            dev: DevNo {
+                major: 253,
+                minor: 1,
+            },
+            name: "san-vm1".into(),
+            uuid: format!("LVM-{UUID}{}", "1".repeat(32)),
+            targets: vec![target("linear", "253:0 2048")],
+            deps: vec![MAP],
+            ..DmDevice::default()
+        };
+        Ok(vec![map, volume])
+    }
+    fn device(&self, _: Device) -> Result<DmDevice> {
+        unimplemented!("not asked")
+    }
+    fn status(&self, dev: Device) -> Result<Vec<(String, String)>> {
+        assert_eq!(dev, MAP);
+        Ok(vec![("multipath".into(), self.status.into())])
+    }
+    fn load_error(&self, _: Device, _: u64) -> Result<()> {
+        unimplemented!("an observation changes nothing")
+    }
+    fn swap(&self, _: Device) -> Result<()> {
+        unimplemented!("an observation changes nothing")
+    }
+    fn clear_inactive(&self, _: Device) -> Result<()> {
+        unimplemented!("an observation changes nothing")
+    }
+    fn message(&self, _: Device, _: &str) -> Result<()> {
+        unimplemented!("an observation changes nothing")
+    }
+}
+
+impl System for Node {
+    fn boot_id(&self) -> Result<String> {
+        Ok("boot".into())
+    }
+    fn monotonic(&self) -> Monotonic {
+        Monotonic::from_secs(1234)
+    }
+    fn disk(&self, dev: DevNo) -> Option<DiskInfo> {
+        (dev == SDA).then(|| DiskInfo {
+            name: "sda".into(),
+            state: "running".into(),
+        })
+    }
+}
+
+impl Multipathd for Node {
+    fn disable_queueing(&self, _: &str) -> Result<()> {
+        unimplemented!("an observation changes nothing")
+    }
+    fn restore_queueing(&self, _: &str) -> Result<()> {
+        unimplemented!("an observation changes nothing")
+    }
+}
+
+impl Lvmlockd for Node {
+    fn lockspaces(&self) -> Result<Vec<Lockspace>> {
+        self.lvmlockd.clone().ok_or_else(|| silent("lvmlockd"))
+    }
+    fn kill_vg(&self, _: &str) -> Result<()> {
+        unimplemented!("an observation changes nothing")
+    }
+    fn drop_vg(&self, _: &str, _: Duration) -> Result<()> {
+        unimplemented!("an observation changes nothing")
+    }
+}
+
+impl Sanlock for Node {
+    fn status(&self) -> Result<SanlockStatus> {
+        let lockspaces = self.sanlock.clone().ok_or_else(|| silent("sanlock"))?;
+        Ok(SanlockStatus {
+            lockspaces,
+            ..SanlockStatus::default()
+        })
+    }
+}
+
+impl Wdmd for Node {
+    fn status(&self) -> Watchdog {
+        Watchdog {
+            known: true,
+            fire_timeout: 60,
+            ..Watchdog::default()
+        }
+    }
+}
+
+fn lockspace(name: &str) -> Lockspace {
+    Lockspace {
+        name: format!("lvm_{name}"),
+        vg_name: name.into(),
+        vg_uuid: if name == "san" {
+            UUID.into()
+        } else {
+            String::new()
+        },
+        host_id: 7,
+        ..Lockspace::default()
+    }
+}
+
+fn in_sanlock(name: &str, state: LockspaceState) -> SanlockLockspace {
+    SanlockLockspace {
+        name: name.into(),
+        host_id: 7,
+        generation: Some(4),
+        io_timeout: 10,
+        last_renewal: Some(Monotonic::from_secs(1200)),
+        last_result: 1,
+        state,
+    }
+}
+
+fn node() -> Node {
+    Node {
+        device_mapper: true,
+        status: "2 0 0 0 1 1 A 0 2 2 8:0 A 0 0 1 8:16 A 0 0 1",
+        lvmlockd: Some(vec![lockspace("san")]),
+        sanlock: Some(vec![in_sanlock("lvm_san", LockspaceState::Healthy)]),
+    }
+}
+
+fn observed(node: &Node) -> Result<Inventory> {
+    let node = Arc::new(node.clone());
+    observe(&Host {
+        device_mapper: node.clone(),
+        system: node.clone(),
+        multipathd: node.clone(),
+        lvmlockd: node.clone(),
+        sanlock: node.clone(),
+        wdmd: node,
+    })
+}
+
+#[test]
+fn a_healthy_node() {
+    let inventory = observed(&node()).unwrap();
+    assert_eq!(
+        (inventory.taken_at, inventory.boot_id.as_str()),
+        (Monotonic::from_secs(1234), "boot")
+    );
+    let [vg] = inventory.volume_groups.as_slice() else {
+        panic!("{inventory:?}")
+    };
+    let l = vg.lockspace.as_ref().unwrap();
+    assert_eq!(
+        (l.generation, l.io_timeout, l.last_renewal),
+        (Some(4), 10, Some(Monotonic::from_secs(1200)))
+    );
+    // The map holds both paths for active, but one disk is gone from sysfs.
+    assert_eq!(vg.paths(), (1, 2));
+    assert!(matches!(&vg.pvs[0].kind, PvKind::Multipath(m) if m.queueing && m.name == "mpatha"));
+    assert_eq!(inventory.watchdog.fire_timeout, 60);
+}
+
+#[test]
+fn a_failed_path_is_seen() {
+    let failed = Node {
+        status: "2 0 0 0 1 1 E 0 2 2 8:0 F 1 0 1 8:16 F 1 0 1",
+        ..node()
+    };
+    assert!(observed(&failed).unwrap().volume_groups[0].all_paths_gone());
+}
+
+#[test]
+fn an_unreadable_map_is_not_called_gone() {
+    let vg = &observed(&Node {
+        status: "nonsense",
+        ..node()
+    })
+    .unwrap()
+    .volume_groups[0];
+    assert_eq!(vg.paths(), (1, 2));
+    assert!(!vg.all_paths_gone());
+}
+
+#[test]
+fn no_device_mapper_is_an_error() {
+    assert!(
+        observed(&Node {
+            device_mapper: false,
+            ..node()
+        })
+        .is_err()
+    );
+}
+
+#[test]
+fn a_silent_daemon_is_a_state() {
+    let inventory = observed(&Node {
+        lvmlockd: None,
+        ..node()
+    })
+    .unwrap();
+    assert!(
+        matches!(&inventory.lock_manager, LockManager::LvmlockdUnavailable(p) if p.contains("lvmlockd did not answer"))
+    );
+    let inventory = observed(&Node {
+        sanlock: None,
+        ..node()
+    })
+    .unwrap();
+    assert!(
+        matches!(&inventory.lock_manager, LockManager::SanlockUnavailable(p, l) if p.contains("sanlock") && l.len() == 1)
+    );
+    // The volume group is still known to be shared.
+    assert!(inventory.volume_groups[0].shared());
+}
+
+fn states(
+    lvmlockd: Vec<Lockspace>,
+    sanlock: Vec<SanlockLockspace>,
+) -> Vec<(String, LockspaceState)> {
+    let status = SanlockStatus {
+        lockspaces: sanlock,
+        ..SanlockStatus::default()
+    };
+    merge(lvmlockd, &status)
+        .into_iter()
+        .map(|l| (l.name, l.state))
+        .collect()
+}
+
+#[test]
+fn what_sanlock_does_not_have_does_not_hold_the_watchdog() {
+    use LockspaceState::{Adding, Removing};
+    let starting = Lockspace {
+        state: Adding,
+        ..lockspace("new")
+    };
+    let told = states(vec![lockspace("san"), starting], vec![]);
+    assert_eq!(
+        told,
+        [
+            ("lvm_san".to_owned(), Removing),
+            ("lvm_new".to_owned(), Adding)
+        ]
+    );
+}
+
+#[test]
+fn what_only_sanlock_has_is_not_forgotten() {
+    use LockspaceState::{Healthy, Removing};
+    let told = states(
+        vec![],
+        vec![
+            in_sanlock("lvm_san", Removing),
+            in_sanlock("ovirt", Healthy),
+        ],
+    );
+    // Other programs' lockspaces are none of ours.
+    assert_eq!(told, [("lvm_san".to_owned(), Removing)]);
+}
+
+#[test]
+fn the_remains_of_an_earlier_lockspace_stay_remains() {
+    use LockspaceState::{Healthy, Removing};
+    let old = Lockspace {
+        state: Removing,
+        ..lockspace("san")
+    };
+    let told = states(
+        vec![old.clone(), lockspace("san")],
+        vec![in_sanlock("lvm_san", Healthy)],
+    );
+    assert_eq!(
+        told,
+        [
+            ("lvm_san".to_owned(), Removing),
+            ("lvm_san".to_owned(), Healthy)
+        ]
+    );
+    // While sanlock still has it, and nothing has taken its place, sanlock's word counts.
+    let told = states(
+        vec![old],
+        vec![in_sanlock("lvm_san", LockspaceState::Expired)],
+    );
+    assert_eq!(told, [("lvm_san".to_owned(), LockspaceState::Expired)]);
+}
