@@ -2,8 +2,10 @@
 //!
 //! Pure: no I/O, no clock, no async, no Kubernetes. Time comes in as [`Monotonic`].
 
+pub mod budget;
 pub mod inventory;
 pub mod order;
+pub mod plan;
 pub mod report;
 pub mod selection;
 pub mod time;

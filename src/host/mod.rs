@@ -10,6 +10,7 @@ pub mod multipath;
 mod paths;
 mod real;
 pub mod sanlock;
+pub mod simulated;
 mod socket;
 pub mod system;
 pub mod wdmd;

@@ -1,14 +1,38 @@
 //! Carries a fence out: freezes the locks, stops the queueing, swaps the tables, proves it, and only then has the locks released.
+//!
+//! No API call, no fork, no I/O to the SAN, and no wait without a limit: whatever may hang runs on a thread that is given up when its time is
+//! over. A journal that cannot be written does not stop a fence: without it a killed agent's fence is not completed, and the watchdog resets
+//! the host, which is what would happen for certain if the fence were refused. The report notes it.
 
-use crate::agent::journal::{Journal, Record};
-use crate::fence::report::{FenceReport, LocksOutcome, Outcome};
-use crate::fence::{Inventory, Order, selection};
-use crate::host::Host;
+mod freeze;
+mod limited;
+mod quiesce;
+mod release;
+mod swap;
+#[cfg(test)]
+mod tests;
+mod track;
+mod worker;
+
+use std::time::Duration;
+
+use crate::agent::journal::{Begun, GroupRecord, Journal, MapRecord, Record};
+use crate::fence::budget::ResetWindow;
+use crate::fence::plan::{self, Plan};
+use crate::fence::report::{FenceReport, LocksOutcome, Outcome, StepKind, StepReport, StepResult};
+use crate::fence::selection::{self, RefusalReason};
+use crate::fence::{Inventory, Lockspace, LockspaceState, Order, VolumeGroup};
+use crate::host::{Bell, Host, Result};
+
+/// How long one question to the kernel or a daemon may take.
+const ASK: Duration = Duration::from_secs(3);
+/// How often to look again where nobody tells of changes.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 /// Fences what `order` means, from an inventory taken just now. Blocks; made for a thread of its own.
 ///
 /// `cancel` is asked until the locks are frozen, the first thing that leaves a trace; it may block for no time. `progress` is called whenever
-/// the report has changed for good, at least at the end of each step; it may block for no time either.
+/// the report has changed, at least at the end of each step; it may block for no time either.
 pub fn run(
     host: &Host,
     journal: &mut Journal,
@@ -17,34 +41,323 @@ pub fn run(
     cancel: &dyn Fn() -> bool,
     progress: &mut dyn FnMut(&FenceReport),
 ) -> FenceReport {
-    let _ = (host, journal, cancel);
-    let mut report = FenceReport {
-        request: order.name.clone(),
-        uid: order.uid.clone(),
-        generation: order.generation,
-        boot_id: inventory.boot_id.clone(),
-        ..FenceReport::default()
+    let now = host.system.monotonic();
+    let refused = |reason, message| FenceReport {
+        outcome: Outcome::Refused(reason),
+        message,
+        ..Plan::new(order, &inventory, &[], now).report
     };
-    match selection::select(&inventory, order) {
-        Ok(_) => report.outcome = Outcome::NotProven,
-        Err(refusal) => {
-            report.outcome = Outcome::Refused(refusal.reason);
-            report.message = refusal.message;
-        }
+    let groups = match selection::select(&inventory, order) {
+        Ok(groups) => groups,
+        Err(r) => return untouched(refused(r.reason, r.message), progress),
+    };
+    if let Err(e) = limited::call(host, "asking device mapper for its version", ASK, |h| {
+        h.device_mapper.version()
+    }) {
+        let message = format!("device mapper cannot be used, so nothing was touched: {e}");
+        let report = refused(RefusalReason::DeviceMapperUnavailable, message);
+        return untouched(report, progress);
     }
-    report.locks = LocksOutcome::Kept;
-    progress(&report);
-    report
+    let plan = Plan::new(order, &inventory, &groups, now);
+    if order.dry_run {
+        let report = FenceReport {
+            outcome: Outcome::DryRun,
+            message: "Dry run: the steps are the plan, nothing was touched".into(),
+            ..plan.report
+        };
+        return untouched(report, progress);
+    }
+    let mut fence = Fence {
+        host,
+        journal,
+        progress,
+        order: order.clone(),
+        groups: groups.iter().map(record).collect(),
+        reset: plan.reset,
+        report: plan.report,
+        resumed: false,
+    };
+    fence.report.message = "Going on".into();
+    let begun = Begun {
+        order: fence.order.clone(),
+        groups: fence.groups.clone(),
+        reset: fence.reset,
+        report: fence.report.clone(),
+    };
+    if let Err(e) = fence.journal.begin(begun) {
+        fence.note_journal(&e);
+    }
+    if fence.freeze(cancel) {
+        fence.cut_off();
+    }
+    fence.finish()
 }
 
 /// Completes a fence whose agent was killed: goes on from what the kernel says. For records that are [`Record::unfinished`].
+///
+/// A volume group that was joined again since (another host id, generation or boot, or a lockspace that is no longer frozen) is in use anew:
+/// then the fence is called off.
 pub fn resume(
     host: &Host,
     journal: &mut Journal,
     record: Record,
     progress: &mut dyn FnMut(&FenceReport),
 ) -> FenceReport {
-    let _ = (host, journal);
-    progress(&record.begun.report);
-    record.begun.report
+    let rewritten = journal.resume(&record);
+    let mut report = record.begun.report;
+    report.steps = record.steps;
+    let mut fence = Fence {
+        host,
+        journal,
+        progress,
+        order: record.begun.order,
+        groups: record.begun.groups,
+        reset: record.begun.reset,
+        report,
+        resumed: true,
+    };
+    fence.report.message = "Completing the fence of an agent that was killed".into();
+    if let Err(e) = rewritten {
+        fence.note_journal(&e);
+    }
+    match fence.in_use_anew() {
+        Some(why) => {
+            fence.report.outcome = Outcome::CalledOff;
+            fence.report.message =
+                format!("The fence of an earlier agent was not completed: {why}");
+            fence.keep_locks("the fence was called off");
+        }
+        None => {
+            fence.reset = fence.current_reset().or(fence.reset);
+            if fence.freeze(&|| false) {
+                fence.cut_off();
+            }
+        }
+    }
+    fence.finish()
+}
+
+fn untouched(mut report: FenceReport, progress: &mut dyn FnMut(&FenceReport)) -> FenceReport {
+    report.locks = LocksOutcome::Kept;
+    report.locks_message = "Nothing was touched".into();
+    report.finished_after = Some(Duration::ZERO);
+    progress(&report);
+    report
+}
+
+fn record(vg: &VolumeGroup) -> GroupRecord {
+    let map = |m: &crate::fence::MultipathMap| MapRecord {
+        uuid: m.uuid.clone(),
+        name: m.name.clone(),
+    };
+    GroupRecord {
+        name: vg.name.clone(),
+        uuid: vg.uuid.clone(),
+        lvmlock: vg.lvmlock.as_ref().map(|d| d.uuid.clone()),
+        pvs: vg.pvs.iter().map(|pv| pv.dev).collect(),
+        maps: plan::maps(vg).into_iter().map(map).collect(),
+    }
+}
+
+/// A fence that is going on.
+struct Fence<'a> {
+    host: &'a Host,
+    journal: &'a mut Journal,
+    progress: &'a mut dyn FnMut(&FenceReport),
+    order: Order,
+    groups: Vec<GroupRecord>,
+    reset: Option<ResetWindow>,
+    report: FenceReport,
+    resumed: bool,
+}
+
+impl Fence<'_> {
+    /// Everything after the freeze, which is also what a successor does again.
+    fn cut_off(&mut self) {
+        let guard = self.quiesce();
+        let mut proof = self.swap(guard);
+        if proof.is_some() && self.freeze_missing() {
+            // Until just now a volume could come into use: look again.
+            let guard = self.quiesce();
+            proof = self.swap(guard);
+        }
+        if let Some(proof) = proof {
+            self.report.outcome = Outcome::Proven;
+            self.report.message = "No device of the volume groups leads to the SAN any more: \
+                read back from the kernel for every one of them"
+                .into();
+            self.publish();
+            self.release(&proof);
+        }
+    }
+
+    fn finish(mut self) -> FenceReport {
+        self.report.finished_after = Some(self.elapsed());
+        let finished = self.journal.finish(&self.report);
+        if let Err(e) = finished {
+            self.note_journal(&e);
+        }
+        self.publish();
+        self.report
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.host.system.monotonic().since(self.report.started)
+    }
+
+    fn publish(&mut self) {
+        (self.progress)(&self.report);
+    }
+
+    fn note(&mut self, note: String) {
+        if !self.report.notes.contains(&note) {
+            self.report.notes.push(note);
+        }
+    }
+
+    fn note_journal(&mut self, error: &crate::agent::journal::Error) {
+        self.note(format!(
+            "{error}. If the agent is killed now, its successor will not complete this fence"
+        ));
+    }
+
+    /// Waits a little, for what nobody rings a bell for.
+    fn pause(&self) {
+        let until = self.host.system.monotonic() + LOOK_AGAIN;
+        self.host.system.wait(&Bell::default(), 0, until);
+    }
+
+    fn ask<T: Send + 'static>(
+        &self,
+        what: &'static str,
+        call: impl FnOnce(&Host) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        limited::call(self.host, what, ASK, call)
+    }
+
+    /// Index of a step of a volume group; of its first one for [`StepKind::Quiesce`].
+    fn step(&self, kind: StepKind, group: usize) -> Option<usize> {
+        let name = &self.groups.get(group)?.name;
+        let is = |s: &StepReport| s.kind == kind && s.volume_group == *name;
+        self.report.steps.iter().position(is)
+    }
+
+    fn result(&self, kind: StepKind, group: usize) -> Option<StepResult> {
+        let step = self.report.steps.get(self.step(kind, group)?)?;
+        Some(step.result)
+    }
+
+    /// A step begins. One that an earlier agent ended keeps its record: that is when it was done.
+    fn begin(&mut self, index: Option<usize>) {
+        let at = self.elapsed();
+        let Some(step) = index.and_then(|i| self.report.steps.get_mut(i)) else {
+            return;
+        };
+        if matches!(step.result, StepResult::Planned | StepResult::Failed) {
+            step.result = StepResult::Running;
+            step.at.get_or_insert(at);
+            self.write(index);
+        }
+    }
+
+    /// A step ends, or its record is corrected.
+    fn end(&mut self, index: Option<usize>, result: StepResult, message: String) {
+        let now = self.elapsed();
+        let Some(step) = index.and_then(|i| self.report.steps.get_mut(i)) else {
+            return;
+        };
+        let again = step.result == StepResult::Done && result == StepResult::Done;
+        if again || (step.result == StepResult::Skipped && result == StepResult::Skipped) {
+            return;
+        }
+        step.result = result;
+        if result == StepResult::Skipped {
+            step.took = None;
+        } else {
+            step.took = step.at.map(|at| now.saturating_sub(at));
+        }
+        step.message = Some(message);
+        self.write(index);
+    }
+
+    fn write(&mut self, index: Option<usize>) {
+        let Some((index, step)) = index.and_then(|i| Some((i, self.report.steps.get(i)?))) else {
+            return;
+        };
+        let written = self.journal.step(index, step);
+        if let Err(e) = written {
+            self.note_journal(&e);
+        }
+        self.publish();
+    }
+
+    /// When the watchdog may reset the host, asked anew: a renewal that succeeded meanwhile has moved it.
+    fn current_reset(&self) -> Option<ResetWindow> {
+        let sanlock = self
+            .ask("asking sanlock for its status", |h| h.sanlock.status())
+            .ok()?;
+        let watchdog = self
+            .ask("asking wdmd for its status", |h| Ok(h.wdmd.status()))
+            .ok()?;
+        let ours = |name: &str| {
+            let is = |l: &Option<String>| l.as_deref() == Some(name);
+            self.report.volume_groups.iter().any(|g| is(&g.lockspace))
+        };
+        let lockspaces: Vec<Lockspace> = sanlock
+            .lockspaces
+            .into_iter()
+            .filter(|l| ours(&l.name) && l.state != LockspaceState::Removing)
+            .map(|l| Lockspace {
+                io_timeout: l.io_timeout,
+                last_renewal: l.last_renewal,
+                ..Lockspace::default()
+            })
+            .collect();
+        ResetWindow::of(&lockspaces, &watchdog)
+    }
+
+    /// Why there is nothing to complete: the node, or a volume group, began anew since.
+    fn in_use_anew(&self) -> Option<String> {
+        match self.ask("reading the boot ID", |h| h.system.boot_id()) {
+            Ok(id) if id != self.report.boot_id => {
+                return Some("the node was restarted since, which ended it".into());
+            }
+            _ => {}
+        }
+        let sanlock = self
+            .ask("asking sanlock for its status", |h| h.sanlock.status())
+            .ok();
+        let lvmlockd = self.ask("asking lvmlockd for its lockspaces", |h| {
+            h.lvmlockd.lockspaces()
+        });
+        let lvmlockd = lvmlockd.unwrap_or_default();
+        (0..self.groups.len()).find_map(|g| {
+            let group = self.report.volume_groups.get(g)?;
+            let name = group.lockspace.as_deref()?;
+            let ls = sanlock
+                .iter()
+                .flat_map(|s| &s.lockspaces)
+                .find(|l| l.name == name);
+            let other = ls.is_some_and(|l| !same_incarnation(group, l.host_id, l.generation));
+            let was_frozen = self.result(StepKind::FreezeLocks, g) == Some(StepResult::Done);
+            let thawed = was_frozen && lvmlockd.iter().any(|l| l.name == name && !l.frozen);
+            let why = "it was joined to its lockspace again since, so it is in use anew";
+            (other || thawed).then(|| format!("volume group {}: {why}", group.name))
+        })
+    }
+
+    fn keep_locks(&mut self, why: &str) {
+        self.report.locks = LocksOutcome::Kept;
+        self.report.locks_message = format!("Nothing was released: {why}");
+    }
+}
+
+/// Whether a lockspace is the one that the fence began with. A generation that is not told on either side does not speak against it.
+fn same_incarnation(
+    group: &crate::fence::report::VolumeGroupReport,
+    host_id: u64,
+    generation: Option<u64>,
+) -> bool {
+    let known_to_differ = matches!((group.generation, generation), (Some(a), Some(b)) if a != b);
+    group.host_id == Some(host_id) && !known_to_differ
 }

@@ -14,8 +14,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::fence::Order;
+use crate::fence::budget::ResetWindow;
 use crate::fence::report::{FenceReport, Outcome, StepKind, StepReport, StepResult};
-use crate::fence::{Monotonic, Order};
 
 /// Where the journal is kept unless told otherwise.
 pub const DEFAULT_DIRECTORY: &str = "/run/storage-fence";
@@ -66,8 +67,8 @@ pub struct Begun {
     pub order: Order,
     /// Volume groups, in the order of the report's.
     pub groups: Vec<GroupRecord>,
-    /// Earliest and latest reset by the watchdog as known then.
-    pub reset: Option<(Monotonic, Monotonic)>,
+    /// When the watchdog may reset the host, as known then.
+    pub reset: Option<ResetWindow>,
     /// The report before the first step: lockspaces with host ids and generations, devices, steps.
     pub report: FenceReport,
 }

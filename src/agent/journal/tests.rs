@@ -1,4 +1,5 @@
 use super::*;
+use crate::fence::Monotonic;
 use crate::fence::report::VolumeGroupReport;
 
 fn step(result: StepResult) -> StepReport {
@@ -20,7 +21,7 @@ fn begun() -> Begun {
             ..Order::default()
         },
         groups: vec![],
-        reset: Some((Monotonic::from_secs(1), Monotonic::from_secs(2))),
+        reset: Some(ResetWindow::new(Monotonic::from_secs(1), 10, 60)),
         report: FenceReport {
             boot_id: "boot".into(),
             volume_groups: vec![VolumeGroupReport::default()],

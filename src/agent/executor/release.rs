@@ -1,0 +1,254 @@
+//! Having the lock manager let go, once the fence is proven; and seeing that it did.
+//!
+//! The answer to `drop_vg` proves nothing, and may come late or never while sanlock has long let go: sanlock and wdmd are asked until they say so.
+//! A drop has no generation argument, so it is sent only to the lockspace that the fence froze: same host id, same generation, still frozen.
+
+use std::time::Duration;
+
+use super::limited::Pending;
+use super::track::Proof;
+use super::{Fence, LOOK_AGAIN, same_incarnation};
+use crate::fence::budget::watchdog_client;
+use crate::fence::report::{LocksOutcome, StepKind, StepResult, VolumeGroupReport};
+use crate::fence::{LockspaceState, Watchdog};
+use crate::host::{Bell, SanlockStatus};
+
+/// How long a drop may take: removing a lockspace waits up to two I/O time-outs for a renewal that hangs.
+const DROP_LIMIT: Duration = Duration::from_secs(45);
+/// How long the lock manager is given to be seen letting go, from the first attempt on.
+const CONFIRM_LIMIT: Duration = Duration::from_secs(60);
+
+/// What sanlock says about a lockspace of the fence.
+enum Held {
+    /// Nothing, or that it is being removed.
+    No,
+    /// As the fence met it.
+    Yes,
+    /// By another incarnation: it was joined again.
+    Anew,
+}
+
+impl Fence<'_> {
+    pub(super) fn release(&mut self, _: &Proof) {
+        if self.order.release_locks == crate::fence::order::ReleaseLocks::Never {
+            self.keep_locks(
+                "the request keeps the locks; the watchdog resets the host when the leases run out",
+            );
+            return;
+        }
+        let bell = Bell::default();
+        let until = self.host.system.monotonic() + CONFIRM_LIMIT;
+        let mut drops: Vec<Option<Pending<()>>> = self.groups.iter().map(|_| None).collect();
+        loop {
+            let seen = bell.rings();
+            for (group, drop) in drops.iter_mut().enumerate() {
+                self.drop_answered(group, drop);
+            }
+            let sanlock = self.ask("asking sanlock for its status", |h| h.sanlock.status());
+            let watchdog = self.ask("asking wdmd for its status", |h| Ok(h.wdmd.status()));
+            let watchdog = watchdog.unwrap_or_default();
+            match &sanlock {
+                Err(e) => self.note(format!("sanlock failed to answer during the release: {e}")),
+                Ok(sanlock) => {
+                    for (group, drop) in drops.iter_mut().enumerate() {
+                        self.release_group(group, sanlock, &watchdog, drop, &bell);
+                    }
+                }
+            }
+            let now = self.host.system.monotonic();
+            if self.all_ended() || now >= until {
+                break;
+            }
+            let at = (now + LOOK_AGAIN).min(until);
+            self.host.system.wait(&bell, seen, at);
+        }
+        self.conclude();
+    }
+
+    /// One round for one volume group: sends what has not been sent, and looks for what has been reached.
+    fn release_group(
+        &mut self,
+        group: usize,
+        sanlock: &SanlockStatus,
+        watchdog: &Watchdog,
+        drop: &mut Option<Pending<()>>,
+        bell: &Bell,
+    ) {
+        let release = self.step(StepKind::Release, group);
+        let confirm = self.step(StepKind::ConfirmRelease, group);
+        let Some(report) = self.report.volume_groups.get(group) else {
+            return;
+        };
+        match held(report, sanlock) {
+            Held::No => {
+                let client = match (&report.lockspace, report.host_id) {
+                    (Some(l), Some(id)) => watchdog_client(l, id),
+                    _ => String::new(),
+                };
+                let at = self.elapsed();
+                if let Some(report) = self.report.volume_groups.get_mut(group) {
+                    report.released_after.get_or_insert(at);
+                }
+                match self.result(StepKind::Release, group) {
+                    Some(StepResult::Planned) => {
+                        self.end(
+                            release,
+                            StepResult::Skipped,
+                            "sanlock had let go already".into(),
+                        );
+                    }
+                    Some(StepResult::Running | StepResult::Failed) => {
+                        self.end(release, StepResult::Done, "the lockspace is dropped".into());
+                    }
+                    _ => {}
+                }
+                self.begin(confirm);
+                if self.result(StepKind::ConfirmRelease, group) != Some(StepResult::Running) {
+                    return;
+                }
+                let let_go = watchdog.known && !watchdog.clients.iter().any(|c| c.0 == client);
+                if let_go {
+                    self.end(confirm, StepResult::Done, "sanlock and wdmd let go".into());
+                } else if !watchdog.known && !self.report.watchdog.armed {
+                    let why = "sanlock let go; wdmd does not answer, as when the fence began";
+                    self.end(confirm, StepResult::Done, why.into());
+                }
+            }
+            Held::Anew => {
+                let why = "the lockspace was joined again since: it is not the fence's to drop";
+                self.begin(release);
+                self.end(release, StepResult::Failed, why.into());
+            }
+            Held::Yes => self.drop_group(group, drop, bell),
+        }
+    }
+
+    fn drop_group(&mut self, group: usize, drop: &mut Option<Pending<()>>, bell: &Bell) {
+        let release = self.step(StepKind::Release, group);
+        if drop.is_some() || !self.may_drop(group) {
+            return;
+        }
+        // Written down before it is done.
+        self.begin(release);
+        let Some(name) = self.groups.get(group).map(|g| g.name.clone()) else {
+            return;
+        };
+        let call = move |h: &crate::host::Host| h.lvmlockd.drop_vg(&name, DROP_LIMIT);
+        *drop = Some(Pending::start(
+            self.host,
+            bell,
+            "dropping the lockspace",
+            call,
+        ));
+    }
+
+    /// Whether lvmlockd still has the lockspace frozen: only then is it the one that this fence froze.
+    fn may_drop(&mut self, group: usize) -> bool {
+        let release = self.step(StepKind::Release, group);
+        let known = self.ask("asking lvmlockd for its lockspaces", |h| {
+            h.lvmlockd.lockspaces()
+        });
+        let name = self
+            .report
+            .volume_groups
+            .get(group)
+            .and_then(|g| g.lockspace.clone());
+        let refuse = |fence: &mut Self, why: String| {
+            if fence.result(StepKind::Release, group) != Some(StepResult::Failed) {
+                fence.begin(release);
+                fence.end(release, StepResult::Failed, why);
+            }
+            false
+        };
+        match known {
+            Err(e) => refuse(self, format!("lvmlockd cannot be asked: {e}; tried again")),
+            Ok(known) => match known.iter().find(|l| Some(&l.name) == name.as_ref()) {
+                Some(l) if l.frozen => true,
+                Some(_) => refuse(self, "lvmlockd does not have the lockspace frozen: not dropped, since a volume may come into use".into()),
+                None => refuse(self, "lvmlockd no longer knows the lockspace that sanlock still holds: not dropped".into()),
+            },
+        }
+    }
+
+    fn drop_answered(&mut self, group: usize, drop: &mut Option<Pending<()>>) {
+        let Some(answer) = drop.as_ref().and_then(Pending::take) else {
+            return;
+        };
+        if let Err(e) = answer {
+            let name = self.groups.get(group).map_or("", |g| g.name.as_str());
+            self.note(format!(
+                "drop_vg of {name} was not answered well, which proves nothing: {e}"
+            ));
+            // To be sent again, if sanlock still holds it.
+            *drop = None;
+        }
+    }
+
+    fn all_ended(&self) -> bool {
+        let confirmed = |g| self.result(StepKind::ConfirmRelease, g) == Some(StepResult::Done);
+        (0..self.groups.len()).all(confirmed)
+    }
+
+    fn conclude(&mut self) {
+        let at = self.elapsed();
+        let mut open = Vec::new();
+        for group in 0..self.groups.len() {
+            if self.result(StepKind::ConfirmRelease, group) == Some(StepResult::Done) {
+                continue;
+            }
+            let name = self
+                .groups
+                .get(group)
+                .map(|g| g.name.clone())
+                .unwrap_or_default();
+            let gone = self
+                .report
+                .volume_groups
+                .get(group)
+                .is_some_and(|g| g.released_after.is_some());
+            let why = if gone {
+                "sanlock let go, but wdmd was not seen to"
+            } else {
+                "sanlock was not seen to let go"
+            };
+            for kind in [StepKind::Release, StepKind::ConfirmRelease] {
+                if !matches!(
+                    self.result(kind, group),
+                    Some(StepResult::Done | StepResult::Skipped | StepResult::Failed)
+                ) {
+                    self.begin(self.step(kind, group));
+                    self.end(self.step(kind, group), StepResult::Failed, why.into());
+                }
+            }
+            open.push(format!("volume group {name}: {why}"));
+        }
+        if open.is_empty() {
+            self.report.locks = LocksOutcome::Released;
+            self.report.locks_message =
+                "The lock manager let go of every lockspace: the watchdog no longer waits for them"
+                    .into();
+            if self.report.watchdog.armed {
+                self.report.watchdog.disarmed_after.get_or_insert(at);
+            }
+        } else {
+            self.report.locks = LocksOutcome::NotConfirmed;
+            self.report.locks_message = format!(
+                "{}. The watchdog may still reset the host: look at `sanlock client status` and `wdmd -d` on the node",
+                open.join("; ")
+            );
+        }
+    }
+}
+
+fn held(group: &VolumeGroupReport, sanlock: &SanlockStatus) -> Held {
+    let ours = sanlock
+        .lockspaces
+        .iter()
+        .find(|l| Some(&l.name) == group.lockspace.as_ref());
+    match ours {
+        None => Held::No,
+        Some(l) if !same_incarnation(group, l.host_id, l.generation) => Held::Anew,
+        Some(l) if l.state == LockspaceState::Removing => Held::No,
+        Some(_) => Held::Yes,
+    }
+}

@@ -1,0 +1,276 @@
+//! Swapping every table for the error target, and proving it.
+//!
+//! A loop over three kinds of news: a device's thread has ended, the kernel's list of devices has been read, time has passed. It ends with a
+//! list that was begun after all devices were settled and shows nothing but the error target (S1), or when time is up.
+//!
+//! Time is up twice. At the deadline the fence is reported as not proven. Then it is still tried for as long as the host lives: I/O that ends
+//! late completes the fence, and a release after proof is right at any time.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::limited::Pending;
+use super::quiesce::Guard;
+use super::track::{Book, Proof};
+use super::worker::{Attempt, attempt};
+use super::{Fence, LOOK_AGAIN};
+use crate::fence::budget;
+use crate::fence::report::{LocksOutcome, Outcome, StepKind, StepResult};
+use crate::fence::{DmDevice, Monotonic};
+use crate::host::{Bell, Host};
+
+/// The list is read again at least that often: new devices may have appeared.
+const LIST_EVERY: Duration = Duration::from_secs(1);
+/// A list that takes longer is given up and asked for again.
+const LIST_LIMIT: Duration = Duration::from_secs(5);
+
+type Mailbox = Arc<Mutex<VecDeque<(String, Attempt)>>>;
+
+/// Everything that the loop holds.
+struct Swap {
+    book: Book,
+    bell: Bell,
+    mailbox: Mailbox,
+    stop: Arc<AtomicBool>,
+    list: Option<(u64, Pending<Vec<DmDevice>>)>,
+    last_list: Option<Monotonic>,
+    /// Epoch of the book when the last list was begun.
+    listed_epoch: Option<u64>,
+    began: Monotonic,
+    deadline: Monotonic,
+    given_up: bool,
+}
+
+impl Drop for Swap {
+    fn drop(&mut self) {
+        // A thread that comes back to nobody shall not begin anything new.
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Fence<'_> {
+    /// The proof, unless time was up before.
+    pub(super) fn swap(&mut self, mut guard: Guard) -> Option<Proof> {
+        let now = self.host.system.monotonic();
+        let mut swap = Swap {
+            book: Book::default(),
+            bell: Bell::default(),
+            mailbox: Mailbox::default(),
+            stop: Arc::default(),
+            list: None,
+            last_list: None,
+            listed_epoch: None,
+            began: now,
+            deadline: budget::swap_deadline(now, self.order.drain_timeout, self.reset),
+            given_up: false,
+        };
+        for group in 0..self.groups.len() {
+            self.begin(self.step(StepKind::Swap, group));
+        }
+        loop {
+            let seen = swap.bell.rings();
+            let now = self.host.system.monotonic();
+            let arrived = std::mem::take(&mut *swap.letters());
+            for (uuid, attempt) in arrived {
+                swap.book.attempted(&uuid, attempt, now);
+            }
+            if let Some(proof) = self.take_list(&mut swap, now) {
+                self.proven(&swap, now);
+                return Some(proof);
+            }
+            self.steps_of_groups(&swap);
+            self.guard(&mut guard, &swap.bell);
+            if now >= swap.deadline && !self.more_time(&mut swap, now) {
+                return None;
+            }
+            swap.start_devices(self.host, now);
+            swap.start_list(self.host, now);
+            self.host
+                .system
+                .wait(&swap.bell, seen, swap.wake_at(now, guard.due()));
+        }
+    }
+
+    /// Takes the list in, if it has come.
+    fn take_list(&mut self, swap: &mut Swap, now: Monotonic) -> Option<Proof> {
+        let (epoch, pending) = swap.list.as_ref()?;
+        let (epoch, started) = (*epoch, pending.started());
+        match pending.take() {
+            None => {
+                if now.since(started) >= LIST_LIMIT {
+                    self.note("Listing the devices took too long and was tried again".into());
+                    swap.list = None;
+                }
+                None
+            }
+            Some(Ok(list)) => {
+                swap.list = None;
+                swap.last_list = Some(now);
+                swap.book.see(&mut self.groups, &list, epoch, now)
+            }
+            Some(Err(e)) => {
+                swap.list = None;
+                swap.last_list = Some(now);
+                self.note(format!(
+                    "Listing the devices failed and was tried again: {e}"
+                ));
+                None
+            }
+        }
+    }
+
+    fn steps_of_groups(&mut self, swap: &Swap) {
+        for group in 0..self.groups.len() {
+            let settled = swap.book.group_settled(group);
+            if settled && self.result(StepKind::Swap, group) == Some(StepResult::Running) {
+                self.end(
+                    self.step(StepKind::Swap, group),
+                    StepResult::Done,
+                    "all tables are swapped".into(),
+                );
+            }
+            if settled && self.result(StepKind::Verify, group) == Some(StepResult::Planned) {
+                self.begin(self.step(StepKind::Verify, group));
+            }
+        }
+    }
+
+    fn proven(&mut self, swap: &Swap, now: Monotonic) {
+        swap.book
+            .report(&mut self.report.volume_groups, true, false, now);
+        for group in 0..self.groups.len() {
+            let n = self
+                .report
+                .volume_groups
+                .get(group)
+                .map_or(0, |g| g.devices.len());
+            for (kind, message) in [
+                (StepKind::Swap, format!("{n} devices swapped or gone")),
+                (
+                    StepKind::Verify,
+                    format!("{n} devices read back: one error target each, or gone"),
+                ),
+            ] {
+                self.begin(self.step(kind, group));
+                self.end(self.step(kind, group), StepResult::Done, message);
+            }
+        }
+    }
+
+    /// The deadline has passed: whether to go on.
+    fn more_time(&mut self, swap: &mut Swap, now: Monotonic) -> bool {
+        if !swap.given_up {
+            // Leases that were renewed meanwhile leave more time.
+            self.reset = self.current_reset().or(self.reset);
+            let deadline = budget::swap_deadline(swap.began, self.order.drain_timeout, self.reset);
+            if deadline > now {
+                swap.deadline = deadline;
+                return true;
+            }
+            swap.given_up = true;
+            self.not_proven(swap, now);
+            self.publish();
+        }
+        // As long as the host lives: after that it does not matter.
+        let lives = self.report.watchdog.armed && self.reset.is_some_and(|r| now < r.latest);
+        if !lives {
+            self.not_proven(swap, now);
+        }
+        swap.deadline = now + LOOK_AGAIN;
+        lives
+    }
+
+    fn not_proven(&mut self, swap: &Swap, now: Monotonic) {
+        swap.book
+            .report(&mut self.report.volume_groups, false, true, now);
+        let mut short = Vec::new();
+        for group in 0..self.groups.len() {
+            let of_group = swap.book.shortcomings(group);
+            let kind = if swap.book.group_settled(group) {
+                StepKind::Verify
+            } else {
+                StepKind::Swap
+            };
+            if !of_group.is_empty() && self.result(kind, group) != Some(StepResult::Failed) {
+                let why = format!("not proven by the deadline: {}", of_group.join(", "));
+                self.begin(self.step(kind, group));
+                self.end(self.step(kind, group), StepResult::Failed, why);
+            }
+            short.extend(of_group);
+        }
+        if short.is_empty() {
+            short.push("the devices could not be read back in time".into());
+        }
+        self.report.outcome = Outcome::NotProven;
+        self.report.message = format!(
+            "Not proven: {}. Nothing was released, so the watchdog resets the host if its lease runs out; reset it yourself if it does not",
+            short.join(", ")
+        );
+        self.report.locks = LocksOutcome::Kept;
+        self.report.locks_message =
+            "Nothing was released: at least one device may still reach the SAN".into();
+    }
+}
+
+impl Swap {
+    fn letters(&self) -> std::sync::MutexGuard<'_, VecDeque<(String, Attempt)>> {
+        self.mailbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn start_devices(&mut self, host: &Host, now: Monotonic) {
+        for (dev, uuid) in self.book.start(now) {
+            let (with, bell, mailbox, stop) = (
+                host.clone(),
+                self.bell.clone(),
+                Arc::clone(&self.mailbox),
+                Arc::clone(&self.stop),
+            );
+            let theirs = uuid.clone();
+            let work = move || {
+                let result = attempt(&with, dev, &theirs, &stop);
+                mailbox
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .push_back((theirs, result));
+                bell.ring();
+            };
+            if let Err(e) = host.system.spawn("swap", Box::new(work)) {
+                let why = format!("no thread for it: {e}");
+                self.book.attempted(&uuid, Attempt::Failed(why), now);
+            }
+        }
+    }
+
+    fn start_list(&mut self, host: &Host, now: Monotonic) {
+        let due = match self.last_list {
+            None => true,
+            // Settled: only the proof is missing, at once if it was not asked for yet.
+            Some(at) if self.book.all_settled() => {
+                self.listed_epoch != Some(self.book.epoch()) || now.since(at) >= LOOK_AGAIN
+            }
+            Some(at) => now.since(at) >= LIST_EVERY,
+        };
+        if self.list.is_none() && due {
+            let list = |h: &Host| h.device_mapper.devices();
+            let pending = Pending::start(host, &self.bell, "listing the devices", list);
+            self.listed_epoch = Some(self.book.epoch());
+            self.list = Some((self.book.epoch(), pending));
+        }
+    }
+
+    fn wake_at(&self, now: Monotonic, guard: Monotonic) -> Monotonic {
+        let mut at = self
+            .deadline
+            .min(guard.max(now + LOOK_AGAIN))
+            .min(now + LIST_EVERY);
+        if let Some(retry) = self.book.next_retry(now) {
+            at = at.min(retry);
+        }
+        if self.book.all_settled() {
+            at = at.min(now + LOOK_AGAIN);
+        }
+        at
+    }
+}

@@ -1,0 +1,121 @@
+//! A simulated node, a journal, and what to ask of them.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+use crate::agent::executor::{resume, run};
+use crate::agent::journal::{Journal, Record};
+use crate::fence::Order;
+use crate::fence::order::{Selection, WhenPathsRemain};
+use crate::fence::report::{FenceReport, StepKind, StepReport};
+use crate::host::simulated::{Layout, Simulation, uuid_of};
+
+pub(in crate::agent::executor) struct Bench {
+    pub(super) node: Simulation,
+    pub(super) directory: tempfile::TempDir,
+    pub(super) order: Order,
+}
+
+impl Bench {
+    pub(super) fn new(layout: &Layout) -> Self {
+        let names = layout
+            .groups
+            .iter()
+            .filter(|g| g.target)
+            .map(|g| g.name.clone())
+            .collect();
+        Self {
+            node: Simulation::new(layout),
+            directory: tempfile::tempdir().expect("a directory"),
+            order: Order {
+                name: "request".into(),
+                uid: "uid".into(),
+                generation: 1,
+                volume_groups: Selection::Named(names),
+                drain_timeout: Duration::from_secs(60),
+                ..Order::default()
+            },
+        }
+    }
+
+    pub(super) fn journal(&self) -> (Journal, Option<Record>) {
+        let boot_id = self.node.host().system.boot_id().expect("boot ID");
+        Journal::open(self.directory.path(), &boot_id).expect("a journal")
+    }
+
+    /// A fence with all that is watched on the way; None when its agent was killed.
+    pub(super) fn try_fence(&self) -> Option<FenceReport> {
+        let host = self.node.host();
+        catch_unwind(AssertUnwindSafe(|| {
+            let (mut journal, left) = self.journal();
+            match left.filter(Record::unfinished) {
+                Some(record) => resume(&host, &mut journal, record, &mut |_| ()),
+                None => {
+                    let inventory = self.node.inventory();
+                    run(
+                        &host,
+                        &mut journal,
+                        &self.order,
+                        inventory,
+                        &|| false,
+                        &mut |_| (),
+                    )
+                }
+            }
+        }))
+        .ok()
+    }
+
+    pub(super) fn fence(&self) -> FenceReport {
+        let report = self.try_fence().expect("nobody killed it");
+        self.check();
+        report
+    }
+
+    /// What holds after every fence, however it went.
+    pub(super) fn check(&self) {
+        assert_eq!(self.node.violations(), Vec::<String>::new());
+        let suspended = self.node.state(|s| s.suspended());
+        assert_eq!(suspended, Vec::<String>::new(), "left suspended");
+    }
+
+    /// Devices of a volume group that may reach the SAN.
+    pub(super) fn open(&self, vg: &str) -> Vec<String> {
+        self.node.state(|s| s.not_fenced(&uuid_of(vg)))
+    }
+
+    pub(super) fn held(&self, vg: &str) -> bool {
+        self.node.state(|s| s.held(&uuid_of(vg)))
+    }
+
+    /// How often something was done.
+    pub(super) fn count(&self, what: &str) -> usize {
+        self.node.log().iter().filter(|l| *l == what).count()
+    }
+
+    /// A fresh bench of the same layout, whatever the paths.
+    pub(super) fn whatever_paths(layout: &Layout) -> Self {
+        let mut bench = Self::new(layout);
+        bench.order.when_paths_remain = WhenPathsRemain::Fence;
+        bench
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        self.node.end();
+    }
+}
+
+pub(super) fn step<'a>(report: &'a FenceReport, kind: StepKind, vg: &str) -> &'a StepReport {
+    let is = |s: &&StepReport| s.kind == kind && s.volume_group == vg;
+    report
+        .steps
+        .iter()
+        .find(is)
+        .expect("every volume group has every step")
+}
+
+pub(super) const fn seconds(n: u64) -> Duration {
+    Duration::from_secs(n)
+}

@@ -1,0 +1,195 @@
+//! kill -9 at every call of a fence, and its successor (S4).
+
+use std::fs;
+
+use super::Bench;
+use super::bench::seconds;
+use crate::agent::executor::resume;
+use crate::fence::report::{FenceReport, LocksOutcome, Outcome, StepKind};
+use crate::host::simulated::{Daemon, Group, InFlight, Layout, Under, uuid_of};
+
+fn small() -> Layout {
+    Layout {
+        groups: vec![
+            Group::bystander("other", true),
+            Group {
+                linear: 2,
+                ..Group::target("vg1")
+            },
+        ],
+    }
+}
+
+fn stacked() -> Layout {
+    let map = Under::Map {
+        active: 0,
+        queueing: true,
+    };
+    Layout {
+        groups: vec![
+            Group {
+                linear: 1,
+                thin: 1,
+                under: vec![map, map],
+                ..Group::target("vg1")
+            },
+            Group {
+                linear: 1,
+                under: vec![Under::Disk(false)],
+                ..Group::target("vg2")
+            },
+        ],
+    }
+}
+
+fn assert_fenced(bench: &Bench, report: &FenceReport, when: &str) {
+    bench.check();
+    let outcome = (&report.outcome, report.locks);
+    assert_eq!(
+        outcome,
+        (&Outcome::Proven, LocksOutcome::Released),
+        "{when}: {report:#?}"
+    );
+    for vg in ["vg1", "vg2"] {
+        assert_eq!(bench.open(vg), Vec::<String>::new(), "{when}");
+        assert!(!bench.held(vg), "{when}");
+    }
+}
+
+/// Kills the agent at each call in turn, and lets a new one go on after `meanwhile`.
+fn matrix(layout: &Layout, meanwhile: impl Fn(&Bench)) {
+    let mut at = 0;
+    loop {
+        at += 1;
+        let mut bench = Bench::whatever_paths(layout);
+        bench.order.drain_timeout = seconds(20);
+        bench.node.kill_at_call(at);
+        let whole = bench.try_fence();
+        let killed = bench.node.restart_agent();
+        bench.check();
+        if let (Some(report), false) = (whole, killed) {
+            assert_fenced(&bench, &report, "not killed");
+            break;
+        }
+        meanwhile(&bench);
+        let report = bench.try_fence().expect("nobody killed the second one");
+        assert_fenced(&bench, &report, &format!("killed at call {at}"));
+    }
+    assert!(at > 30, "killed at {at} calls only");
+}
+
+#[test]
+fn a_fence_that_is_killed_anywhere_is_completed() {
+    matrix(&small(), |_| ());
+    matrix(&stacked(), |_| ());
+}
+
+#[test]
+fn a_torn_last_line_does_not_keep_from_completing_it() {
+    matrix(&small(), |bench| {
+        // As if the last line had only been written in part.
+        let path = bench.directory.path().join("journal");
+        if let Ok(bytes) = fs::read(&path) {
+            fs::write(&path, &bytes[..bytes.len().saturating_sub(7)]).expect("write");
+        }
+    });
+}
+
+#[test]
+fn a_second_kill_is_survived_too() {
+    for at in (1..200).step_by(7) {
+        let bench = Bench::whatever_paths(&small());
+        for _ in 0..3 {
+            bench.node.kill_at_call(at);
+            let _ = bench.try_fence();
+            bench.node.restart_agent();
+        }
+        let report = bench.try_fence().expect("not killed");
+        // What was complete before is refused as a new order: the lockspace is gone.
+        if !matches!(report.outcome, Outcome::Refused(_)) {
+            assert_fenced(&bench, &report, &format!("killed thrice at {at}"));
+        }
+        assert_eq!(bench.open("vg1"), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn killed_in_a_swap_that_waits_the_old_table_stays_and_is_swapped_later() {
+    let bench = Bench::whatever_paths(&small());
+    bench
+        .node
+        .state(|s| s.device("vg1-lv0").expect("device").in_flight = InFlight::Until(seconds(1008)));
+    bench.node.at(seconds(1004), |s| s.kill_now());
+    assert!(bench.try_fence().is_none() && bench.node.restart_agent());
+    bench.check();
+    assert_eq!(bench.open("vg1"), ["vg1-lv0"]);
+    assert!(
+        bench
+            .node
+            .state(|s| s.device("vg1-lv0").is_some_and(|d| d.inactive.is_some()))
+    );
+    let report = bench.try_fence().expect("not killed");
+    assert_fenced(&bench, &report, "after the kill");
+    // The timeline is that of the first agent, as far as it got.
+    let frozen = report
+        .steps
+        .iter()
+        .find(|s| s.kind == StepKind::FreezeLocks)
+        .expect("a step");
+    assert_eq!(frozen.at.map(|t| t.as_secs()), Some(0));
+    assert!(report.finished_after.is_some_and(|t| t >= seconds(8)));
+}
+
+#[test]
+fn a_volume_group_in_use_anew_is_left_alone() {
+    for tells in [true, false] {
+        let bench = Bench::whatever_paths(&small());
+        bench.node.state(|s| {
+            s.tells_generation = tells;
+            s.device("vg1-lv0").expect("device").in_flight = InFlight::Forever;
+        });
+        bench.node.at(seconds(1004), |s| s.kill_now());
+        assert!(bench.try_fence().is_none() && bench.node.restart_agent());
+        let before = bench.node.log().len();
+        bench.node.state(|s| s.rejoin(&uuid_of("vg1")));
+        let report = bench.fence();
+        assert_eq!(
+            (&report.outcome, report.locks),
+            (&Outcome::CalledOff, LocksOutcome::Kept),
+            "{report:#?}"
+        );
+        assert_eq!(bench.node.log().len(), before, "{:?}", bench.node.log());
+        assert!(!bench.journal().1.expect("a record").unfinished());
+    }
+}
+
+#[test]
+fn a_record_of_another_boot_is_not_completed() {
+    let bench = Bench::whatever_paths(&small());
+    bench.node.kill_at_call(40);
+    assert!(bench.try_fence().is_none() && bench.node.restart_agent());
+    let (mut journal, record) = bench.journal();
+    let mut record = record.expect("a record");
+    record.begun.report.boot_id = "another".into();
+    let before = bench.node.log().len();
+    let report = resume(&bench.node.host(), &mut journal, record, &mut |_| ());
+    assert_eq!(report.outcome, Outcome::CalledOff);
+    assert_eq!(bench.node.log().len(), before);
+}
+
+#[test]
+fn a_successor_releases_nothing_without_proof() {
+    let bench = Bench::whatever_paths(&small());
+    bench.node.state(|s| {
+        s.multipathd = Daemon::Dead;
+        s.device("vg1-lv0").expect("device").in_flight = InFlight::Forever;
+    });
+    bench.node.at(seconds(1004), |s| s.kill_now());
+    assert!(bench.try_fence().is_none() && bench.node.restart_agent());
+    let report = bench.fence();
+    assert_eq!(
+        (&report.outcome, report.locks),
+        (&Outcome::NotProven, LocksOutcome::Kept)
+    );
+    assert!(bench.held("vg1"));
+}

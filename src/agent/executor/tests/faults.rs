@@ -1,0 +1,474 @@
+//! Fences in which something goes wrong.
+
+use super::Bench;
+use super::bench::{seconds, step};
+use crate::agent::executor::run;
+use crate::agent::journal::Journal;
+use crate::fence::report::{DeviceOutcome, LocksOutcome, Outcome, StepKind, StepResult};
+use crate::fence::selection::RefusalReason;
+use crate::fence::{DevNo, Target};
+use crate::host::simulated::{Daemon, Dropping, Group, InFlight, Layout, Under};
+
+fn bench() -> Bench {
+    Bench::new(&Layout::default())
+}
+
+fn set(
+    bench: &Bench,
+    device: &'static str,
+    change: impl FnOnce(&mut crate::host::simulated::SimulatedDevice),
+) {
+    bench
+        .node
+        .state(|s| change(s.device(device).expect("a device of that name")));
+}
+
+#[test]
+fn io_that_never_ends_keeps_the_locks() {
+    let bench = bench();
+    set(&bench, "vg1-lv1", |d| d.in_flight = InFlight::Forever);
+    let report = bench.fence();
+    assert_eq!(
+        (&report.outcome, report.locks),
+        (&Outcome::NotProven, LocksOutcome::Kept)
+    );
+    assert!(report.message.contains("vg1-lv1"), "{}", report.message);
+    assert_eq!(bench.count("drop_vg vg1"), 0);
+    assert!(bench.held("vg1"));
+    let outcomes: Vec<_> = report.volume_groups[0]
+        .devices
+        .iter()
+        .map(|d| (d.name.as_str(), d.outcome))
+        .collect();
+    use DeviceOutcome::{Error, NotProven};
+    assert_eq!(
+        outcomes,
+        [
+            ("vg1-lv0", Error),
+            ("vg1-lv1", NotProven),
+            ("vg1-lv2", Error)
+        ]
+    );
+    assert_eq!(
+        step(&report, StepKind::Swap, "vg1").result,
+        StepResult::Failed
+    );
+    // It goes on until the watchdog must have fired: 140 s after the renewal, 20 s ago.
+    assert_eq!(report.finished_after.map(|d| d.as_secs()), Some(120));
+}
+
+#[test]
+fn one_device_that_falls_short_keeps_the_locks_of_all() {
+    let layout = Layout {
+        groups: vec![Group::target("vg1"), Group::target("vg2")],
+    };
+    let bench = Bench::new(&layout);
+    set(&bench, "vg2-lv0", |d| d.in_flight = InFlight::Forever);
+    let report = bench.fence();
+    assert_eq!(
+        (&report.outcome, report.locks),
+        (&Outcome::NotProven, LocksOutcome::Kept)
+    );
+    assert!(bench.held("vg1") && bench.held("vg2"));
+    assert_eq!(bench.open("vg1"), Vec::<String>::new());
+}
+
+#[test]
+fn io_that_ends_late_completes_the_fence() {
+    for (ends, not_proven_first) in [(1030, false), (1085, true)] {
+        let bench = bench();
+        set(&bench, "vg1-lv1", |d| {
+            d.in_flight = InFlight::Until(seconds(ends))
+        });
+        let (mut journal, _) = bench.journal();
+        let mut told = Vec::new();
+        let mut tell = |r: &crate::fence::FenceReport| told.push(r.outcome.clone());
+        let report = run(
+            &bench.node.host(),
+            &mut journal,
+            &bench.order,
+            bench.node.inventory(),
+            &|| false,
+            &mut tell,
+        );
+        bench.check();
+        assert_eq!(
+            (&report.outcome, report.locks),
+            (&Outcome::Proven, LocksOutcome::Released),
+            "{report:#?}"
+        );
+        assert_eq!(told.contains(&Outcome::NotProven), not_proven_first);
+        let took = report.volume_groups[0].devices[1]
+            .swap_took
+            .expect("swapped");
+        assert!(took >= seconds(ends - 1001), "{took:?}");
+    }
+}
+
+#[test]
+fn without_a_watchdog_the_drain_timeout_is_the_end() {
+    let bench = bench();
+    set(&bench, "vg1-lv1", |d| d.in_flight = InFlight::Forever);
+    bench.node.state(|s| s.wdmd = Daemon::Dead);
+    let mut inventory = bench.node.inventory();
+    inventory.watchdog = crate::fence::Watchdog::default();
+    let (mut journal, _) = bench.journal();
+    let report = run(
+        &bench.node.host(),
+        &mut journal,
+        &bench.order,
+        inventory,
+        &|| false,
+        &mut |_| (),
+    );
+    assert_eq!(report.outcome, Outcome::NotProven);
+    assert_eq!(report.finished_after.map(|d| d.as_secs()), Some(60));
+}
+
+#[test]
+fn interrupted_and_busy_swaps_are_tried_again() {
+    let bench = bench();
+    set(&bench, "vg1-lv0", |d| d.interrupts = 3);
+    set(&bench, "vg1-lv1", |d| d.busy = 5);
+    set(&bench, "mpath-vg1-0", |d| d.busy = 2);
+    let report = bench.fence();
+    assert_eq!(
+        (&report.outcome, report.locks),
+        (&Outcome::Proven, LocksOutcome::Released),
+        "{report:#?}"
+    );
+    assert_eq!(bench.count("swap vg1-lv0"), 4);
+}
+
+#[test]
+fn devices_that_go_away_need_no_swap() {
+    let bench = bench();
+    let dev = bench
+        .node
+        .state(|s| s.device("vg1-lv1").map(|d| d.dm.dev))
+        .expect("device");
+    set(&bench, "vg1-lv1", |d| d.in_flight = InFlight::Forever);
+    bench.node.at(seconds(1004), move |s| {
+        s.devices.remove(&dev);
+    });
+    let report = bench.fence();
+    assert_eq!(
+        (&report.outcome, report.locks),
+        (&Outcome::Proven, LocksOutcome::Released),
+        "{report:#?}"
+    );
+    assert_eq!(
+        report.volume_groups[0].devices[1].outcome,
+        DeviceOutcome::Gone
+    );
+}
+
+#[test]
+fn a_number_that_another_device_has_now_is_not_touched() {
+    let bench = bench();
+    let inventory = bench.node.inventory();
+    // Between the look and the deed, a volume went and its number passed to a local one.
+    set(&bench, "vg1-lv1", |d| {
+        d.dm.uuid = "LVM-localxxxxxxxxxxxxxxxxxxxxxxxxxxxreused".into()
+    });
+    let (mut journal, _) = bench.journal();
+    let report = run(
+        &bench.node.host(),
+        &mut journal,
+        &bench.order,
+        inventory,
+        &|| false,
+        &mut |_| (),
+    );
+    bench.check();
+    assert_eq!(bench.count("load vg1-lv1") + bench.count("swap vg1-lv1"), 0);
+    // It stands on a physical volume of the volume group now, so there is no proof.
+    assert_eq!(
+        (&report.outcome, report.locks),
+        (&Outcome::NotProven, LocksOutcome::Kept)
+    );
+}
+
+#[test]
+fn a_stranger_on_a_physical_volume_is_named_and_left_alone() {
+    let bench = bench();
+    bench.node.state(|s| {
+        let pv = s.device("mpath-vg1-0").expect("map").dm.dev;
+        let d = s.device("vg1-impostor").expect("impostor");
+        d.dm.deps = vec![pv];
+    });
+    let report = bench.fence();
+    assert_eq!(
+        (&report.outcome, report.locks),
+        (&Outcome::NotProven, LocksOutcome::Kept)
+    );
+    assert!(
+        report.message.contains("vg1-impostor"),
+        "{}",
+        report.message
+    );
+    assert!(bench.held("vg1"));
+}
+
+#[test]
+fn devices_that_appear_are_swapped_too() {
+    let bench = bench();
+    set(&bench, "vg1-lv1", |d| {
+        d.in_flight = InFlight::Until(seconds(1010))
+    });
+    bench
+        .node
+        .at(seconds(1005), |s| s.add_volume("vg1", "late"));
+    let report = bench.fence();
+    assert_eq!(
+        (&report.outcome, report.locks),
+        (&Outcome::Proven, LocksOutcome::Released),
+        "{report:#?}"
+    );
+    assert_eq!(report.volume_groups[0].devices.len(), 4);
+    assert_eq!(bench.count("swap vg1-late"), 1);
+}
+
+#[test]
+fn a_table_that_comes_back_before_the_proof_is_swapped_again() {
+    let bench = bench();
+    set(&bench, "vg1-lv1", |d| {
+        d.in_flight = InFlight::Until(seconds(1010))
+    });
+    bench.node.at(seconds(1005), |s| {
+        let d = s.device("vg1-lv0").expect("device");
+        d.dm.targets = vec![Target {
+            length: 2048,
+            kind: "linear".into(),
+            ..Target::default()
+        }];
+        d.dm.deps = vec![DevNo {
+            major: 8,
+            minor: 99,
+        }];
+    });
+    let report = bench.fence();
+    assert_eq!(
+        (&report.outcome, report.locks),
+        (&Outcome::Proven, LocksOutcome::Released),
+        "{report:#?}"
+    );
+    assert_eq!(bench.count("swap vg1-lv0"), 2);
+}
+
+#[test]
+fn queueing_that_comes_back_is_turned_off_again() {
+    let bench = bench();
+    bench.node.state(|s| s.multipathd = Daemon::Hangs);
+    // Queueing comes back at once, and only then I/O is issued: without the guard it waits for ever.
+    bench.node.state(|s| {
+        s.later(seconds(0), |_| ());
+        s.device("vg1-lv0").expect("device").in_flight = InFlight::Until(seconds(1003));
+    });
+    bench.node.at(seconds(1002), |s| {
+        let map = s.device("mpath-vg1-0").expect("map");
+        map.dm.targets[0].params = "1 queue_if_no_path 0 1 1 service-time 0 2 0 8:0 8:16".into();
+    });
+    let report = bench.fence();
+    assert_eq!(
+        (&report.outcome, report.locks),
+        (&Outcome::Proven, LocksOutcome::Released),
+        "{report:#?}"
+    );
+    assert_eq!(bench.count("message mpath-vg1-0"), 2);
+    let took = report.finished_after.expect("finished");
+    assert!(took < seconds(10), "{took:?}");
+}
+
+#[test]
+fn a_multipathd_that_hangs_holds_nothing_up() {
+    let bench = bench();
+    bench.node.state(|s| s.multipathd = Daemon::Hangs);
+    let report = bench.fence();
+    assert_eq!(
+        (&report.outcome, report.locks),
+        (&Outcome::Proven, LocksOutcome::Released)
+    );
+    assert!(
+        report.finished_after.is_some_and(|t| t < seconds(4)),
+        "{report:#?}"
+    );
+}
+
+#[test]
+fn an_lvmlockd_that_fails_leaves_the_devices_alone() {
+    for how in [Daemon::Dead, Daemon::Hangs] {
+        let bench = bench();
+        let inventory = bench.node.inventory();
+        bench.node.state(|s| s.lvmlockd = how);
+        let (mut journal, _) = bench.journal();
+        let report = run(
+            &bench.node.host(),
+            &mut journal,
+            &bench.order,
+            inventory,
+            &|| false,
+            &mut |_| (),
+        );
+        bench.check();
+        assert_eq!(
+            report.outcome,
+            Outcome::Refused(RefusalReason::LvmlockdUnavailable),
+            "{report:#?}"
+        );
+        assert_eq!(bench.node.log(), Vec::<String>::new());
+        assert!(!bench.journal().1.expect("a record").unfinished());
+    }
+}
+
+#[test]
+fn locks_that_cannot_be_seen_released_are_not_called_so() {
+    type Fault = fn(&mut crate::host::simulated::State);
+    let faults: [(&str, Fault); 3] = [
+        ("the drop does nothing", |s| s.drop = Dropping::Ignored),
+        ("sanlock dies after the freeze", |s| {
+            s.later(seconds(1), |s| s.sanlock = Daemon::Dead)
+        }),
+        ("wdmd dies after the freeze", |s| {
+            s.later(seconds(1), |s| s.wdmd = Daemon::Hangs)
+        }),
+    ];
+    for (fault, set) in faults {
+        let bench = bench();
+        bench.node.state(set);
+        bench.node.state(|s| {
+            s.device("vg1-lv1").expect("device").in_flight = InFlight::Until(seconds(1003))
+        });
+        let report = bench.fence();
+        assert_eq!(
+            (&report.outcome, report.locks),
+            (&Outcome::Proven, LocksOutcome::NotConfirmed),
+            "{fault}: {report:#?}"
+        );
+        assert_eq!(report.watchdog.disarmed_after, None, "{fault}");
+        assert_eq!(
+            step(&report, StepKind::ConfirmRelease, "vg1").result,
+            StepResult::Failed,
+            "{fault}"
+        );
+    }
+}
+
+#[test]
+fn a_drop_that_never_answers_is_seen_in_sanlock() {
+    let bench = bench();
+    bench.node.state(|s| s.drop = Dropping::NeverAnswers);
+    let report = bench.fence();
+    assert_eq!(
+        (&report.outcome, report.locks),
+        (&Outcome::Proven, LocksOutcome::Released),
+        "{report:#?}"
+    );
+    assert!(
+        report.finished_after.is_some_and(|t| t < seconds(4)),
+        "{report:#?}"
+    );
+}
+
+#[test]
+fn a_lockspace_that_was_joined_again_is_not_dropped() {
+    for tells in [true, false] {
+        let bench = bench();
+        bench.node.state(|s| s.tells_generation = tells);
+        set(&bench, "vg1-lv1", |d| {
+            d.in_flight = InFlight::Until(seconds(1010))
+        });
+        bench.node.at(seconds(1005), |s| {
+            s.rejoin(&crate::host::simulated::uuid_of("vg1"))
+        });
+        let report = bench.fence();
+        assert_eq!(
+            (&report.outcome, report.locks),
+            (&Outcome::Proven, LocksOutcome::NotConfirmed),
+            "{report:#?}"
+        );
+        assert_eq!(bench.count("drop_vg vg1"), 0);
+    }
+}
+
+#[test]
+fn a_list_that_cannot_be_read_is_no_proof() {
+    let bench = bench();
+    let inventory = bench.node.inventory();
+    bench.node.state(|s| s.listing_fails = true);
+    let (mut journal, _) = bench.journal();
+    let report = run(
+        &bench.node.host(),
+        &mut journal,
+        &bench.order,
+        inventory,
+        &|| false,
+        &mut |_| (),
+    );
+    bench.check();
+    assert_eq!(
+        (&report.outcome, report.locks),
+        (&Outcome::NotProven, LocksOutcome::Kept)
+    );
+    assert!(bench.held("vg1"));
+}
+
+#[test]
+fn a_journal_that_cannot_be_written_is_noted_and_holds_nothing_up() {
+    let bench = bench();
+    std::fs::create_dir(bench.directory.path().join("journal.new")).expect("mkdir");
+    let (mut journal, _) = Journal::open(bench.directory.path(), "boot").expect("open");
+    let report = run(
+        &bench.node.host(),
+        &mut journal,
+        &bench.order,
+        bench.node.inventory(),
+        &|| false,
+        &mut |_| (),
+    );
+    bench.check();
+    assert_eq!(
+        (&report.outcome, report.locks),
+        (&Outcome::Proven, LocksOutcome::Released)
+    );
+    assert!(
+        report.notes.iter().any(|n| n.contains("journal")),
+        "{:?}",
+        report.notes
+    );
+}
+
+#[test]
+fn a_stuck_stack_does_not_hold_up_the_others() {
+    let layout = Layout {
+        groups: vec![Group {
+            thin: 1,
+            linear: 60,
+            under: vec![Under::Disk(false)],
+            ..Group::target("vg1")
+        }],
+    };
+    let bench = Bench::new(&layout);
+    bench.node.state(|s| {
+        for n in 0..40 {
+            s.device(&format!("vg1-lv{n}")).expect("device").in_flight = InFlight::Forever;
+        }
+        s.device("vg1-thin0").expect("device").in_flight = InFlight::Forever;
+    });
+    let report = bench.fence();
+    assert_eq!(report.outcome, Outcome::NotProven);
+    let group = &report.volume_groups[0];
+    assert_eq!(group.devices_proven(), 20);
+    let pool = group
+        .devices
+        .iter()
+        .find(|d| d.name == "vg1-pool-tpool")
+        .expect("the pool");
+    assert!(
+        pool.message
+            .as_ref()
+            .is_some_and(|m| m.contains("waits for vg1-thin0")),
+        "{pool:?}"
+    );
+    assert_eq!(bench.count("load vg1-pool-tpool"), 0);
+}

@@ -1,0 +1,9 @@
+//! The executor on a simulated node.
+
+mod bench;
+mod crashes;
+mod faults;
+mod properties;
+mod scenarios;
+
+pub(super) use bench::Bench;

@@ -1,0 +1,236 @@
+//! What a fence will do, in order, from what is known of the node: printed by a dry run, followed by a real one.
+
+use super::budget::{ResetWindow, watchdog_client};
+use super::inventory::{DmDevice, Inventory, MultipathMap, PvKind, VolumeGroup};
+use super::order::{Order, ReleaseLocks};
+use super::report::{
+    DeviceReport, FenceReport, StepKind, StepReport, StepResult, VolumeGroupReport, WatchdogReport,
+};
+use super::time::Monotonic;
+
+/// The steps of a fence, and what it begins with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// The report before the first step: every step `Planned`, or `Skipped` with the reason.
+    pub report: FenceReport,
+    /// When the watchdog may reset the host.
+    pub reset: Option<ResetWindow>,
+}
+
+impl Plan {
+    /// Makes the plan to fence `groups`, which [`super::selection::select`] chose from `inventory`.
+    #[must_use]
+    pub fn new(
+        order: &Order,
+        inventory: &Inventory,
+        groups: &[VolumeGroup],
+        now: Monotonic,
+    ) -> Self {
+        let lockspaces = || groups.iter().filter_map(|g| g.lockspace.as_ref());
+        let reset = ResetWindow::of(lockspaces(), &inventory.watchdog);
+        let keeps_armed =
+            |name: &str| lockspaces().any(|l| watchdog_client(&l.name, l.host_id) == name);
+        let armed = inventory.watchdog.known
+            && inventory.watchdog.clients.iter().any(|c| keeps_armed(&c.0));
+        let report = FenceReport {
+            request: order.name.clone(),
+            uid: order.uid.clone(),
+            generation: order.generation,
+            boot_id: inventory.boot_id.clone(),
+            started: now,
+            volume_groups: groups.iter().map(group).collect(),
+            steps: steps(order, groups),
+            watchdog: WatchdogReport {
+                armed,
+                budget: reset.map(|r| r.budget(now)),
+                disarmed_after: None,
+            },
+            ..FenceReport::default()
+        };
+        Self { report, reset }
+    }
+}
+
+/// The multipath maps under a volume group, each once.
+#[must_use]
+pub fn maps(group: &VolumeGroup) -> Vec<&MultipathMap> {
+    let mut maps: Vec<&MultipathMap> = Vec::new();
+    for pv in &group.pvs {
+        if let PvKind::Multipath(map) = &pv.kind
+            && !maps.iter().any(|m| m.uuid == map.uuid)
+        {
+            maps.push(map);
+        }
+    }
+    maps
+}
+
+fn group(vg: &VolumeGroup) -> VolumeGroupReport {
+    let (paths_active, paths_total) = vg.paths();
+    VolumeGroupReport {
+        name: vg.name.clone(),
+        uuid: vg.uuid.clone(),
+        lockspace: vg.lockspace.as_ref().map(|l| l.name.clone()),
+        host_id: vg.lockspace.as_ref().map(|l| l.host_id),
+        generation: vg.lockspace.as_ref().and_then(|l| l.generation),
+        paths_total,
+        paths_active,
+        maps: maps(vg).iter().map(|m| m.name.clone()).collect(),
+        devices: top_down(&vg.devices).into_iter().map(device).collect(),
+        released_after: None,
+    }
+}
+
+fn device(d: &DmDevice) -> DeviceReport {
+    DeviceReport {
+        dev: d.dev,
+        name: d.name.clone(),
+        uuid: d.uuid.clone(),
+        open_count: d.open_count,
+        ..DeviceReport::default()
+    }
+}
+
+/// Devices in an order in which none comes before one that is stacked on it. Devices that use each other in a circle, which the kernel does
+/// not allow, come last.
+#[must_use]
+pub fn top_down(devices: &[DmDevice]) -> Vec<&DmDevice> {
+    let mut left: Vec<&DmDevice> = devices.iter().collect();
+    left.sort_by(|a, b| a.uuid.cmp(&b.uuid));
+    let mut ordered = Vec::with_capacity(left.len());
+    while !left.is_empty() {
+        let used = |d: &DmDevice| left.iter().any(|above| above.deps.contains(&d.dev));
+        let (below, level): (Vec<_>, Vec<_>) = left.iter().partition(|d| used(d));
+        if level.is_empty() {
+            ordered.extend(below);
+            break;
+        }
+        ordered.extend(level);
+        left = below;
+    }
+    ordered
+}
+
+fn step(kind: StepKind, vg: &VolumeGroup, message: String) -> StepReport {
+    StepReport {
+        kind,
+        volume_group: vg.name.clone(),
+        map: None,
+        result: StepResult::Planned,
+        at: None,
+        took: None,
+        message: Some(message),
+    }
+}
+
+fn skipped(kind: StepKind, vg: &VolumeGroup, why: String) -> StepReport {
+    StepReport {
+        result: StepResult::Skipped,
+        ..step(kind, vg, why)
+    }
+}
+
+fn steps(order: &Order, groups: &[VolumeGroup]) -> Vec<StepReport> {
+    let all = |make: &dyn Fn(&VolumeGroup) -> StepReport| groups.iter().map(make).collect();
+    let freeze: Vec<_> = all(&|vg| {
+        let what = format!("have lvmlockd grant no more locks in {}", vg.name);
+        step(StepKind::FreezeLocks, vg, what)
+    });
+    let swap: Vec<_> = all(&|vg| {
+        let what = format!(
+            "replace the tables of {} devices by the error target",
+            vg.devices.len()
+        );
+        step(StepKind::Swap, vg, what)
+    });
+    let verify: Vec<_> = all(&|vg| {
+        let what = "read every device back from the kernel".to_owned();
+        step(StepKind::Verify, vg, what)
+    });
+    let release: Vec<_> =
+        all(&|vg| release_step(order, vg, StepKind::Release, "drop the lockspace"));
+    let confirm: Vec<_> = all(&|vg| {
+        let what = "see that sanlock and wdmd let go of the lockspace";
+        release_step(order, vg, StepKind::ConfirmRelease, what)
+    });
+    [freeze, quiesce(groups), swap, verify, release, confirm].concat()
+}
+
+fn release_step(order: &Order, vg: &VolumeGroup, kind: StepKind, what: &str) -> StepReport {
+    let name = vg.lockspace.as_ref().map_or("", |l| l.name.as_str());
+    match order.release_locks {
+        ReleaseLocks::AfterProof => step(kind, vg, format!("{what} {name}")),
+        ReleaseLocks::Never => skipped(kind, vg, "the request keeps the locks".into()),
+    }
+}
+
+fn quiesce(groups: &[VolumeGroup]) -> Vec<StepReport> {
+    let mut seen: Vec<&str> = Vec::new();
+    let mut steps = Vec::new();
+    for vg in groups {
+        let maps = maps(vg);
+        if maps.is_empty() {
+            let why = "no multipath map below: nothing queues I/O".to_owned();
+            steps.push(skipped(StepKind::Quiesce, vg, why));
+        }
+        for map in maps {
+            if seen.contains(&map.uuid.as_str()) {
+                continue;
+            }
+            seen.push(&map.uuid);
+            let active = map.paths.iter().filter(|p| p.active).count();
+            let planned = if active > 0 {
+                let n = map.paths.len();
+                let why = format!("{active} of {n} paths work: I/O ends by itself");
+                skipped(StepKind::Quiesce, vg, why)
+            } else {
+                let what = format!("have map {} fail I/O instead of queueing it", map.name);
+                step(StepKind::Quiesce, vg, what)
+            };
+            steps.push(StepReport {
+                map: Some(map.name.clone()),
+                ..planned
+            });
+        }
+    }
+    steps
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fence::DevNo;
+
+    fn device(minor: u32, uuid: &str, deps: &[u32]) -> DmDevice {
+        let no = |minor: &u32| DevNo {
+            major: 253,
+            minor: *minor,
+        };
+        DmDevice {
+            dev: no(&minor),
+            uuid: uuid.into(),
+            deps: deps.iter().map(no).collect(),
+            ..DmDevice::default()
+        }
+    }
+
+    #[test]
+    fn a_device_never_comes_before_one_stacked_on_it() {
+        // Named so that neither UUID nor number gives the order away.
+        let devices = [
+            device(1, "a-tdata", &[100]),
+            device(2, "b-tpool", &[1, 4]),
+            device(3, "z-thin", &[2]),
+            device(4, "c-tmeta", &[100]),
+            device(5, "y-thin", &[2]),
+        ];
+        let order: Vec<u32> = top_down(&devices).iter().map(|d| d.dev.minor).collect();
+        assert_eq!(order, [5, 3, 2, 1, 4]);
+    }
+
+    #[test]
+    fn a_circle_loses_no_device() {
+        let devices = [device(1, "a", &[2]), device(2, "b", &[1])];
+        assert_eq!(top_down(&devices).len(), 2);
+    }
+}

@@ -1,0 +1,111 @@
+//! The clock: it moves when every thread waits.
+
+use std::sync::MutexGuard;
+use std::time::Duration;
+
+use super::{InFlight, Simulation, State, die_if_killed};
+use crate::fence::DevNo;
+use crate::host::Bell;
+
+/// What a thread waits for: any of these.
+pub(super) struct Waiter {
+    until: Option<Duration>,
+    bell: Option<(Bell, u64)>,
+    drained: Option<DevNo>,
+}
+
+impl State {
+    fn ready(&self, w: &Waiter) -> bool {
+        w.until.is_some_and(|t| self.now >= t)
+            || w.bell
+                .as_ref()
+                .is_some_and(|(bell, seen)| bell.rings() > *seen)
+            || w.drained.is_some_and(|dev| self.drained(dev))
+    }
+
+    /// Whether all I/O of a device has ended: its own, and what a map below holds back.
+    pub(super) fn drained(&self, dev: DevNo) -> bool {
+        let Some(d) = self.devices.get(&dev) else {
+            return true;
+        };
+        let own = match d.in_flight {
+            InFlight::None => true,
+            InFlight::Until(t) => self.now >= t,
+            InFlight::Forever => false,
+        };
+        own && !d.dm.deps.iter().any(|below| self.holds_back(*below))
+    }
+
+    fn holds_back(&self, dev: DevNo) -> bool {
+        let Some(d) = self.devices.get(&dev) else {
+            return false;
+        };
+        let queues =
+            d.dm.targets
+                .iter()
+                .any(|t| t.params.contains("queue_if_no_path"));
+        (queues && d.active_paths == 0) || d.dm.deps.iter().any(|below| self.holds_back(*below))
+    }
+
+    /// Moves on to the next thing that happens. Whether there was one.
+    fn advance(&mut self) -> bool {
+        let waits = self.waiters.values().filter_map(|w| w.until);
+        let drains = self.devices.values().filter_map(|d| match d.in_flight {
+            InFlight::Until(t) if t > self.now => Some(t),
+            _ => None,
+        });
+        let events = self.events.keys().map(|k| k.0);
+        let Some(next) = waits.chain(drains).chain(events).min() else {
+            return false;
+        };
+        self.now = self.now.max(next);
+        while let Some(first) = self.events.first_entry() {
+            if first.key().0 > self.now {
+                break;
+            }
+            let event = first.remove();
+            event(self);
+        }
+        true
+    }
+}
+
+impl Simulation {
+    /// Waits for any of these on the simulated clock.
+    pub(super) fn wait_until(
+        &self,
+        until: Option<Duration>,
+        bell: Option<(Bell, u64)>,
+        drained: Option<DevNo>,
+    ) -> MutexGuard<'_, State> {
+        let mut state = die_if_killed(self.lock());
+        let id = state.next_waiter;
+        state.next_waiter += 1;
+        state.waiters.insert(
+            id,
+            Waiter {
+                until,
+                bell,
+                drained,
+            },
+        );
+        state.running -= 1;
+        self.0.wake.notify_all();
+        loop {
+            let ready = state.waiters.get(&id).is_none_or(|w| state.ready(w));
+            if ready || state.crashed {
+                state.waiters.remove(&id);
+                state.running += 1;
+                return die_if_killed(state);
+            }
+            let nobody = state.running == 0 && !state.waiters.values().any(|w| state.ready(w));
+            if nobody && state.advance() {
+                self.0.wake.notify_all();
+                continue;
+            }
+            // A bell is rung outside of this lock: look for it.
+            let waited = self.0.wake.wait_timeout(state, Duration::from_millis(1));
+            state = waited.unwrap_or_else(std::sync::PoisonError::into_inner).0;
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! lvmlockd, sanlock, wdmd and multipathd.
+
+use std::time::Duration;
+
+use super::{Daemon, Dropping, Simulation, State, build, dead};
+use crate::fence::{Lockspace, LockspaceState, Monotonic, Watchdog};
+use crate::host::{
+    Error, Lvmlockd, Multipathd, Result, Sanlock, SanlockLockspace, SanlockStatus, Wdmd,
+};
+
+impl Simulation {
+    /// Enters a daemon: it answers, or does not.
+    fn reach(
+        &self,
+        what: &str,
+        which: impl Fn(&State) -> Daemon,
+    ) -> Result<std::sync::MutexGuard<'_, State>> {
+        let state = self.enter();
+        match which(&state) {
+            Daemon::Alive => Ok(state),
+            Daemon::Dead => Err(dead(what)),
+            Daemon::Hangs => {
+                drop(state);
+                // For ever: whoever asks has to give up.
+                drop(self.wait_until(None, None, None));
+                Err(dead(what))
+            }
+        }
+    }
+}
+
+impl Multipathd for Simulation {
+    fn disable_queueing(&self, map: &str) -> Result<()> {
+        let mut state = self.reach("multipathd", |s| s.multipathd)?;
+        state.queueing_disabled.insert(map.to_owned());
+        if let Some(d) = state.device(map) {
+            build::set_queueing(d, false);
+        }
+        state.log.push(format!("disablequeueing {map}"));
+        self.leave(state);
+        Ok(())
+    }
+
+    fn restore_queueing(&self, map: &str) -> Result<()> {
+        let mut state = self.reach("multipathd", |s| s.multipathd)?;
+        state.queueing_disabled.remove(map);
+        self.leave(state);
+        Ok(())
+    }
+}
+
+impl Lvmlockd for Simulation {
+    fn lockspaces(&self) -> Result<Vec<Lockspace>> {
+        let state = self.reach("lvmlockd", |s| s.lvmlockd)?;
+        Ok(state
+            .lockspaces
+            .iter()
+            .map(|l| l.lockspace.clone())
+            .collect())
+    }
+
+    fn kill_vg(&self, vg: &str) -> Result<()> {
+        let mut state = self.reach("lvmlockd", |s| s.lvmlockd)?;
+        let Some(at) = state
+            .lockspaces
+            .iter()
+            .position(|l| l.lockspace.vg_name == vg)
+        else {
+            return Err(Error::Refused {
+                what: "kill_vg".into(),
+                detail: "-210".into(),
+            });
+        };
+        let Some(l) = state.lockspaces.get_mut(at) else {
+            return Ok(());
+        };
+        l.lockspace.frozen = true;
+        let (uuid, name, generation) = (
+            l.lockspace.vg_uuid.clone(),
+            l.lockspace.name.clone(),
+            l.lockspace.generation,
+        );
+        state.log.push(format!("kill_vg {vg}"));
+        if !state.targets.contains(&uuid) {
+            state.violate(format!(
+                "kill_vg {vg}, which is none of the fence's business"
+            ));
+        }
+        if !state.may_drop.contains(&(name, generation)) {
+            state.violate(format!("kill_vg {vg} in another generation"));
+        }
+        self.leave(state);
+        Ok(())
+    }
+
+    fn drop_vg(&self, vg: &str, _: Duration) -> Result<()> {
+        let mut state = self.reach("lvmlockd", |s| s.lvmlockd)?;
+        let found = state.lockspaces.iter().find(|l| l.lockspace.vg_name == vg);
+        let Some(lockspace) = found.map(|l| l.lockspace.clone()) else {
+            return Err(Error::Refused {
+                what: "drop_vg".into(),
+                detail: "-210".into(),
+            });
+        };
+        state.log.push(format!("drop_vg {vg}"));
+        let open = state.not_fenced(&lockspace.vg_uuid);
+        if !open.is_empty() {
+            state.violate(format!("drop_vg {vg} while {open:?} may reach the SAN"));
+        }
+        if !state
+            .may_drop
+            .contains(&(lockspace.name.clone(), lockspace.generation))
+        {
+            state.violate(format!("drop_vg {vg} in another generation"));
+        }
+        let how = state.drop;
+        if how != Dropping::Ignored && lockspace.state != LockspaceState::Removing {
+            let (first, then) = (lockspace.name.clone(), lockspace.name);
+            state.later(Duration::from_secs(1), move |s| {
+                for l in s
+                    .lockspaces
+                    .iter_mut()
+                    .filter(|l| l.lockspace.name == first)
+                {
+                    l.lockspace.state = LockspaceState::Removing;
+                    l.armed = false;
+                }
+            });
+            state.later(Duration::from_secs(2), move |s| {
+                s.lockspaces.retain(|l| l.lockspace.name != then);
+            });
+        }
+        let until = match how {
+            Dropping::Works => Some(state.now + Duration::from_secs(2)),
+            Dropping::NeverAnswers => None,
+            Dropping::Ignored => Some(state.now),
+        };
+        self.leave(state);
+        drop(self.wait_until(until, None, None));
+        Ok(())
+    }
+}
+
+impl Sanlock for Simulation {
+    fn status(&self) -> Result<SanlockStatus> {
+        let state = self.reach("sanlock", |s| s.sanlock)?;
+        let tells = state.tells_generation;
+        let lockspace = |l: &super::SimulatedLockspace| SanlockLockspace {
+            name: l.lockspace.name.clone(),
+            host_id: l.lockspace.host_id,
+            generation: l.lockspace.generation.filter(|_| tells),
+            io_timeout: l.lockspace.io_timeout,
+            last_renewal: l.lockspace.last_renewal,
+            last_result: 1,
+            state: l.lockspace.state,
+        };
+        Ok(SanlockStatus {
+            lockspaces: state.lockspaces.iter().map(lockspace).collect(),
+            ..SanlockStatus::default()
+        })
+    }
+}
+
+impl Wdmd for Simulation {
+    fn status(&self) -> Watchdog {
+        match self.reach("wdmd", |s| s.wdmd) {
+            Ok(state) => state.watchdog(),
+            Err(e) => Watchdog {
+                problem: Some(e.to_string()),
+                ..Watchdog::default()
+            },
+        }
+    }
+}
+
+impl State {
+    pub(super) fn watchdog(&self) -> Watchdog {
+        let client = |l: &super::SimulatedLockspace| {
+            let name = format!("sanlock_{}:{}", l.lockspace.name, l.lockspace.host_id);
+            (
+                name,
+                l.lockspace.last_renewal.unwrap_or_default() + Duration::from_secs(80),
+            )
+        };
+        let armed = self.lockspaces.iter().filter(|l| l.armed);
+        Watchdog {
+            known: true,
+            problem: None,
+            fire_timeout: self.fire_timeout,
+            clients: armed.map(client).collect::<Vec<(String, Monotonic)>>(),
+        }
+    }
+}

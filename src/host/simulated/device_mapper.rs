@@ -1,0 +1,151 @@
+//! The kernel's side of the device-mapper ioctls.
+
+use super::{Simulation, State, build};
+use crate::fence::{DevNo, DmDevice, Target};
+use crate::host::{Device, DeviceMapper, Error, Result};
+
+fn gone(dev: DevNo) -> Error {
+    Error::NoSuchDevice {
+        what: format!("device {dev}"),
+    }
+}
+
+impl State {
+    /// Notes a change, and that it must not be, when the device is none of those that may be fenced (S2).
+    fn changes(&mut self, what: &str, dev: DevNo) {
+        let Some(d) = self.devices.get(&dev) else {
+            return;
+        };
+        let (name, uuid) = (d.dm.name.clone(), d.dm.uuid.clone());
+        self.log.push(format!("{what} {name}"));
+        let of_target = self
+            .targets
+            .iter()
+            .any(|vg| uuid.starts_with(&format!("LVM-{vg}")));
+        let below_target = self.devices.values().any(|above| {
+            above.dm.deps.contains(&dev)
+                && self
+                    .targets
+                    .iter()
+                    .any(|vg| above.dm.uuid.starts_with(&format!("LVM-{vg}")))
+        });
+        let map = what == "message" && (below_target || self.map_of_target.contains(&name));
+        if !(map || (of_target && !name.ends_with("-lvmlock") && what != "message")) {
+            self.violate(format!(
+                "{what} of {name}, which is none of the fence's business"
+            ));
+        }
+    }
+
+    fn busy(&mut self, dev: DevNo) -> Result<()> {
+        let d = self.devices.get_mut(&dev).ok_or_else(|| gone(dev))?;
+        if d.busy > 0 {
+            d.busy -= 1;
+            return Err(Error::Busy {
+                what: format!("device {dev}"),
+            });
+        }
+        Ok(())
+    }
+}
+
+impl DeviceMapper for Simulation {
+    fn version(&self) -> Result<(u32, u32, u32)> {
+        drop(self.enter());
+        Ok((4, 48, 0))
+    }
+
+    fn devices(&self) -> Result<Vec<DmDevice>> {
+        let state = self.enter();
+        if state.listing_fails {
+            return Err(super::dead("/dev/mapper/control"));
+        }
+        Ok(state
+            .devices
+            .values()
+            .map(super::SimulatedDevice::describe)
+            .collect())
+    }
+
+    fn device(&self, dev: Device) -> Result<DmDevice> {
+        let state = self.enter();
+        state
+            .devices
+            .get(&dev)
+            .map(super::SimulatedDevice::describe)
+            .ok_or_else(|| gone(dev))
+    }
+
+    fn status(&self, dev: Device) -> Result<Vec<(String, String)>> {
+        let state = self.enter();
+        let d = state.devices.get(&dev).ok_or_else(|| gone(dev))?;
+        let line = |t: &Target| (t.kind.clone(), build::status_line(d.active_paths));
+        Ok(d.dm.targets.iter().map(line).collect())
+    }
+
+    fn load_error(&self, dev: Device, sectors: u64) -> Result<()> {
+        let mut state = self.enter();
+        state.busy(dev)?;
+        state.changes("load", dev);
+        let d = state.devices.get_mut(&dev).ok_or_else(|| gone(dev))?;
+        d.inactive = Some(vec![Target {
+            start: 0,
+            length: sectors,
+            kind: "error".into(),
+            params: String::new(),
+        }]);
+        self.leave(state);
+        Ok(())
+    }
+
+    fn swap(&self, dev: Device) -> Result<()> {
+        let mut state = self.enter();
+        state.busy(dev)?;
+        state.changes("swap", dev);
+        if state
+            .devices
+            .get(&dev)
+            .is_some_and(|d| d.inactive.is_some())
+        {
+            // Killed in here, the wait ends as by any signal: the old table stays live, nothing stays suspended.
+            drop(state);
+            state = self.wait_until(None, None, Some(dev));
+        }
+        let d = state.devices.get_mut(&dev).ok_or_else(|| gone(dev))?;
+        if d.interrupts > 0 {
+            d.interrupts -= 1;
+            return Err(Error::Interrupted {
+                what: format!("device {dev}"),
+            });
+        }
+        if let Some(table) = d.inactive.take() {
+            d.dm.sectors = table.iter().map(|t| t.length).sum();
+            d.dm.targets = table;
+            d.dm.deps.clear();
+        }
+        d.dm.suspended = false;
+        self.leave(state);
+        Ok(())
+    }
+
+    fn clear_inactive(&self, dev: Device) -> Result<()> {
+        let mut state = self.enter();
+        state.changes("clear", dev);
+        let d = state.devices.get_mut(&dev).ok_or_else(|| gone(dev))?;
+        d.inactive = None;
+        self.leave(state);
+        Ok(())
+    }
+
+    fn message(&self, dev: Device, message: &str) -> Result<()> {
+        let mut state = self.enter();
+        state.busy(dev)?;
+        state.changes("message", dev);
+        let d = state.devices.get_mut(&dev).ok_or_else(|| gone(dev))?;
+        if message == "fail_if_no_path" {
+            build::set_queueing(d, false);
+        }
+        self.leave(state);
+        Ok(())
+    }
+}

@@ -1,0 +1,415 @@
+//! A simulated node behind the traits of [`crate::host`], for tests: devices in stacks, multipath maps, lock manager and watchdog, on a clock of its own.
+//!
+//! The clock stands still while a thread works and jumps when all of them wait, so that a fence of two minutes takes milliseconds. It keeps its
+//! own account of what must never happen ([`Simulation::violations`]), without knowing anything of the engine.
+//!
+//! The thread that makes the simulation counts as working; other threads have to be started with [`System::spawn`].
+
+mod build;
+mod clock;
+mod daemons;
+mod device_mapper;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use clock::Waiter;
+
+pub use build::{Group, Layout, Under, uuid_of};
+
+use super::{Error, Host, System};
+use crate::fence::{DevNo, DmDevice, LockspaceState, Monotonic, Target};
+
+/// I/O of a device that was issued and has not ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum InFlight {
+    /// None, or it ends at once.
+    #[default]
+    None,
+    /// Until that time.
+    Until(Duration),
+    /// It never ends.
+    Forever,
+}
+
+/// A device-mapper device.
+#[derive(Clone, Debug, Default)]
+pub struct SimulatedDevice {
+    /// As its ioctls describe it.
+    pub dm: DmDevice,
+    /// The inactive slot.
+    pub inactive: Option<Vec<Target>>,
+    /// I/O that was issued. What queues in a map below comes on top.
+    pub in_flight: InFlight,
+    /// So many swaps are interrupted first.
+    pub interrupts: u32,
+    /// So many ioctls find it busy first.
+    pub busy: u32,
+    /// Of a multipath map: working paths.
+    pub active_paths: u32,
+}
+
+/// A lockspace with its watchdog client.
+#[derive(Clone, Debug, Default)]
+pub struct SimulatedLockspace {
+    /// As lvmlockd and sanlock know it.
+    pub lockspace: crate::fence::Lockspace,
+    /// Whether wdmd has its client.
+    pub armed: bool,
+}
+
+/// How a daemon behaves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Daemon {
+    /// It answers.
+    #[default]
+    Alive,
+    /// Its socket is gone.
+    Dead,
+    /// It takes requests and never answers.
+    Hangs,
+}
+
+/// How a drop goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Dropping {
+    /// Two seconds, the watchdog's client after one.
+    #[default]
+    Works,
+    /// The lockspace goes, the answer never comes.
+    NeverAnswers,
+    /// It is answered at once, and nothing happens.
+    Ignored,
+}
+
+type Event = Box<dyn FnOnce(&mut State) + Send>;
+
+/// The node. Tests change it before a fence, or by [`Simulation::at`] during one.
+#[derive(Default)]
+pub struct State {
+    now: Duration,
+    running: usize,
+    threads: usize,
+    waiters: BTreeMap<u64, Waiter>,
+    next_waiter: u64,
+    events: BTreeMap<(Duration, u64), Event>,
+    next_event: u64,
+    calls: u64,
+    crash_at: Option<u64>,
+    crashed: bool,
+    /// Devices by number.
+    pub devices: BTreeMap<DevNo, SimulatedDevice>,
+    /// Lockspaces.
+    pub lockspaces: Vec<SimulatedLockspace>,
+    /// lvmlockd.
+    pub lvmlockd: Daemon,
+    /// sanlock.
+    pub sanlock: Daemon,
+    /// wdmd.
+    pub wdmd: Daemon,
+    /// multipathd.
+    pub multipathd: Daemon,
+    queueing_disabled: BTreeSet<String>,
+    /// Multipath maps under the volume groups that may be fenced.
+    map_of_target: BTreeSet<String>,
+    /// Disks without multipath that still work.
+    pub working_disks: BTreeSet<DevNo>,
+    /// Drops of lockspaces.
+    pub drop: Dropping,
+    /// Listing the devices fails.
+    pub listing_fails: bool,
+    /// Fire time-out of the watchdog, seconds.
+    pub fire_timeout: u32,
+    /// Whether sanlock tells generations.
+    pub tells_generation: bool,
+    /// UUIDs of the volume groups that may be fenced; everything else must not be touched.
+    pub targets: BTreeSet<String>,
+    /// Incarnations that may be dropped: (lockspace, generation).
+    may_drop: BTreeSet<(String, Option<u64>)>,
+    /// What must never happen, but did.
+    violations: Vec<String>,
+    /// Calls that change something, in order.
+    log: Vec<String>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    wake: Condvar,
+}
+
+/// What a thread dies of when the agent is killed.
+struct Killed;
+
+/// A handle on the simulated node.
+#[derive(Clone)]
+pub struct Simulation(Arc<Shared>);
+
+impl Simulation {
+    /// A node of that layout.
+    #[must_use]
+    pub fn new(layout: &Layout) -> Self {
+        let state = State {
+            running: 1,
+            ..build::state(layout)
+        };
+        Self(Arc::new(Shared {
+            state: Mutex::new(state),
+            wake: Condvar::new(),
+        }))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The traits.
+    #[must_use]
+    pub fn host(&self) -> Host {
+        let me = Arc::new(self.clone());
+        Host {
+            device_mapper: me.clone(),
+            system: me.clone(),
+            multipathd: me.clone(),
+            lvmlockd: me.clone(),
+            sanlock: me.clone(),
+            wdmd: me,
+        }
+    }
+
+    /// Looks at, or changes, the node.
+    pub fn state<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let result = change(&mut self.lock());
+        self.0.wake.notify_all();
+        result
+    }
+
+    /// Has something happen at a time on the simulated clock.
+    pub fn at(&self, at: Duration, event: impl FnOnce(&mut State) + Send + 'static) {
+        self.lock().schedule(at, Box::new(event));
+    }
+
+    /// The time.
+    #[must_use]
+    pub fn now(&self) -> Duration {
+        self.lock().now
+    }
+
+    /// What must never happen, but did.
+    #[must_use]
+    pub fn violations(&self) -> Vec<String> {
+        self.lock().violations.clone()
+    }
+
+    /// Calls that changed something, in order.
+    #[must_use]
+    pub fn log(&self) -> Vec<String> {
+        self.lock().log.clone()
+    }
+
+    /// Has the agent killed at the n-th call from now on; calls begin with 1.
+    pub fn kill_at_call(&self, n: u64) {
+        let mut state = self.lock();
+        state.crash_at = Some(state.calls + n);
+    }
+
+    /// How many calls there were.
+    #[must_use]
+    pub fn calls(&self) -> u64 {
+        self.lock().calls
+    }
+
+    /// Waits until the killed agent's threads have gone, and lets a new agent begin. Whether one was killed at all.
+    pub fn restart_agent(&self) -> bool {
+        let mut state = self.lock();
+        state.crash_at = None;
+        let killed = state.crashed;
+        while killed && state.threads > 0 {
+            let waited = self.0.wake.wait_timeout(state, Duration::from_millis(1));
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        state.crashed = false;
+        killed
+    }
+
+    /// Ends all threads that still hang: call it when the test is over.
+    pub fn end(&self) {
+        self.lock().crashed = true;
+        self.0.wake.notify_all();
+    }
+
+    /// Dies here if the agent was killed, or is now.
+    fn checkpoint(&self, state: &mut State) {
+        state.calls += 1;
+        if state.crash_at == Some(state.calls) {
+            state.crashed = true;
+            self.0.wake.notify_all();
+        }
+    }
+
+    /// Enters a call: what a daemon or the kernel does happens under this lock.
+    fn enter(&self) -> MutexGuard<'_, State> {
+        let mut state = self.lock();
+        self.checkpoint(&mut state);
+        die_if_killed(state)
+    }
+
+    /// Leaves a call that changed something: the agent may die before it learns of it.
+    fn leave(&self, mut state: MutexGuard<'_, State>) {
+        self.checkpoint(&mut state);
+        self.0.wake.notify_all();
+        std::mem::drop(die_if_killed(state));
+    }
+}
+
+fn die_if_killed(state: MutexGuard<'_, State>) -> MutexGuard<'_, State> {
+    if state.crashed {
+        std::mem::drop(state);
+        // Not a panic: nothing is printed, nobody is blamed.
+        std::panic::resume_unwind(Box::new(Killed));
+    }
+    state
+}
+
+impl State {
+    fn schedule(&mut self, at: Duration, event: Event) {
+        let id = self.next_event;
+        self.next_event += 1;
+        self.events.insert((at.max(self.now), id), event);
+    }
+
+    /// Has something happen so much later.
+    pub fn later(&mut self, after: Duration, event: impl FnOnce(&mut State) + Send + 'static) {
+        self.schedule(self.now + after, Box::new(event));
+    }
+
+    /// multipathd synchronises its maps: queueing comes back where it was not told otherwise.
+    pub fn requeue_now(&mut self) {
+        for d in self.devices.values_mut() {
+            if d.dm.uuid.starts_with("mpath-") && !self.queueing_disabled.contains(&d.dm.name) {
+                build::set_queueing(d, true);
+            }
+        }
+    }
+
+    /// The agent is killed now.
+    pub fn kill_now(&mut self) {
+        self.crashed = true;
+    }
+
+    /// The device of that name.
+    pub fn device(&mut self, name: &str) -> Option<&mut SimulatedDevice> {
+        self.devices.values_mut().find(|d| d.dm.name == name)
+    }
+
+    /// Devices of a volume group that could reach the SAN, the `lvmlock` volume aside.
+    #[must_use]
+    pub fn not_fenced(&self, vg_uuid: &str) -> Vec<String> {
+        let prefix = format!("LVM-{vg_uuid}");
+        let counts = |d: &&SimulatedDevice| {
+            d.dm.uuid.starts_with(&prefix) && !d.dm.name.ends_with("-lvmlock")
+        };
+        let open = |d: &&SimulatedDevice| !d.describe().is_error_only();
+        self.devices
+            .values()
+            .filter(counts)
+            .filter(open)
+            .map(|d| d.dm.name.clone())
+            .collect()
+    }
+
+    /// Whether a device is suspended, by whoever.
+    #[must_use]
+    pub fn suspended(&self) -> Vec<String> {
+        let is = |d: &&SimulatedDevice| d.dm.suspended;
+        self.devices
+            .values()
+            .filter(is)
+            .map(|d| d.dm.name.clone())
+            .collect()
+    }
+
+    /// The lockspace of a volume group, while sanlock has it and it is not on its way out.
+    #[must_use]
+    pub fn held(&self, vg_uuid: &str) -> bool {
+        let is = |l: &&SimulatedLockspace| l.lockspace.vg_uuid == vg_uuid;
+        let held = |l: &SimulatedLockspace| l.lockspace.state != LockspaceState::Removing;
+        self.lockspaces.iter().find(is).is_some_and(held)
+    }
+
+    /// Takes down the lockspace of a volume group and joins it again: the next generation.
+    pub fn rejoin(&mut self, vg_uuid: &str) {
+        for l in &mut self.lockspaces {
+            if l.lockspace.vg_uuid == vg_uuid {
+                l.lockspace.generation = l.lockspace.generation.map(|g| g + 1);
+                l.lockspace.frozen = false;
+            }
+        }
+    }
+
+    fn violate(&mut self, what: String) {
+        self.violations.push(what);
+    }
+}
+
+impl SimulatedDevice {
+    fn describe(&self) -> DmDevice {
+        DmDevice {
+            inactive_table: self.inactive.is_some(),
+            sectors: self.dm.targets.iter().map(|t| t.length).sum(),
+            ..self.dm.clone()
+        }
+    }
+}
+
+fn dead(what: &str) -> Error {
+    Error::Unavailable {
+        what: what.to_owned(),
+        source: std::io::ErrorKind::ConnectionRefused.into(),
+        hint: "Start it",
+    }
+}
+
+impl System for Simulation {
+    fn boot_id(&self) -> super::Result<String> {
+        std::mem::drop(self.enter());
+        Ok(build::BOOT_ID.to_owned())
+    }
+
+    fn monotonic(&self) -> Monotonic {
+        Monotonic(die_if_killed(self.lock()).now)
+    }
+
+    fn disk(&self, _: DevNo) -> Option<super::DiskInfo> {
+        Some(super::DiskInfo {
+            name: "sda".into(),
+            state: "running".into(),
+        })
+    }
+
+    fn wait(&self, bell: &super::Bell, seen: u64, until: Monotonic) {
+        let state = self.wait_until(Some(until.0), Some((bell.clone(), seen)), None);
+        std::mem::drop(state);
+    }
+
+    fn spawn(&self, name: &str, work: Box<dyn FnOnce() + Send>) -> std::io::Result<()> {
+        {
+            let mut state = self.enter();
+            state.running += 1;
+            state.threads += 1;
+        }
+        let me = self.clone();
+        let run = move || {
+            // Killed, or done: nobody asks.
+            let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+            let mut state = me.lock();
+            state.running -= 1;
+            state.threads -= 1;
+            me.0.wake.notify_all();
+        };
+        std::thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(run)
+            .map(std::mem::drop)
+    }
+}
