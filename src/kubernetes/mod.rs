@@ -1,4 +1,7 @@
 //! The only place that talks to an API server.
 
+pub mod apply;
+pub mod backoff;
 pub mod client;
 pub mod events;
+pub mod watch;
