@@ -1,21 +1,28 @@
 //! The command line of the operator: wiring only.
 
+use std::error::Error;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use storage_fence::api::crds;
+use storage_fence::controller;
 
 /// Fences a node's SAN storage instead of the node.
 #[derive(Parser)]
 #[command(version)]
 struct Cli {
+    /// error, warn, info, debug or trace; or directives such as storage_fence=debug,kube=info.
+    #[arg(long, env = "LOG_LEVEL", default_value = "info", global = true)]
+    log_level: String,
     #[command(subcommand)]
     command: Command,
 }
 
 #[derive(Subcommand)]
 enum Command {
+    /// Run the controller.
+    Controller(controller::Options),
     /// Write the custom resource definitions.
     Crds {
         /// Folder to write into, or to compare with.
@@ -28,9 +35,11 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
-        Command::Crds { dir, check: true } => crds::check(&dir),
-        Command::Crds { dir, check: false } => crds::write(&dir),
+    let cli = Cli::parse();
+    let result: Result<(), Box<dyn Error>> = match cli.command {
+        Command::Controller(options) => run_controller(&cli.log_level, options),
+        Command::Crds { dir, check: true } => crds::check(&dir).map_err(Into::into),
+        Command::Crds { dir, check: false } => crds::write(&dir).map_err(Into::into),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -39,4 +48,27 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn run_controller(log_level: &str, options: controller::Options) -> Result<(), Box<dyn Error>> {
+    log_to_stderr(log_level)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    runtime.block_on(controller::run(options))?;
+    Ok(())
+}
+
+/// One JSON object a line: what collects a pod's output can read it.
+fn log_to_stderr(level: &str) -> Result<(), Box<dyn Error>> {
+    let filter = tracing_subscriber::EnvFilter::try_new(level)
+        .map_err(|error| format!("log level {level:?}: {error}"))?;
+    tracing_subscriber::fmt()
+        .json()
+        .flatten_event(true)
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+    Ok(())
 }

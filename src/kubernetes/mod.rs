@@ -1,7 +1,5 @@
 //! The only place that talks to an API server.
 
-pub mod apply;
-pub mod backoff;
 pub mod client;
 pub mod events;
-pub mod watch;
+pub mod leader;

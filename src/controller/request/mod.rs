@@ -1,5 +1,99 @@
-//! Reconciles `StorageFenceRequest`s.
+//! Reconciles `StorageFenceRequest`s: dereference, validate, plan, apply; the status is derived in between.
 
+pub mod apply;
+pub mod dereference;
 pub mod plan;
 pub mod status;
 pub mod validate;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use kube::runtime::controller::Action;
+use kube::{Resource, ResourceExt};
+
+use super::context::{Context, Error};
+use super::watches::Request;
+use crate::api::StorageFenceRequest;
+use crate::kubernetes::events::Happening;
+
+const KIND: &str = "StorageFenceRequest";
+
+/// One reconciliation.
+///
+/// # Errors
+/// When the API server does not take a write.
+pub async fn reconcile(request: Arc<Request>, context: Arc<Context>) -> Result<Action, Error> {
+    if !context.leads() {
+        // Becoming leader rings for all.
+        return Ok(Action::await_change());
+    }
+    let request = match &request.0 {
+        Ok(request) => request,
+        Err(unreadable) => {
+            report_unreadable(&request, &unreadable.error, &context);
+            return Ok(Action::requeue(look_again(None)));
+        }
+    };
+    let uid = request.uid().unwrap_or_default();
+    if request.metadata.deletion_timestamp.is_some() {
+        context.failures.forget(&uid);
+        return Ok(Action::await_change());
+    }
+    if context.written.is_ahead_of(request) {
+        // The watch brings our own write soon; what we would write now compares with what is no longer there.
+        return Ok(Action::requeue(Duration::from_secs(1)));
+    }
+    let now = Timestamp::now();
+    let facts = dereference::dereference(request, &context.caches);
+    let verdicts = validate::validate(request, &facts, &context.settings, now);
+    let plan = plan::plan(request, &facts, &verdicts, now);
+    let written = apply::apply(request, &facts, &plan, &context).await?;
+    context.failures.forget(&uid);
+    context
+        .metrics
+        .reconciled(KIND, if written { "written" } else { "unchanged" });
+    Ok(Action::requeue(look_again(plan.look_again)))
+}
+
+/// Everything else is told by a watch; this is for what a watch may miss.
+fn look_again(after: Option<Duration>) -> Duration {
+    const AT_THE_LATEST: Duration = Duration::from_mins(10);
+    after.map_or(AT_THE_LATEST, |after| {
+        (after + Duration::from_millis(100)).min(AT_THE_LATEST)
+    })
+}
+
+/// What to do after an error.
+#[must_use]
+pub fn on_error(request: &Request, error: &Error, context: &Context) -> Action {
+    let class = error.class();
+    context.metrics.reconciled(KIND, class.label());
+    let uid = request.meta().uid.clone().unwrap_or_default();
+    let failures = context.failures.count(&uid);
+    let retry = class.retry_after(failures);
+    tracing::warn!(%error, ?class, ?retry, failures, "reconciliation failed");
+    Action::requeue(retry)
+}
+
+/// One that cannot be read stops nobody else. It is told on the object, since nobody looks into the controller's log.
+fn report_unreadable(request: &Request, error: &str, context: &Context) {
+    context.metrics.reconciled(KIND, "unreadable");
+    let name = request.name_any();
+    tracing::error!(request = name, error, "request cannot be read");
+    let mut regarding = request.object_ref(&());
+    // Derived from the type's name, which is not the guard's.
+    regarding.kind = Some(StorageFenceRequest::kind(&()).into_owned());
+    context.events.tell(
+        regarding,
+        &Happening {
+            warning: true,
+            reason: "Unreadable",
+            action: "Reconcile",
+            note: &format!(
+                "this version of the operator cannot read the request, so nothing is done about it: {error}. Correct or delete it"
+            ),
+        },
+    );
+}

@@ -267,7 +267,7 @@ fn agent_ready(
         let message = format!("waiting for the agent of node {node}: {missing}");
         (
             Verdict::rejected(reason::WAITING_FOR_AGENT, message),
-            Some(settings.agent_wait - waited),
+            Some(settings.agent_wait.saturating_sub(waited)),
         )
     } else {
         let message = format!(
@@ -289,7 +289,11 @@ fn waited(request: &StorageFenceRequest, now: Timestamp) -> Duration {
                 && condition.reason != reason::AGENT_NOT_NEEDED
         })
         .and_then(|condition| {
-            Duration::try_from(now.duration_since(condition.last_transition_time)).ok()
+            let waited = now.duration_since(condition.last_transition_time);
+            // The stored time has lost up to a second.
+            Duration::try_from(waited)
+                .ok()
+                .map(|waited| waited.saturating_sub(Duration::from_secs(1)))
         })
         .unwrap_or_default()
 }

@@ -1,0 +1,92 @@
+//! Carries a plan out.
+
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::api::{Patch, PatchParams};
+use kube::{Api, Resource, ResourceExt};
+use serde_json::json;
+
+use super::plan::Plan;
+use super::status::ControllerStatus;
+use crate::api::{CONTROLLER_FIELD_MANAGER, StorageFenceRequest};
+use crate::controller::context::{Context, Error};
+use crate::controller::facts::Facts;
+use crate::kubernetes::events::Happening;
+
+/// Writes what is to be written, then tells. Returns whether something was written.
+///
+/// # Errors
+/// When the API server does not take the status. Nothing is told then.
+pub async fn apply(
+    request: &StorageFenceRequest,
+    facts: &Facts,
+    plan: &Plan,
+    context: &Context,
+) -> Result<bool, Error> {
+    let Some(status) = &plan.write else {
+        return Ok(false);
+    };
+    write(request, status, context).await?;
+    for notice in &plan.notices {
+        let happening = Happening {
+            warning: notice.warning,
+            reason: &notice.reason,
+            action: "Reconcile",
+            note: &notice.note,
+        };
+        context.events.tell(request.object_ref(&()), &happening);
+        if let Some(node) = facts.node.as_ref().filter(|_| notice.on_node) {
+            let note = format!("{}: {}", request.name_any(), notice.note);
+            let regarding = ObjectReference {
+                api_version: Some("v1".to_owned()),
+                kind: Some("Node".to_owned()),
+                name: Some(request.spec.node_name.clone()),
+                uid: Some(node.uid.clone()),
+                ..ObjectReference::default()
+            };
+            context.events.tell(
+                regarding,
+                &Happening {
+                    note: &note,
+                    ..happening
+                },
+            );
+        }
+    }
+    Ok(true)
+}
+
+async fn write(
+    request: &StorageFenceRequest,
+    status: &ControllerStatus,
+    context: &Context,
+) -> Result<(), Error> {
+    let name = request.name_any();
+    let body = json!({
+        "apiVersion": StorageFenceRequest::api_version(&()),
+        "kind": StorageFenceRequest::kind(&()),
+        // The UID makes the write fail on another request of the same name.
+        "metadata": { "name": name, "uid": request.metadata.uid },
+        "status": status,
+    });
+    let api = Api::<StorageFenceRequest>::all(context.client.clone());
+    // Force: these fields are ours alone; the agent has others.
+    let params = PatchParams::apply(CONTROLLER_FIELD_MANAGER).force();
+    let stored = api
+        .patch_status(&name, &params, &Patch::Apply(&body))
+        .await
+        .map_err(|source| Error::Write {
+            what: "the status",
+            kind: "StorageFenceRequest",
+            name: name.clone(),
+            source: Box::new(source),
+        })?;
+    context.written.note(&stored);
+    tracing::info!(
+        request = name,
+        node = request.spec.node_name,
+        phase = ?status.phase,
+        message = status.message,
+        "status written"
+    );
+    Ok(())
+}

@@ -1,0 +1,321 @@
+//! The watches: one a kind, each with its own back-off, each filling a cache and ringing for the nodes that it says something about.
+//!
+//! Every replica runs them, so that the one that becomes leader has warm caches.
+
+use std::fmt::Debug;
+
+use futures::{Stream, StreamExt, TryStreamExt};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Node, Pod, PodSpec};
+use kube::core::{DeserializeGuard, PartialObjectMeta};
+use kube::runtime::reflector::{ObjectRef, Store, store};
+use kube::runtime::watcher::{Config, Event, watcher};
+use kube::runtime::{WatchStreamExt, reflector};
+use kube::{Api, Client, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::task::JoinSet;
+
+use super::metrics::{KindLabels, Metrics};
+use crate::api::{AGENT_WANTED_LABEL, NodeStorage, StorageFenceRequest};
+
+/// A request, or what is left of one that cannot be read.
+pub type Request = DeserializeGuard<StorageFenceRequest>;
+/// A NodeStorage, or what is left of one that cannot be read.
+pub type Storage = DeserializeGuard<NodeStorage>;
+/// A Node without its bulk.
+pub type NodeMeta = PartialObjectMeta<Node>;
+
+/// Something to look at again.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Trigger {
+    /// A node and all requests for it.
+    Node(String),
+    /// A request whose node cannot be told.
+    Request(String),
+    /// Everything: the cache was read anew (what went away meanwhile is not said), or this replica became leader.
+    All,
+}
+
+/// Rings both controllers.
+#[derive(Clone, Debug)]
+pub struct Bell {
+    requests: UnboundedSender<Trigger>,
+    nodes: UnboundedSender<Trigger>,
+}
+
+impl Bell {
+    /// Rings. Nobody listens any more while the process ends: that is fine.
+    pub fn ring(&self, trigger: Trigger) {
+        let _ = self.requests.send(trigger.clone());
+        let _ = self.nodes.send(trigger);
+    }
+}
+
+/// What is known of the cluster.
+#[derive(Clone, Debug)]
+pub struct Caches {
+    /// Requests.
+    pub requests: Store<Request>,
+    /// Reports of the agents.
+    pub storages: Store<Storage>,
+    /// Nodes.
+    pub nodes: Store<NodeMeta>,
+    /// The agents' pods.
+    pub pods: Store<Pod>,
+}
+
+impl Caches {
+    /// Readable requests for a node.
+    #[must_use]
+    pub fn requests_of(&self, node: &str) -> Vec<StorageFenceRequest> {
+        self.requests
+            .state()
+            .iter()
+            .filter_map(|request| request.0.as_ref().ok())
+            .filter(|request| request.spec.node_name == node)
+            .cloned()
+            .collect()
+    }
+
+    /// Waits until every cache was filled once.
+    pub async fn filled(&self) {
+        // The writers live as long as the watches; when those end, so does the process.
+        let _ = tokio::join!(
+            self.requests.wait_until_ready(),
+            self.storages.wait_until_ready(),
+            self.nodes.wait_until_ready(),
+            self.pods.wait_until_ready(),
+        );
+    }
+}
+
+/// The watches and what they feed.
+pub struct Watches {
+    /// The caches.
+    pub caches: Caches,
+    /// To ring by hand.
+    pub bell: Bell,
+    /// For the request controller.
+    pub request_triggers: UnboundedReceiver<Trigger>,
+    /// For the node controller.
+    pub node_triggers: UnboundedReceiver<Trigger>,
+    /// They run while this lives.
+    pub tasks: JoinSet<()>,
+}
+
+/// Starts all watches.
+#[must_use]
+pub fn start(client: &Client, namespace: &str, agent_selector: &str, metrics: &Metrics) -> Watches {
+    let (requests_bell, request_triggers) = unbounded_channel();
+    let (nodes_bell, node_triggers) = unbounded_channel();
+    let bell = Bell {
+        requests: requests_bell,
+        nodes: nodes_bell,
+    };
+    let mut tasks = JoinSet::new();
+    let start = Start {
+        bell: &bell,
+        metrics,
+    };
+    let caches = Caches {
+        requests: start.watch(
+            &mut tasks,
+            "StorageFenceRequest",
+            Api::<Request>::all(client.clone()),
+            Config::default(),
+            strip,
+            |request| match &request.0 {
+                Ok(request) => Some(Trigger::Node(request.spec.node_name.clone())),
+                Err(unreadable) => unreadable.metadata.name.clone().map(Trigger::Request),
+            },
+        ),
+        storages: start.watch(
+            &mut tasks,
+            "NodeStorage",
+            Api::<Storage>::all(client.clone()),
+            Config::default(),
+            strip,
+            |storage| storage.meta().name.clone().map(Trigger::Node),
+        ),
+        nodes: start.watch(
+            &mut tasks,
+            "Node",
+            Api::<NodeMeta>::all(client.clone()),
+            Config::default(),
+            |node| {
+                strip(node);
+                node.labels_mut()
+                    .retain(|label, _| label == AGENT_WANTED_LABEL);
+            },
+            |node| node.metadata.name.clone().map(Trigger::Node),
+        ),
+        pods: start.watch(
+            &mut tasks,
+            "Pod",
+            Api::<Pod>::namespaced(client.clone(), namespace),
+            Config::default().labels(agent_selector),
+            strip_pod,
+            |pod| {
+                let node = pod.spec.as_ref()?.node_name.clone()?;
+                Some(Trigger::Node(node))
+            },
+        ),
+    };
+    Watches {
+        caches,
+        bell,
+        request_triggers,
+        node_triggers,
+        tasks,
+    }
+}
+
+struct Start<'a> {
+    bell: &'a Bell,
+    metrics: &'a Metrics,
+}
+
+impl Start<'_> {
+    fn watch<K>(
+        &self,
+        tasks: &mut JoinSet<()>,
+        kind: &'static str,
+        api: Api<K>,
+        config: Config,
+        prune: impl Fn(&mut K) + Send + 'static,
+        trigger: impl Fn(&K) -> Option<Trigger> + Send + 'static,
+    ) -> Store<K>
+    where
+        K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+    {
+        let (reader, writer) = store::<K>();
+        let stream = watcher(api, config).default_backoff().modify(prune);
+        let stream = reflector(writer, stream);
+        let (bell, metrics) = (self.bell.clone(), self.metrics.clone());
+        tasks.spawn(follow(kind, stream, trigger, bell, metrics));
+        reader
+    }
+}
+
+async fn follow<K>(
+    kind: &'static str,
+    stream: impl Stream<Item = Result<Event<K>, kube::runtime::watcher::Error>>,
+    trigger: impl Fn(&K) -> Option<Trigger>,
+    bell: Bell,
+    metrics: Metrics,
+) {
+    let labels = KindLabels { kind };
+    let mut stream = std::pin::pin!(stream);
+    loop {
+        match stream.try_next().await {
+            Ok(Some(event)) => {
+                metrics.watch_events.get_or_create(&labels).inc();
+                metrics
+                    .watch_last_event
+                    .get_or_create(&labels)
+                    .set(Timestamp::now().as_second());
+                match event {
+                    Event::Apply(object) | Event::Delete(object) => {
+                        if let Some(trigger) = trigger(&object) {
+                            bell.ring(trigger);
+                        }
+                    }
+                    // The cache takes these over at InitDone.
+                    Event::Init | Event::InitApply(_) => {}
+                    Event::InitDone => {
+                        metrics.watch_lists.get_or_create(&labels).inc();
+                        bell.ring(Trigger::All);
+                    }
+                }
+            }
+            Ok(None) => return,
+            // The stream goes on by itself, after its back-off.
+            Err(error) => {
+                metrics.watch_errors.get_or_create(&labels).inc();
+                tracing::warn!(kind, %error, "watch failed, trying again");
+            }
+        }
+    }
+}
+
+/// About half of an object's metadata says who wrote which field; nobody here asks.
+fn strip(object: &mut impl Resource) {
+    object.managed_fields_mut().clear();
+    object.annotations_mut().clear();
+}
+
+fn strip_pod(pod: &mut Pod) {
+    strip(pod);
+    pod.spec = pod.spec.take().map(|spec| PodSpec {
+        node_name: spec.node_name,
+        ..PodSpec::default()
+    });
+}
+
+/// The requests that a trigger is about.
+#[must_use]
+pub fn requests_for(trigger: &Trigger, caches: &Caches) -> Vec<ObjectRef<Request>> {
+    caches
+        .requests
+        .state()
+        .iter()
+        .filter(|request| match (trigger, &request.0) {
+            (Trigger::All, _) => true,
+            (Trigger::Node(node), Ok(request)) => request.spec.node_name == *node,
+            (Trigger::Request(name), _) => request.meta().name.as_ref() == Some(name),
+            (Trigger::Node(_), Err(_)) => false,
+        })
+        .map(|request| ObjectRef::from_obj(&**request))
+        .collect()
+}
+
+/// The nodes that a trigger is about: those with a request, and those with our label.
+#[must_use]
+pub fn nodes_for(trigger: &Trigger, caches: &Caches) -> Vec<ObjectRef<NodeMeta>> {
+    match trigger {
+        Trigger::Node(name) => {
+            let node = ObjectRef::new(name);
+            // There may be no such node: then there is nothing to label.
+            caches.nodes.get(&node).map(|_| node).into_iter().collect()
+        }
+        Trigger::Request(_) => Vec::new(),
+        Trigger::All => {
+            let wanted: std::collections::BTreeSet<String> = caches
+                .requests
+                .state()
+                .iter()
+                .filter_map(|request| request.0.as_ref().ok())
+                .map(|request| request.spec.node_name.clone())
+                .collect();
+            caches
+                .nodes
+                .state()
+                .iter()
+                .filter(|node| {
+                    node.labels().contains_key(AGENT_WANTED_LABEL)
+                        || node
+                            .metadata
+                            .name
+                            .as_ref()
+                            .is_some_and(|name| wanted.contains(name))
+                })
+                .map(|node| ObjectRef::from_obj(&**node))
+                .collect()
+        }
+    }
+}
+
+/// Triggers as the references that a kube controller wants.
+pub fn references<K>(
+    mut triggers: UnboundedReceiver<Trigger>,
+    caches: Caches,
+    map: fn(&Trigger, &Caches) -> Vec<ObjectRef<K>>,
+) -> impl Stream<Item = ObjectRef<K>> + Send + 'static
+where
+    K: Resource + 'static,
+    ObjectRef<K>: Send,
+{
+    futures::stream::poll_fn(move |cx| triggers.poll_recv(cx))
+        .flat_map(move |trigger| futures::stream::iter(map(&trigger, &caches)))
+}
