@@ -184,7 +184,7 @@ mod tests {
 
     #[test]
     fn the_deadline_leaves_time_to_release() {
-        let minute = Duration::from_secs(60);
+        let minute = Duration::from_mins(1);
         let start = Monotonic::from_secs(1000);
         let reset = |earliest| {
             let earliest = Monotonic::from_secs(earliest);

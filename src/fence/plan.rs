@@ -7,6 +7,7 @@ use super::report::{
     DeviceReport, FenceReport, StepKind, StepReport, StepResult, VolumeGroupReport, WatchdogReport,
 };
 use super::time::Monotonic;
+use super::topology::swap_levels;
 
 /// The steps of a fence, and what it begins with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,9 +77,14 @@ fn group(vg: &VolumeGroup) -> VolumeGroupReport {
         paths_total,
         paths_active,
         maps: maps(vg).iter().map(|m| m.name.clone()).collect(),
-        devices: top_down(&vg.devices).into_iter().map(device).collect(),
+        devices: top_down(vg).map(device).collect(),
         released_after: None,
     }
+}
+
+fn top_down(vg: &VolumeGroup) -> impl Iterator<Item = &DmDevice> {
+    let order = swap_levels(vg).into_iter().flatten();
+    order.filter_map(|dev| vg.devices.iter().find(|d| d.dev == dev))
 }
 
 fn device(d: &DmDevice) -> DeviceReport {
@@ -89,26 +95,6 @@ fn device(d: &DmDevice) -> DeviceReport {
         open_count: d.open_count,
         ..DeviceReport::default()
     }
-}
-
-/// Devices in an order in which none comes before one that is stacked on it. Devices that use each other in a circle, which the kernel does
-/// not allow, come last.
-#[must_use]
-pub fn top_down(devices: &[DmDevice]) -> Vec<&DmDevice> {
-    let mut left: Vec<&DmDevice> = devices.iter().collect();
-    left.sort_by(|a, b| a.uuid.cmp(&b.uuid));
-    let mut ordered = Vec::with_capacity(left.len());
-    while !left.is_empty() {
-        let used = |d: &DmDevice| left.iter().any(|above| above.deps.contains(&d.dev));
-        let (below, level): (Vec<_>, Vec<_>) = left.iter().partition(|d| used(d));
-        if level.is_empty() {
-            ordered.extend(below);
-            break;
-        }
-        ordered.extend(level);
-        left = below;
-    }
-    ordered
 }
 
 fn step(kind: StepKind, vg: &VolumeGroup, message: String) -> StepReport {
@@ -194,43 +180,4 @@ fn quiesce(groups: &[VolumeGroup]) -> Vec<StepReport> {
         }
     }
     steps
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::fence::DevNo;
-
-    fn device(minor: u32, uuid: &str, deps: &[u32]) -> DmDevice {
-        let no = |minor: &u32| DevNo {
-            major: 253,
-            minor: *minor,
-        };
-        DmDevice {
-            dev: no(&minor),
-            uuid: uuid.into(),
-            deps: deps.iter().map(no).collect(),
-            ..DmDevice::default()
-        }
-    }
-
-    #[test]
-    fn a_device_never_comes_before_one_stacked_on_it() {
-        // Named so that neither UUID nor number gives the order away.
-        let devices = [
-            device(1, "a-tdata", &[100]),
-            device(2, "b-tpool", &[1, 4]),
-            device(3, "z-thin", &[2]),
-            device(4, "c-tmeta", &[100]),
-            device(5, "y-thin", &[2]),
-        ];
-        let order: Vec<u32> = top_down(&devices).iter().map(|d| d.dev.minor).collect();
-        assert_eq!(order, [5, 3, 2, 1, 4]);
-    }
-
-    #[test]
-    fn a_circle_loses_no_device() {
-        let devices = [device(1, "a", &[2]), device(2, "b", &[1])];
-        assert_eq!(top_down(&devices).len(), 2);
-    }
 }

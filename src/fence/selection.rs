@@ -67,11 +67,11 @@ pub fn select(inventory: &Inventory, order: &Order) -> Result<Vec<VolumeGroup>, 
             ));
         }
     }
-    let known = known(inventory);
+    let known = &inventory.volume_groups;
     let selected = match &order.volume_groups {
-        Selection::Affected => affected(&known)?,
+        Selection::Affected => affected(known)?,
         Selection::AllShared => {
-            let shared: Vec<_> = known.into_iter().filter(VolumeGroup::shared).collect();
+            let shared: Vec<_> = known.iter().filter(|vg| vg.shared()).cloned().collect();
             if shared.is_empty() {
                 return Err(Refusal::new(
                     RefusalReason::NothingAffected,
@@ -80,7 +80,7 @@ pub fn select(inventory: &Inventory, order: &Order) -> Result<Vec<VolumeGroup>, 
             }
             shared
         }
-        Selection::Named(names) => named(&known, names)?,
+        Selection::Named(names) => named(inventory, names)?,
     };
     if order.when_paths_remain == WhenPathsRemain::Refuse {
         let healthy: Vec<String> = selected
@@ -99,26 +99,6 @@ pub fn select(inventory: &Inventory, order: &Order) -> Result<Vec<VolumeGroup>, 
         }
     }
     Ok(selected)
-}
-
-/// Volume groups of the inventory, and those that only the lock manager knows: they have no active device, but locks to release.
-fn known(inventory: &Inventory) -> Vec<VolumeGroup> {
-    let mut known = inventory.volume_groups.clone();
-    for lockspace in inventory.lock_manager.lockspaces() {
-        if !known.iter().any(|vg| {
-            vg.lockspace
-                .as_ref()
-                .is_some_and(|l| l.name == lockspace.name)
-        }) {
-            known.push(VolumeGroup {
-                name: lockspace.vg_name.clone(),
-                uuid: lockspace.vg_uuid.clone(),
-                lockspace: Some(lockspace.clone()),
-                ..VolumeGroup::default()
-            });
-        }
-    }
-    known
 }
 
 fn affected(known: &[VolumeGroup]) -> Result<Vec<VolumeGroup>, Refusal> {
@@ -149,7 +129,8 @@ fn affected(known: &[VolumeGroup]) -> Result<Vec<VolumeGroup>, Refusal> {
     ))
 }
 
-fn named(known: &[VolumeGroup], names: &[String]) -> Result<Vec<VolumeGroup>, Refusal> {
+fn named(inventory: &Inventory, names: &[String]) -> Result<Vec<VolumeGroup>, Refusal> {
+    let known = &inventory.volume_groups;
     let mut selected: Vec<VolumeGroup> = Vec::new();
     for name in names {
         let mut candidates = known.iter().filter(|vg| vg.name == *name);
@@ -159,6 +140,21 @@ fn named(known: &[VolumeGroup], names: &[String]) -> Result<Vec<VolumeGroup>, Re
             .find(|vg| vg.shared())
             .or_else(|| candidates.next());
         let Some(vg) = found else {
+            if inventory
+                .lock_manager
+                .lockspaces()
+                .iter()
+                .any(|l| l.vg_name == *name)
+            {
+                // The lockspace's own volume would be active. Without a device to go by, there would be nothing to prove.
+                return Err(Refusal::new(
+                    RefusalReason::VolumeGroupUnknown,
+                    format!(
+                        "volume group {name} has a lockspace but no active device, not even the lvmlock volume: there is nothing to prove a \
+                         fence by. Nothing was touched: look at `lvmlockctl --info` and `dmsetup info` on the node"
+                    ),
+                ));
+            }
             let mut all: Vec<&str> = known.iter().map(|vg| vg.name.as_str()).collect();
             all.sort_unstable();
             let all = if all.is_empty() {

@@ -277,14 +277,8 @@ pub fn swap_levels(group: &VolumeGroup) -> Vec<Vec<DevNo>> {
     let own: BTreeSet<DevNo> = group.devices.iter().map(|d| d.dev).collect();
     let mut below: BTreeMap<DevNo, BTreeSet<DevNo>> = BTreeMap::new();
     for device in &group.devices {
-        let mut under: BTreeSet<DevNo> = device
-            .deps
-            .iter()
-            .copied()
-            .filter(|d| own.contains(d))
-            .collect();
-        under.extend(origins_of(device, &group.devices));
-        under.remove(&device.dev);
+        let mut under = under(device, &group.devices);
+        under.retain(|d| own.contains(d));
         below.insert(device.dev, under);
     }
     let mut levels = Vec::new();
@@ -305,6 +299,15 @@ pub fn swap_levels(group: &VolumeGroup) -> Vec<Vec<DevNo>> {
         levels.push(level);
     }
     levels
+}
+
+/// What has to keep its table until `device` has lost its own: what it uses, and the origin of a snapshot.
+#[must_use]
+pub fn under(device: &DmDevice, all: &[DmDevice]) -> BTreeSet<DevNo> {
+    let mut under: BTreeSet<DevNo> = device.deps.iter().copied().collect();
+    under.extend(origins_of(device, all));
+    under.remove(&device.dev);
+    under
 }
 
 /// The `snapshot-origin` devices that stand for what this `snapshot` device is a snapshot of.

@@ -33,6 +33,10 @@ const LOOK_AGAIN: Duration = Duration::from_millis(200);
 ///
 /// `cancel` is asked until the locks are frozen, the first thing that leaves a trace; it may block for no time. `progress` is called whenever
 /// the report has changed, at least at the end of each step; it may block for no time either.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "an inventory is good for one fence: the next one takes its own"
+)]
 pub fn run(
     host: &Host,
     journal: &mut Journal,
@@ -120,18 +124,14 @@ pub fn resume(
     if let Err(e) = rewritten {
         fence.note_journal(&e);
     }
-    match fence.in_use_anew() {
-        Some(why) => {
-            fence.report.outcome = Outcome::CalledOff;
-            fence.report.message =
-                format!("The fence of an earlier agent was not completed: {why}");
-            fence.keep_locks("the fence was called off");
-        }
-        None => {
-            fence.reset = fence.current_reset().or(fence.reset);
-            if fence.freeze(&|| false) {
-                fence.cut_off();
-            }
+    if let Some(why) = fence.in_use_anew() {
+        fence.report.outcome = Outcome::CalledOff;
+        fence.report.message = format!("The fence of an earlier agent was not completed: {why}");
+        fence.keep_locks("the fence was called off");
+    } else {
+        fence.reset = fence.current_reset().or(fence.reset);
+        if fence.freeze(&|| false) {
+            fence.cut_off();
         }
     }
     fence.finish()

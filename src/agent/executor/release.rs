@@ -16,7 +16,7 @@ use crate::host::{Bell, SanlockStatus};
 /// How long a drop may take: removing a lockspace waits up to two I/O time-outs for a renewal that hangs.
 const DROP_LIMIT: Duration = Duration::from_secs(45);
 /// How long the lock manager is given to be seen letting go, from the first attempt on.
-const CONFIRM_LIMIT: Duration = Duration::from_secs(60);
+const CONFIRM_LIMIT: Duration = Duration::from_mins(1);
 
 /// What sanlock says about a lockspace of the fence.
 enum Held {
@@ -244,11 +244,12 @@ fn held(group: &VolumeGroupReport, sanlock: &SanlockStatus) -> Held {
     let ours = sanlock
         .lockspaces
         .iter()
-        .find(|l| Some(&l.name) == group.lockspace.as_ref());
-    match ours {
+        .filter(|l| Some(&l.name) == group.lockspace.as_ref());
+    // One that was joined again may be listed beside its predecessor.
+    match ours.min_by_key(|l| l.state == LockspaceState::Removing) {
         None => Held::No,
-        Some(l) if !same_incarnation(group, l.host_id, l.generation) => Held::Anew,
         Some(l) if l.state == LockspaceState::Removing => Held::No,
+        Some(l) if !same_incarnation(group, l.host_id, l.generation) => Held::Anew,
         Some(_) => Held::Yes,
     }
 }

@@ -1,10 +1,12 @@
 //! The book of a swap: every device of the volume groups, how it stands, and what the last listing says about it. Knows no I/O.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::worker::Attempt;
 use crate::agent::journal::GroupRecord;
 use crate::fence::report::{DeviceOutcome, DeviceReport, VolumeGroupReport};
+use crate::fence::topology;
 use crate::fence::{DevNo, DmDevice, Monotonic};
 
 /// Between attempts that failed.
@@ -40,7 +42,8 @@ pub(super) struct Tracked {
     pub(super) uuid: String,
     pub(super) name: String,
     open_count: u32,
-    deps: Vec<DevNo>,
+    /// What has to wait for it.
+    below: BTreeSet<DevNo>,
     pub(super) state: State,
     late: bool,
     /// Whether the last listing showed it on the error target.
@@ -65,6 +68,7 @@ pub(super) struct Book {
     /// Counts what was settled: a listing proves only what was settled before it began.
     epoch: u64,
     listed: bool,
+    listed_before: bool,
     /// Devices that stand on a physical volume without belonging to the volume group: (group, what to say).
     foreign: Vec<(usize, String)>,
 }
@@ -98,17 +102,16 @@ impl Book {
         now: Monotonic,
     ) -> Option<Proof> {
         let current = epoch == self.epoch;
-        let first = !self.listed;
-        let mut proven = current && !first;
+        self.listed_before = self.listed;
         self.listed = true;
+        let mut proven = current && self.listed_before;
         self.foreign.clear();
         for (at, group) in groups.iter_mut().enumerate() {
-            let prefix = format!("LVM-{}", group.uuid);
+            let uuid = group.uuid.clone();
+            let is_ours =
+                |d: &DmDevice| topology::volume_group_uuid(&d.uuid) == Some(uuid.as_str());
             let is_lvmlock = |d: &DmDevice| group.lvmlock.as_deref() == Some(d.uuid.as_str());
-            let ours: Vec<&DmDevice> = list
-                .iter()
-                .filter(|d| d.uuid.starts_with(&prefix))
-                .collect();
+            let ours: Vec<&DmDevice> = list.iter().filter(|d| is_ours(d)).collect();
             for d in &ours {
                 for dep in &d.deps {
                     if !ours.iter().any(|o| o.dev == *dep) && !group.pvs.contains(dep) {
@@ -118,9 +121,9 @@ impl Book {
             }
             for d in ours.iter().filter(|d| !is_lvmlock(d)) {
                 proven &= d.is_error_only();
-                self.see_device(at, d, current, first, now);
+                self.see_device(at, d, list, current, now);
             }
-            for d in list.iter().filter(|d| !d.uuid.starts_with(&prefix)) {
+            for d in list.iter().filter(|d| !is_ours(d)) {
                 if d.deps.iter().any(|dep| group.pvs.contains(dep)) {
                     proven = false;
                     self.foreign.push((at, foreign(d, group)));
@@ -144,8 +147,8 @@ impl Book {
         &mut self,
         group: usize,
         d: &DmDevice,
+        list: &[DmDevice],
         current: bool,
-        first: bool,
         now: Monotonic,
     ) {
         let Some(t) = self.devices.iter_mut().find(|t| t.uuid == d.uuid) else {
@@ -155,15 +158,15 @@ impl Book {
                 uuid: d.uuid.clone(),
                 name: d.name.clone(),
                 open_count: d.open_count,
-                deps: d.deps.clone(),
+                below: topology::under(d, list),
                 state: State::Waiting(now),
-                late: !first,
+                late: self.listed_before,
                 read_back: false,
                 note: None,
             });
             return;
         };
-        t.deps.clone_from(&d.deps);
+        t.below = topology::under(d, list);
         t.read_back = d.is_error_only();
         if matches!(t.state, State::Running(_)) {
             return;
@@ -210,7 +213,7 @@ impl Book {
 
     /// A device that has to be settled first: it is stacked on this one.
     fn above(&self, t: &Tracked) -> Option<&Tracked> {
-        let on_top = |o: &&Tracked| o.uuid != t.uuid && !o.settled() && o.deps.contains(&t.dev);
+        let on_top = |o: &&Tracked| o.uuid != t.uuid && !o.settled() && o.below.contains(&t.dev);
         self.devices.iter().find(on_top)
     }
 

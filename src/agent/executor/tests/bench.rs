@@ -32,7 +32,7 @@ impl Bench {
                 uid: "uid".into(),
                 generation: 1,
                 volume_groups: Selection::Named(names),
-                drain_timeout: Duration::from_secs(60),
+                drain_timeout: Duration::from_mins(1),
                 ..Order::default()
             },
         }
@@ -48,19 +48,18 @@ impl Bench {
         let host = self.node.host();
         catch_unwind(AssertUnwindSafe(|| {
             let (mut journal, left) = self.journal();
-            match left.filter(Record::unfinished) {
-                Some(record) => resume(&host, &mut journal, record, &mut |_| ()),
-                None => {
-                    let inventory = self.node.inventory();
-                    run(
-                        &host,
-                        &mut journal,
-                        &self.order,
-                        inventory,
-                        &|| false,
-                        &mut |_| (),
-                    )
-                }
+            if let Some(record) = left.filter(Record::unfinished) {
+                resume(&host, &mut journal, record, &mut |_| ())
+            } else {
+                let inventory = self.node.inventory();
+                run(
+                    &host,
+                    &mut journal,
+                    &self.order,
+                    inventory,
+                    &|| false,
+                    &mut |_| (),
+                )
             }
         }))
         .ok()

@@ -119,7 +119,9 @@ fn killed_in_a_swap_that_waits_the_old_table_stays_and_is_swapped_later() {
     bench
         .node
         .state(|s| s.device("vg1-lv0").expect("device").in_flight = InFlight::Until(seconds(1008)));
-    bench.node.at(seconds(1004), |s| s.kill_now());
+    bench
+        .node
+        .at(seconds(1004), crate::host::simulated::State::kill_now);
     assert!(bench.try_fence().is_none() && bench.node.restart_agent());
     bench.check();
     assert_eq!(bench.open("vg1"), ["vg1-lv0"]);
@@ -148,7 +150,9 @@ fn a_volume_group_in_use_anew_is_left_alone() {
             s.tells_generation = tells;
             s.device("vg1-lv0").expect("device").in_flight = InFlight::Forever;
         });
-        bench.node.at(seconds(1004), |s| s.kill_now());
+        bench
+            .node
+            .at(seconds(1004), crate::host::simulated::State::kill_now);
         assert!(bench.try_fence().is_none() && bench.node.restart_agent());
         let before = bench.node.log().len();
         bench.node.state(|s| s.rejoin(&uuid_of("vg1")));
@@ -184,7 +188,9 @@ fn a_successor_releases_nothing_without_proof() {
         s.multipathd = Daemon::Dead;
         s.device("vg1-lv0").expect("device").in_flight = InFlight::Forever;
     });
-    bench.node.at(seconds(1004), |s| s.kill_now());
+    bench
+        .node
+        .at(seconds(1004), crate::host::simulated::State::kill_now);
     assert!(bench.try_fence().is_none() && bench.node.restart_agent());
     let report = bench.fence();
     assert_eq!(

@@ -40,13 +40,12 @@ fn io_that_never_ends_keeps_the_locks() {
         .iter()
         .map(|d| (d.name.as_str(), d.outcome))
         .collect();
-    use DeviceOutcome::{Error, NotProven};
     assert_eq!(
         outcomes,
         [
-            ("vg1-lv0", Error),
-            ("vg1-lv1", NotProven),
-            ("vg1-lv2", Error)
+            ("vg1-lv0", DeviceOutcome::Error),
+            ("vg1-lv1", DeviceOutcome::NotProven),
+            ("vg1-lv2", DeviceOutcome::Error)
         ]
     );
     assert_eq!(
@@ -78,7 +77,7 @@ fn io_that_ends_late_completes_the_fence() {
     for (ends, not_proven_first) in [(1030, false), (1085, true)] {
         let bench = bench();
         set(&bench, "vg1-lv1", |d| {
-            d.in_flight = InFlight::Until(seconds(ends))
+            d.in_flight = InFlight::Until(seconds(ends));
         });
         let (mut journal, _) = bench.journal();
         let mut told = Vec::new();
@@ -169,7 +168,7 @@ fn a_number_that_another_device_has_now_is_not_touched() {
     let inventory = bench.node.inventory();
     // Between the look and the deed, a volume went and its number passed to a local one.
     set(&bench, "vg1-lv1", |d| {
-        d.dm.uuid = "LVM-localxxxxxxxxxxxxxxxxxxxxxxxxxxxreused".into()
+        d.dm.uuid = "LVM-localxxxxxxxxxxxxxxxxxxxxxxxxxxxreused".into();
     });
     let (mut journal, _) = bench.journal();
     let report = run(
@@ -214,7 +213,7 @@ fn a_stranger_on_a_physical_volume_is_named_and_left_alone() {
 fn devices_that_appear_are_swapped_too() {
     let bench = bench();
     set(&bench, "vg1-lv1", |d| {
-        d.in_flight = InFlight::Until(seconds(1010))
+        d.in_flight = InFlight::Until(seconds(1010));
     });
     bench
         .node
@@ -233,7 +232,7 @@ fn devices_that_appear_are_swapped_too() {
 fn a_table_that_comes_back_before_the_proof_is_swapped_again() {
     let bench = bench();
     set(&bench, "vg1-lv1", |d| {
-        d.in_flight = InFlight::Until(seconds(1010))
+        d.in_flight = InFlight::Until(seconds(1010));
     });
     bench.node.at(seconds(1005), |s| {
         let d = s.device("vg1-lv0").expect("device");
@@ -327,17 +326,17 @@ fn locks_that_cannot_be_seen_released_are_not_called_so() {
     let faults: [(&str, Fault); 3] = [
         ("the drop does nothing", |s| s.drop = Dropping::Ignored),
         ("sanlock dies after the freeze", |s| {
-            s.later(seconds(1), |s| s.sanlock = Daemon::Dead)
+            s.later(seconds(1), |s| s.sanlock = Daemon::Dead);
         }),
         ("wdmd dies after the freeze", |s| {
-            s.later(seconds(1), |s| s.wdmd = Daemon::Hangs)
+            s.later(seconds(1), |s| s.wdmd = Daemon::Hangs);
         }),
     ];
     for (fault, set) in faults {
         let bench = bench();
         bench.node.state(set);
         bench.node.state(|s| {
-            s.device("vg1-lv1").expect("device").in_flight = InFlight::Until(seconds(1003))
+            s.device("vg1-lv1").expect("device").in_flight = InFlight::Until(seconds(1003));
         });
         let report = bench.fence();
         assert_eq!(
@@ -376,10 +375,10 @@ fn a_lockspace_that_was_joined_again_is_not_dropped() {
         let bench = bench();
         bench.node.state(|s| s.tells_generation = tells);
         set(&bench, "vg1-lv1", |d| {
-            d.in_flight = InFlight::Until(seconds(1010))
+            d.in_flight = InFlight::Until(seconds(1010));
         });
         bench.node.at(seconds(1005), |s| {
-            s.rejoin(&crate::host::simulated::uuid_of("vg1"))
+            s.rejoin(&crate::host::simulated::uuid_of("vg1"));
         });
         let report = bench.fence();
         assert_eq!(

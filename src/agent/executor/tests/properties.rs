@@ -51,7 +51,7 @@ fn layout() -> impl Strategy<Value = Layout> {
     })
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 enum Fault {
     Drain(usize, Option<u64>),
     Interrupts(usize, u32),
@@ -118,7 +118,7 @@ fn apply(bench: &Bench, fault: Fault) {
             let until = t.map_or(InFlight::Forever, |t| InFlight::Until(at(t)));
             node.state(|s| {
                 if let Some(d) = s.devices.get_mut(&dev) {
-                    d.in_flight = until
+                    d.in_flight = until;
                 }
             });
         }
@@ -126,7 +126,7 @@ fn apply(bench: &Bench, fault: Fault) {
             let dev = pick(n);
             node.state(|s| {
                 if let Some(d) = s.devices.get_mut(&dev) {
-                    d.interrupts = times
+                    d.interrupts = times;
                 }
             });
         }
@@ -134,7 +134,7 @@ fn apply(bench: &Bench, fault: Fault) {
             let dev = pick(n);
             node.state(|s| {
                 if let Some(d) = s.devices.get_mut(&dev) {
-                    d.busy = times
+                    d.busy = times;
                 }
             });
         }
@@ -150,7 +150,7 @@ fn apply(bench: &Bench, fault: Fault) {
         // Nothing is activated any more once the locks are frozen; a device without a lock may still be.
         Fault::Appears(t) => node.at(at(t), |s| {
             if s.held(&uuid_of("vg0")) {
-                s.add_volume("vg0", "late")
+                s.add_volume("vg0", "late");
             }
         }),
         Fault::Reverted(n, t) => {
@@ -163,7 +163,7 @@ fn apply(bench: &Bench, fault: Fault) {
                 }
             });
         }
-        Fault::Requeue(t) => node.at(at(t), |s| s.requeue_now()),
+        Fault::Requeue(t) => node.at(at(t), crate::host::simulated::State::requeue_now),
         Fault::Lvmlockd(how, t) => node.at(at(t), move |s| s.lvmlockd = how),
         Fault::Sanlock(how, t) => node.at(at(t), move |s| s.sanlock = how),
         Fault::Wdmd(how, t) => node.at(at(t), move |s| s.wdmd = how),

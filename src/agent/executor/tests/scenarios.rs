@@ -185,7 +185,7 @@ fn paths_that_fail_during_the_fence_are_seen_by_the_guard() {
         .node
         .state(|s| s.device("vg1-lv0").expect("device").in_flight = InFlight::Until(seconds(1010)));
     bench.node.at(seconds(1005), |s| {
-        s.device("mpath-vg1-0").expect("map").active_paths = 0
+        s.device("mpath-vg1-0").expect("map").active_paths = 0;
     });
     let report = bench.fence();
     assert_eq!(report.outcome, Outcome::Proven, "{report:#?}");
