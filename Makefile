@@ -23,6 +23,10 @@ unit reconcilers rig: Run one suite of `make test`
 	@hack/install-deps lint rig
 	@hack/test $@
 
+demo: ## A real SAN outage on two nodes in VMs, fenced and measured (KEEP=1 leaves the cluster up)
+	@hack/install-deps rig
+	@KEEP=$(KEEP) cargo test --quiet --locked --test rig -- demo
+
 image: ## Pack the image into out/image.tar (docker load -i out/image.tar)
 	@hack/install-deps build lint image
 	@mkdir -p out && install -m 0644 "$$(hack/image)" out/image.tar && ls -l out/image.tar

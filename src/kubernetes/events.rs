@@ -1,19 +1,39 @@
 //! Events, for `kubectl describe`: sent on the side, so that nobody waits for them.
+//!
+//! kube's own recorder counts repetitions by their reason, and loses what the later ones say. Here an event's name is made from what it says
+//! about what: the API server itself refuses to hear the same twice, also from the successor of a killed process.
+
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::api::events::v1;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::Client;
-use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use kube::api::{Api, PostParams};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+
+use super::apply::call;
+use super::backoff::Backoff;
 
 /// How many events may wait to be sent; what comes on top is dropped. They are a courtesy, the status is the record.
 const WAITING: usize = 256;
 /// Longest note that the API server takes.
 const NOTE_LIMIT: usize = 1024;
+/// Longest name of a reporting instance that the API server takes.
+const INSTANCE_LIMIT: usize = 128;
+/// Where events on cluster-scoped objects live: the API server takes them in no other than this one and `kube-system`.
+const NAMESPACE: &str = "default";
 
 /// Takes events and returns at once.
 #[derive(Clone, Debug)]
-pub struct Events(mpsc::Sender<(Event, ObjectReference)>);
+pub struct Events(mpsc::Sender<v1::Event>, Reporter);
+
+#[derive(Clone, Debug)]
+struct Reporter {
+    controller: String,
+    instance: String,
+}
 
 /// What happened, as an event tells it.
 #[derive(Clone, Debug)]
@@ -34,34 +54,20 @@ impl Events {
     pub fn start(client: Client, controller: &str, instance: &str) -> (Self, JoinHandle<()>) {
         let reporter = Reporter {
             controller: controller.to_owned(),
-            instance: Some(instance.to_owned()),
+            instance: bounded(instance, INSTANCE_LIMIT),
         };
         let (sender, mut receiver) = mpsc::channel(WAITING);
         let task = tokio::spawn(async move {
-            let recorder = Recorder::new(client, reporter);
-            while let Some((event, regarding)) = receiver.recv().await {
-                if let Err(error) = recorder.publish(&event, &regarding).await {
-                    tracing::warn!(%error, reason = event.reason, object = regarding.name, "event not sent");
-                }
+            while let Some(event) = receiver.recv().await {
+                send(&client, &event, || receiver.is_closed()).await;
             }
         });
-        (Self(sender), task)
+        (Self(sender, reporter), task)
     }
 
     /// Sends an event about an object, unless too many wait already.
     pub fn tell(&self, regarding: ObjectReference, happening: &Happening<'_>) {
-        let event = Event {
-            type_: if happening.warning {
-                EventType::Warning
-            } else {
-                EventType::Normal
-            },
-            reason: happening.reason.to_owned(),
-            note: Some(bounded(happening.note)),
-            action: happening.action.to_owned(),
-            secondary: None,
-        };
-        if self.0.try_send((event, regarding)).is_err() {
+        if self.0.try_send(self.1.event(regarding, happening)).is_err() {
             tracing::warn!(
                 reason = happening.reason,
                 "event dropped: too many wait to be sent"
@@ -70,16 +76,81 @@ impl Events {
     }
 }
 
-/// A note of at most the length that the API server takes, in bytes.
-fn bounded(note: &str) -> String {
-    if note.len() <= NOTE_LIMIT {
-        return note.to_owned();
+/// Tries until the API server has it, or refuses it for good, or nobody is left who could wait for it.
+async fn send(client: &Client, event: &v1::Event, closing: impl Fn() -> bool) {
+    let namespace = event.metadata.namespace.as_deref().unwrap_or(NAMESPACE);
+    let api: Api<v1::Event> = Api::namespaced(client.clone(), namespace);
+    let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
+    loop {
+        match call("send an event", api.create(&PostParams::default(), event)).await {
+            Ok(_) => return,
+            Err(error) if error.is_conflict() => return,
+            Err(error) if error.is_refused() || closing() => {
+                tracing::warn!(%error, reason = event.reason, "event not sent");
+                return;
+            }
+            Err(error) => {
+                tracing::debug!(%error, reason = event.reason, "event not sent yet");
+                tokio::time::sleep(backoff.wait()).await;
+            }
+        }
     }
-    let mut end = NOTE_LIMIT - '…'.len_utf8();
-    while !note.is_char_boundary(end) {
+}
+
+impl Reporter {
+    fn event(&self, regarding: ObjectReference, happening: &Happening<'_>) -> v1::Event {
+        let namespace = regarding.namespace.clone();
+        v1::Event {
+            metadata: ObjectMeta {
+                name: Some(name(&regarding, happening)),
+                namespace: Some(namespace.unwrap_or_else(|| NAMESPACE.to_owned())),
+                ..ObjectMeta::default()
+            },
+            type_: Some(
+                if happening.warning {
+                    "Warning"
+                } else {
+                    "Normal"
+                }
+                .to_owned(),
+            ),
+            reason: Some(happening.reason.to_owned()),
+            action: Some(happening.action.to_owned()),
+            note: Some(bounded(happening.note, NOTE_LIMIT)),
+            event_time: Some(MicroTime(jiff::Timestamp::now())),
+            regarding: Some(regarding),
+            reporting_controller: Some(self.controller.clone()),
+            reporting_instance: Some(self.instance.clone()),
+            ..v1::Event::default()
+        }
+    }
+}
+
+/// OBJECT.DIGEST, within the API server's limit of 253.
+fn name(regarding: &ObjectReference, happening: &Happening<'_>) -> String {
+    let object = regarding.name.as_deref().unwrap_or("unnamed");
+    let uid = regarding.uid.as_deref().unwrap_or_default();
+    // FNV-1a: all that is asked of it is that it differs where the event does.
+    let said = [uid, happening.reason, happening.note];
+    let bytes = said.iter().flat_map(|s| s.bytes().chain([0]));
+    let digest = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    // Names of objects are ASCII, so every place is a border.
+    let object = object.get(..230).unwrap_or(object);
+    format!("{}.{digest:016x}", object.trim_end_matches(['.', '-']))
+}
+
+/// A text of at most that many bytes.
+fn bounded(text: &str, limit: usize) -> String {
+    if text.len() <= limit {
+        return text.to_owned();
+    }
+    let mut end = limit - '…'.len_utf8();
+    while !text.is_char_boundary(end) {
         end -= 1;
     }
-    format!("{}…", &note[..end])
+    format!("{}…", &text[..end])
 }
 
 #[cfg(test)]
@@ -88,12 +159,35 @@ mod tests {
 
     #[test]
     fn a_long_note_is_cut_between_characters() {
-        assert_eq!(bounded("short"), "short");
+        assert_eq!(bounded("short", NOTE_LIMIT), "short");
         for start in ["", "a", "ab"] {
             let long = format!("{start}{}", "ü€".repeat(1000));
-            let cut = bounded(&long);
+            let cut = bounded(&long, NOTE_LIMIT);
             assert!(cut.len() <= NOTE_LIMIT && cut.len() > NOTE_LIMIT - 8);
             assert!(cut.ends_with('…') && long.starts_with(cut.trim_end_matches('…')));
         }
+    }
+
+    fn named(object: &str, uid: &str, note: &str) -> String {
+        let regarding = ObjectReference {
+            name: Some(object.to_owned()),
+            uid: Some(uid.to_owned()),
+            ..ObjectReference::default()
+        };
+        let happening = Happening {
+            warning: false,
+            reason: "Fenced",
+            action: "Fence",
+            note,
+        };
+        name(&regarding, &happening)
+    }
+
+    #[test]
+    fn the_same_event_has_the_same_name_and_another_has_another() {
+        assert_eq!(named("a", "1", "x"), named("a", "1", "x"));
+        assert_ne!(named("a", "1", "x"), named("a", "1", "y"));
+        assert_ne!(named("a", "1", "x"), named("a", "2", "x"));
+        assert!(named(&"a".repeat(253), "1", "x").len() <= 253);
     }
 }

@@ -1,5 +1,8 @@
 //! The only place that talks to an API server.
 
+pub mod apply;
+pub mod backoff;
 pub mod client;
 pub mod events;
 pub mod leader;
+pub mod watch;
