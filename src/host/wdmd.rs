@@ -1,8 +1,8 @@
 //! wdmd's socket (sanlock `wdmd/wdmd_sock.h`, `wdmd/main.c`).
 //!
 //! A request is a fixed header. `DUMP_DEBUG`, which `wdmd -d` asks for, answers with text that has no end mark, on a connection that stays
-//! open; `STATUS` answers with a copy of the request's header, filled in. So both are asked in one write: the header that comes back is the
-//! end of the text. We never register, never pet, never extend (S1).
+//! open; `STATUS` answers with a header. So both are asked in one write: the header that comes back is the end of the text. We never register,
+//! never pet, never extend (S1).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -27,17 +27,12 @@ const HEADER: usize = 176;
 const CMD_AT: usize = 4;
 /// Offset of `fire_timeout`.
 const FIRE_AT: usize = 20;
-/// Offset of `name[128]`.
-const NAME_AT: usize = 48;
-/// What we write into `name`, to know our own header again when it comes back.
-const MARK: &[u8] = b"storage-fence: end of dump";
 /// wdmd's buffer for the text holds 1 MiB.
 const ANSWER_LIMIT: usize = 1024 * 1024 + HEADER;
 
 fn header(command: u32) -> [u8; HEADER] {
     let mut header = [0; HEADER];
     header[CMD_AT..CMD_AT + 4].copy_from_slice(&command.to_ne_bytes());
-    header[NAME_AT..NAME_AT + MARK.len()].copy_from_slice(MARK);
     header
 }
 
@@ -51,17 +46,14 @@ pub fn encode_request() -> [u8; 2 * HEADER] {
 }
 
 /// Splits an answer into the text and the fire time-out of the header that ends it; None while that has not come.
+///
+/// Text holds no zero bytes, the number of the command does: so nothing else can look like that header.
 #[must_use]
 pub fn split_answer(answer: &[u8]) -> Option<(&[u8], u32)> {
     let (text, end) = answer.split_at_checked(answer.len().checked_sub(HEADER)?)?;
-    let ours = end.get(CMD_AT..CMD_AT + 4)? == CMD_STATUS.to_ne_bytes()
-        && end.get(NAME_AT..)?.starts_with(MARK);
-    let fire = end
-        .get(FIRE_AT..FIRE_AT + 4)?
-        .try_into()
-        .ok()
-        .map(u32::from_ne_bytes)?;
-    ours.then_some((text, fire))
+    let field = |at: usize| end.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes);
+    let fire = field(FIRE_AT)?;
+    (field(CMD_AT)? == CMD_STATUS && !text.contains(&0)).then_some((text, fire))
 }
 
 /// Reads the text of the dump, which is what `wdmd -d` prints.
