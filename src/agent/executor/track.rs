@@ -274,14 +274,20 @@ impl Book {
                 self.report_device(t, d, proven, given_up, now);
             }
         }
-        if proven {
-            // In the plan, but gone before the first listing.
-            for d in groups.iter_mut().flat_map(|g| &mut g.devices) {
-                if d.outcome == DeviceOutcome::Planned || d.outcome == DeviceOutcome::NotProven {
-                    d.outcome = DeviceOutcome::Gone;
-                    d.message = None;
-                }
-            }
+        // In the plan, but in no listing.
+        let unseen = |d: &&mut DeviceReport| !self.devices.iter().any(|t| t.uuid == d.uuid);
+        let (outcome, message) = match (proven, given_up) {
+            (true, _) => (DeviceOutcome::Gone, None),
+            (false, true) => (DeviceOutcome::NotProven, Some("it could not be read back")),
+            (false, false) => return,
+        };
+        for d in groups
+            .iter_mut()
+            .flat_map(|g| &mut g.devices)
+            .filter(unseen)
+        {
+            d.outcome = outcome;
+            d.message = message.map(str::to_owned);
         }
     }
 

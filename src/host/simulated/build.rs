@@ -110,6 +110,11 @@ fn lv_uuid(vg: &str, lv: &str, suffix: &str) -> String {
     format!("LVM-{}{lv:y<32.32}{suffix}", uuid_of(vg))
 }
 
+/// UUID of a device of a volume group that no layout has.
+pub(super) fn foreign_uuid() -> String {
+    lv_uuid("foreign", "lv0", "")
+}
+
 pub(super) fn status_line(active: u32) -> String {
     let state = |n: u32| if n < active { "A 0" } else { "F 1" };
     format!("2 0 0 0 1 1 E 0 2 0 8:0 {} 8:16 {}", state(0), state(1))

@@ -99,7 +99,12 @@ impl Simulation {
                 return die_if_killed(state);
             }
             let nobody = state.running == 0 && !state.waiters.values().any(|w| state.ready(w));
-            if nobody && state.advance() {
+            if nobody {
+                if !state.advance() {
+                    // A real agent would stand like that until the watchdog fires.
+                    state.violations.push("every thread waits for ever".into());
+                    state.crashed = true;
+                }
                 self.0.wake.notify_all();
                 continue;
             }

@@ -37,6 +37,19 @@ impl State {
         }
     }
 
+    fn pass_on(&mut self, dev: DevNo) {
+        if let Some(d) = self.devices.get_mut(&dev).filter(|d| d.passes_on_at_load) {
+            d.dm.uuid = build::foreign_uuid();
+            d.dm.deps.clear();
+            d.dm.targets = vec![Target {
+                start: 0,
+                length: d.dm.sectors,
+                kind: "zero".into(),
+                params: String::new(),
+            }];
+        }
+    }
+
     fn busy(&mut self, dev: DevNo) -> Result<()> {
         let d = self.devices.get_mut(&dev).ok_or_else(|| gone(dev))?;
         if d.busy > 0 {
@@ -87,6 +100,7 @@ impl DeviceMapper for Simulation {
         let mut state = self.enter();
         state.busy(dev)?;
         state.changes("load", dev);
+        state.pass_on(dev);
         let d = state.devices.get_mut(&dev).ok_or_else(|| gone(dev))?;
         d.inactive = Some(vec![Target {
             start: 0,
@@ -130,7 +144,7 @@ impl DeviceMapper for Simulation {
 
     fn clear_inactive(&self, dev: Device) -> Result<()> {
         let mut state = self.enter();
-        state.changes("clear", dev);
+        state.log.push(format!("clear {dev}"));
         let d = state.devices.get_mut(&dev).ok_or_else(|| gone(dev))?;
         d.inactive = None;
         self.leave(state);

@@ -46,6 +46,8 @@ pub struct SimulatedDevice {
     pub interrupts: u32,
     /// So many ioctls find it busy first.
     pub busy: u32,
+    /// Right before the load, the number passes to a device that is none of the fence's business.
+    pub passes_on_at_load: bool,
     /// Of a multipath map: working paths.
     pub active_paths: u32,
 }

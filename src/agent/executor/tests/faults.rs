@@ -410,6 +410,63 @@ fn a_list_that_cannot_be_read_is_no_proof() {
         (&Outcome::NotProven, LocksOutcome::Kept)
     );
     assert!(bench.held("vg1"));
+    let outcomes = report.volume_groups[0].devices.iter().map(|d| d.outcome);
+    assert!(outcomes.into_iter().all(|o| o == DeviceOutcome::NotProven));
+}
+
+#[test]
+fn what_was_swapped_is_not_called_proven_before_it_is_read_back() {
+    let bench = bench();
+    bench.node.state(|s| {
+        for n in 0..3 {
+            let d = s.device(&format!("vg1-lv{n}")).expect("device");
+            d.in_flight = InFlight::Until(seconds(1006));
+        }
+    });
+    bench.node.at(seconds(1005), |s| s.listing_fails = true);
+    let report = bench.fence();
+    assert_eq!(
+        (&report.outcome, report.locks),
+        (&Outcome::NotProven, LocksOutcome::Kept)
+    );
+    assert_eq!(bench.open("vg1"), Vec::<String>::new());
+    assert_eq!(report.volume_groups[0].devices_proven(), 0, "{report:#?}");
+}
+
+#[test]
+fn a_lockspace_that_was_joined_again_and_frozen_again_is_not_dropped() {
+    let bench = bench();
+    set(&bench, "vg1-lv1", |d| {
+        d.in_flight = InFlight::Until(seconds(1010));
+    });
+    bench.node.at(seconds(1005), |s| {
+        s.rejoin(&crate::host::simulated::uuid_of("vg1"));
+        for l in &mut s.lockspaces {
+            l.lockspace.frozen = true;
+        }
+    });
+    let report = bench.fence();
+    assert_eq!(report.locks, LocksOutcome::NotConfirmed, "{report:#?}");
+    assert_eq!(bench.count("drop_vg vg1"), 0);
+}
+
+#[test]
+fn a_number_that_changes_hands_during_the_load_is_cleared_again() {
+    let bench = bench();
+    bench.node.state(|s| {
+        s.device("vg1-lv1").expect("device").passes_on_at_load = true;
+    });
+    let report = bench.fence();
+    assert_eq!(bench.count("swap vg1-lv1"), 0);
+    let left = bench
+        .node
+        .state(|s| s.device("vg1-lv1").expect("device").inactive.clone());
+    assert_eq!(left, None);
+    assert_eq!(
+        report.volume_groups[0].devices[1].outcome,
+        DeviceOutcome::Gone
+    );
+    assert_eq!(report.locks, LocksOutcome::Released);
 }
 
 #[test]
