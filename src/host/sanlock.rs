@@ -38,6 +38,10 @@ mod record {
     pub const DAEMON: u32 = 1;
     pub const CLIENT: u32 = 2;
     pub const LOCKSPACE: u32 = 3;
+    /// The first type after resources, which are the only others that more than text follows.
+    pub const HOST: u32 = 5;
+    /// Versions add types (5.1.1 has 7 and 8); what is beyond this is no type but a record read at the wrong place.
+    pub const LAST_PLAUSIBLE: u32 = 32;
 }
 
 /// The request: everything up to the lockspaces. Resources come after those, one for each lock, and are not needed.
@@ -142,7 +146,6 @@ pub fn decode_status(answer: &[u8]) -> std::result::Result<SanlockStatus, String
                     .get("watchdog_fire_timeout")
                     .and_then(|v| v.parse().ok());
             }
-            record::CLIENT => {}
             record::LOCKSPACE => {
                 bytes.take(LOCKSPACE, "a lockspace")?;
                 let name = text(state.get(NAME).unwrap_or_default());
@@ -150,6 +153,8 @@ pub fn decode_status(answer: &[u8]) -> std::result::Result<SanlockStatus, String
                     .lockspaces
                     .push(lockspace(name, u64_at(state, 16), &fields)?);
             }
+            // Clients; from 4.0 also worker threads. Text alone, which does not matter here.
+            record::CLIENT | record::HOST..=record::LAST_PLAUSIBLE => {}
             other => return Err(format!("a record of type {other}")),
         }
     }

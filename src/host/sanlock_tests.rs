@@ -137,6 +137,36 @@ fn an_old_version_tells_less() {
 }
 
 #[test]
+fn a_new_version_tells_more() {
+    // As 5.1.1: its threads between the daemon and the clients, more keys in a lockspace.
+    let mut new = encode_status().to_vec();
+    new.extend(state(
+        1,
+        "node1",
+        0,
+        &DAEMON.replace("03090005", "05010100"),
+    ));
+    new.extend(state(
+        7,
+        "",
+        0,
+        "worker=0 cmd_last=add_lockspace busy=0 thread_id=11685",
+    ));
+    new.extend(state(8, "", 0, "busy=0 thread_id=11686 work_count=0"));
+    new.extend(space(
+        "lvm_san",
+        "spaces",
+        &format!("version=0x00050000 no_timeout=0 no_watchdog=0 caw=0 caw_dev=0:0 {SPACE}"),
+    ));
+    let status = decode_status(&new).unwrap();
+    assert_eq!(
+        (status.version, status.lockspaces.len()),
+        (Some(0x0501_0100), 1)
+    );
+    assert_eq!(status.lockspaces[0].generation, Some(4));
+}
+
+#[test]
 fn what_is_cut_off_is_never_an_empty_list() {
     let whole = answer(&[space("lvm_san", "spaces", SPACE)]);
     for cut in 0..whole.len() {
@@ -158,9 +188,9 @@ fn what_is_not_sanlock_is_refused() {
     other[0] ^= 1;
     assert!(decode_status(&other).unwrap_err().contains("magic"));
     assert!(
-        decode_status(&answer(&[state(9, "x", 0, "")]))
+        decode_status(&answer(&[state(99, "x", 0, "")]))
             .unwrap_err()
-            .contains("type 9")
+            .contains("type 99")
     );
     assert!(
         decode_status(&answer(&[space("a", "limbo", SPACE)]))
