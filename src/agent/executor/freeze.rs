@@ -8,8 +8,10 @@ use super::Fence;
 use crate::fence::report::{LocksOutcome, Outcome, StepKind, StepResult};
 use crate::fence::selection::RefusalReason;
 
-/// How long lvmlockd is asked again when it fails.
-const LIMIT: Duration = Duration::from_secs(5);
+/// How long lvmlockd is asked again when it fails, before the fence is refused for it.
+const LIMIT: Duration = Duration::from_secs(20);
+/// The same once another volume group is frozen: its I/O shall not go on for that long. It is tried again before the release.
+const LIMIT_COMMITTED: Duration = Duration::from_secs(5);
 
 impl Fence<'_> {
     /// Whether the fence goes on.
@@ -23,8 +25,13 @@ impl Fence<'_> {
                 return false;
             }
             let step = self.step(StepKind::FreezeLocks, group);
+            if self.result(StepKind::FreezeLocks, group) == Some(StepResult::Done) {
+                // By the agent that this one succeeds.
+                continue;
+            }
             self.begin(step);
-            match self.freeze_group(group) {
+            let limit = if committed { LIMIT_COMMITTED } else { LIMIT };
+            match self.freeze_group(group, limit) {
                 Ok(message) => {
                     committed = true;
                     self.end(step, StepResult::Done, message);
@@ -57,7 +64,7 @@ impl Fence<'_> {
                 continue;
             }
             let step = self.step(StepKind::FreezeLocks, group);
-            if let Ok(message) = self.freeze_group(group) {
+            if let Ok(message) = self.freeze_group(group, LIMIT_COMMITTED) {
                 self.begin(step);
                 self.end(step, StepResult::Done, message);
                 any = true;
@@ -67,8 +74,8 @@ impl Fence<'_> {
     }
 
     /// What was done about one volume group, or why lvmlockd could not be brought to it.
-    fn freeze_group(&self, group: usize) -> Result<String, String> {
-        let until = self.host.system.monotonic() + LIMIT;
+    fn freeze_group(&self, group: usize, limit: Duration) -> Result<String, String> {
+        let until = self.host.system.monotonic() + limit;
         let Some((record, report)) = self
             .groups
             .get(group)

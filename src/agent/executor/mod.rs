@@ -26,6 +26,8 @@ use crate::host::{Bell, Host, Result};
 
 /// How long one question to the kernel or a daemon may take.
 const ASK: Duration = Duration::from_secs(3);
+/// How long a successor waits for the lock manager to tell whether there is still something to complete.
+const DAEMONS_LIMIT: Duration = Duration::from_secs(5);
 /// How often to look again where nobody tells of changes.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
@@ -324,13 +326,19 @@ impl Fence<'_> {
             }
             _ => {}
         }
-        let sanlock = self
-            .ask("asking sanlock for its status", |h| h.sanlock.status())
-            .ok();
-        let lvmlockd = self.ask("asking lvmlockd for its lockspaces", |h| {
-            h.lvmlockd.lockspaces()
-        });
-        let lvmlockd = lvmlockd.unwrap_or_default();
+        let until = self.host.system.monotonic() + DAEMONS_LIMIT;
+        let (sanlock, lvmlockd) = loop {
+            let sanlock = self.ask("asking sanlock for its status", |h| h.sanlock.status());
+            let lvmlockd = self.ask("asking lvmlockd for its lockspaces", |h| {
+                h.lvmlockd.lockspaces()
+            });
+            // One that stays silent cannot have joined anything again.
+            let answered = sanlock.is_ok() && lvmlockd.is_ok();
+            if answered || self.host.system.monotonic() >= until {
+                break (sanlock.ok(), lvmlockd.unwrap_or_default());
+            }
+            self.pause();
+        };
         (0..self.groups.len()).find_map(|g| {
             let group = self.report.volume_groups.get(g)?;
             let name = group.lockspace.as_deref()?;

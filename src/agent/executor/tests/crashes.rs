@@ -6,7 +6,7 @@ use super::Bench;
 use super::bench::seconds;
 use crate::agent::executor::resume;
 use crate::fence::report::{FenceReport, LocksOutcome, Outcome, StepKind};
-use crate::host::simulated::{Daemon, Group, InFlight, Layout, Under, uuid_of};
+use crate::host::simulated::{Daemon, Group, InFlight, Layout, State, Under, uuid_of};
 
 fn small() -> Layout {
     Layout {
@@ -119,9 +119,7 @@ fn killed_in_a_swap_that_waits_the_old_table_stays_and_is_swapped_later() {
     bench
         .node
         .state(|s| s.device("vg1-lv0").expect("device").in_flight = InFlight::Until(seconds(1008)));
-    bench
-        .node
-        .at(seconds(1004), crate::host::simulated::State::kill_now);
+    bench.node.at(seconds(1004), State::kill_now);
     assert!(bench.try_fence().is_none() && bench.node.restart_agent());
     bench.check();
     assert_eq!(bench.open("vg1"), ["vg1-lv0"]);
@@ -150,9 +148,7 @@ fn a_volume_group_in_use_anew_is_left_alone() {
             s.tells_generation = tells;
             s.device("vg1-lv0").expect("device").in_flight = InFlight::Forever;
         });
-        bench
-            .node
-            .at(seconds(1004), crate::host::simulated::State::kill_now);
+        bench.node.at(seconds(1004), State::kill_now);
         assert!(bench.try_fence().is_none() && bench.node.restart_agent());
         let before = bench.node.log().len();
         bench.node.state(|s| s.rejoin(&uuid_of("vg1")));
@@ -165,6 +161,23 @@ fn a_volume_group_in_use_anew_is_left_alone() {
         assert_eq!(bench.node.log().len(), before, "{:?}", bench.node.log());
         assert!(!bench.journal().1.expect("a record").unfinished());
     }
+}
+
+#[test]
+fn a_lock_manager_that_is_slow_to_answer_is_waited_for() {
+    let bench = Bench::whatever_paths(&small());
+    bench.node.state(|s| {
+        s.tells_generation = false;
+        s.device("vg1-lv0").expect("device").in_flight = InFlight::Forever;
+    });
+    bench.node.at(seconds(1004), State::kill_now);
+    assert!(bench.try_fence().is_none() && bench.node.restart_agent());
+    bench.node.state(|s| {
+        s.rejoin(&uuid_of("vg1"));
+        s.lvmlockd = Daemon::Dead;
+        s.later(seconds(3), |s| s.lvmlockd = Daemon::Alive);
+    });
+    assert_eq!(bench.fence().outcome, Outcome::CalledOff);
 }
 
 #[test]
@@ -188,9 +201,7 @@ fn a_successor_releases_nothing_without_proof() {
         s.multipathd = Daemon::Dead;
         s.device("vg1-lv0").expect("device").in_flight = InFlight::Forever;
     });
-    bench
-        .node
-        .at(seconds(1004), crate::host::simulated::State::kill_now);
+    bench.node.at(seconds(1004), State::kill_now);
     assert!(bench.try_fence().is_none() && bench.node.restart_agent());
     let report = bench.fence();
     assert_eq!(
