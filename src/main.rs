@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use storage_fence::agent::inspect::inspect;
 use storage_fence::api::crds;
 use storage_fence::controller;
+use storage_fence::host::{Host, Paths};
 
 /// Fences a node's SAN storage instead of the node.
 #[derive(Parser)]
@@ -23,6 +25,8 @@ struct Cli {
 enum Command {
     /// Run the controller.
     Controller(controller::Options),
+    /// Print what this node's kernel and daemons say of its storage, as JSON. Changes nothing.
+    Inspect,
     /// Write the custom resource definitions.
     Crds {
         /// Folder to write into, or to compare with.
@@ -38,6 +42,9 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let result: Result<(), Box<dyn Error>> = match cli.command {
         Command::Controller(options) => run_controller(&cli.log_level, options),
+        Command::Inspect => {
+            inspect(&Host::real(&Paths::default()), &mut std::io::stdout()).map_err(Into::into)
+        }
         Command::Crds { dir, check: true } => crds::check(&dir).map_err(Into::into),
         Command::Crds { dir, check: false } => crds::write(&dir).map_err(Into::into),
     };

@@ -1,6 +1,6 @@
 //! The inventory as JSON, for people and scripts: `storage-fence inspect`.
 
-use std::io::{self, Write};
+use std::io::Write;
 
 use serde_json::{Value, json};
 
@@ -10,15 +10,19 @@ use crate::fence::{
     DmDevice, Inventory, LockManager, Lockspace, Monotonic, Path, PhysicalVolume, PvKind,
     VolumeGroup, Watchdog,
 };
-use crate::host::{Host, Result};
+use crate::host::{Error, Host, Result};
 
 /// Observes once and prints.
 ///
 /// # Errors
-/// When device mapper or the boot ID cannot be read.
-pub fn inspect(host: &Host, out: &mut dyn Write) -> Result<io::Result<()>> {
+/// When device mapper or the boot ID cannot be read, or `out` not be written.
+pub fn inspect(host: &Host, out: &mut dyn Write) -> Result<()> {
     let inventory = observe(host)?;
-    Ok(writeln!(out, "{:#}", json(&inventory)))
+    writeln!(out, "{:#}", json(&inventory)).map_err(|source| Error::Unavailable {
+        what: "the output".to_owned(),
+        source,
+        hint: "Look at where it goes to",
+    })
 }
 
 /// The inventory. Device numbers are `MAJOR:MINOR`, times seconds on `CLOCK_MONOTONIC`.
