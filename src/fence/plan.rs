@@ -46,10 +46,19 @@ impl Plan {
                 budget: reset.map(|r| r.budget(now)),
                 disarmed_after: None,
             },
+            notes: unknown_watchdog(inventory).into_iter().collect(),
             ..FenceReport::default()
         };
         Self { report, reset }
     }
+}
+
+fn unknown_watchdog(inventory: &Inventory) -> Option<String> {
+    let watchdog = &inventory.watchdog;
+    let why = watchdog.problem.as_deref().unwrap_or("no reason is known");
+    let says =
+        format!("Whether the watchdog is armed is not known, since wdmd does not answer: {why}");
+    (!watchdog.known).then_some(says)
 }
 
 /// The multipath maps under a volume group, each once.

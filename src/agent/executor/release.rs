@@ -18,6 +18,15 @@ const DROP_LIMIT: Duration = Duration::from_secs(45);
 /// How long the lock manager is given to be seen letting go, from the first attempt on.
 const CONFIRM_LIMIT: Duration = Duration::from_mins(1);
 
+/// A drop that failed is sent again after this long, if sanlock still holds the lockspace then.
+const RESEND: Duration = Duration::from_secs(5);
+
+/// A drop that was sent.
+struct Sent {
+    call: Pending<()>,
+    failed: bool,
+}
+
 /// What sanlock says about a lockspace of the fence.
 enum Held {
     /// Nothing, or that it is being removed.
@@ -38,7 +47,7 @@ impl Fence<'_> {
         }
         let bell = Bell::default();
         let until = self.host.system.monotonic() + CONFIRM_LIMIT;
-        let mut drops: Vec<Option<Pending<()>>> = self.groups.iter().map(|_| None).collect();
+        let mut drops: Vec<Option<Sent>> = self.groups.iter().map(|_| None).collect();
         loop {
             let seen = bell.rings();
             for (group, drop) in drops.iter_mut().enumerate() {
@@ -71,7 +80,7 @@ impl Fence<'_> {
         group: usize,
         sanlock: &SanlockStatus,
         watchdog: &Watchdog,
-        drop: &mut Option<Pending<()>>,
+        drop: &mut Option<Sent>,
         bell: &Bell,
     ) {
         let release = self.step(StepKind::Release, group);
@@ -123,7 +132,7 @@ impl Fence<'_> {
         }
     }
 
-    fn drop_group(&mut self, group: usize, drop: &mut Option<Pending<()>>, bell: &Bell) {
+    fn drop_group(&mut self, group: usize, drop: &mut Option<Sent>, bell: &Bell) {
         let release = self.step(StepKind::Release, group);
         if drop.is_some() || !self.may_drop(group) {
             return;
@@ -134,12 +143,10 @@ impl Fence<'_> {
             return;
         };
         let call = move |h: &crate::host::Host| h.lvmlockd.drop_vg(&name, DROP_LIMIT);
-        *drop = Some(Pending::start(
-            self.host,
-            bell,
-            "dropping the lockspace",
-            call,
-        ));
+        *drop = Some(Sent {
+            call: Pending::start(self.host, bell, "dropping the lockspace", call),
+            failed: false,
+        });
     }
 
     /// Whether lvmlockd still has the lockspace frozen: only then is it the one that this fence froze.
@@ -170,16 +177,16 @@ impl Fence<'_> {
         }
     }
 
-    fn drop_answered(&mut self, group: usize, drop: &mut Option<Pending<()>>) {
-        let Some(answer) = drop.as_ref().and_then(Pending::take) else {
-            return;
-        };
-        if let Err(e) = answer {
+    fn drop_answered(&mut self, group: usize, drop: &mut Option<Sent>) {
+        let Some(sent) = drop else { return };
+        if let Some(Err(e)) = sent.call.take() {
             let name = self.groups.get(group).map_or("", |g| g.name.as_str());
-            self.note(format!(
-                "drop_vg of {name} was not answered well, which proves nothing: {e}"
-            ));
-            // To be sent again, if sanlock still holds it.
+            let note =
+                format!("drop_vg of {name} was not answered well, which proves nothing: {e}");
+            self.note(note);
+            sent.failed = true;
+        }
+        if sent.failed && self.host.system.monotonic().since(sent.call.started()) >= RESEND {
             *drop = None;
         }
     }

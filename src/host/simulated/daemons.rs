@@ -114,6 +114,12 @@ impl Lvmlockd for Simulation {
             state.violate(format!("drop_vg {vg} in another generation"));
         }
         let how = state.drop;
+        if how == Dropping::Refused {
+            return Err(Error::Refused {
+                what: "drop_vg".into(),
+                detail: "-22".into(),
+            });
+        }
         if how != Dropping::Ignored && lockspace.state != LockspaceState::Removing {
             let (first, then) = (lockspace.name.clone(), lockspace.name);
             state.later(Duration::from_secs(1), move |s| {
@@ -133,7 +139,7 @@ impl Lvmlockd for Simulation {
         let until = match how {
             Dropping::Works => Some(state.now + Duration::from_secs(2)),
             Dropping::NeverAnswers => None,
-            Dropping::Ignored => Some(state.now),
+            Dropping::Ignored | Dropping::Refused => Some(state.now),
         };
         self.leave(state);
         drop(self.wait_until(until, None, None));

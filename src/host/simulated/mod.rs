@@ -83,6 +83,8 @@ pub enum Dropping {
     NeverAnswers,
     /// It is answered at once, and nothing happens.
     Ignored,
+    /// It is answered with an error, and nothing happens.
+    Refused,
 }
 
 type Event = Box<dyn FnOnce(&mut State) + Send>;

@@ -122,6 +122,8 @@ fn without_a_watchdog_the_drain_timeout_is_the_end() {
     );
     assert_eq!(report.outcome, Outcome::NotProven);
     assert_eq!(report.finished_after.map(|d| d.as_secs()), Some(60));
+    let note = "Whether the watchdog is armed is not known";
+    assert!(report.notes.iter().any(|n| n.starts_with(note)));
 }
 
 #[test]
@@ -366,6 +368,24 @@ fn a_drop_that_never_answers_is_seen_in_sanlock() {
     assert!(
         report.finished_after.is_some_and(|t| t < seconds(4)),
         "{report:#?}"
+    );
+}
+
+#[test]
+fn a_drop_that_fails_is_sent_again_but_not_all_the_time() {
+    let bench = bench();
+    bench.node.state(|s| {
+        s.drop = Dropping::Refused;
+        s.later(seconds(12), |s| s.drop = Dropping::Works);
+    });
+    let report = bench.fence();
+    assert_eq!(report.locks, LocksOutcome::Released, "{report:#?}");
+    let sent = bench.count("drop_vg vg1");
+    assert!((2..=4).contains(&sent), "sent {sent} times");
+    assert!(
+        report.notes.iter().any(|n| n.contains("drop_vg")),
+        "{:?}",
+        report.notes
     );
 }
 
