@@ -42,7 +42,7 @@ impl Backoff {
         let nanos = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |t| t.subsec_nanos());
-        whole - whole / 2 * (nanos % 1000) / 1000
+        whole.saturating_sub(whole / 2 * (nanos % 1000) / 1000)
     }
 }
 
