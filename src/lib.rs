@@ -17,3 +17,4 @@ pub mod controller;
 pub mod fence;
 pub mod host;
 pub mod kubernetes;
+pub mod telemetry;

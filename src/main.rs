@@ -1,18 +1,27 @@
 //! The command line of the operator: wiring only.
 
 use std::error::Error;
+use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
-use storage_fence::agent::inspect::inspect;
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
 use storage_fence::api::crds;
-use storage_fence::controller;
 use storage_fence::host::{Host, Paths};
+use storage_fence::{agent, controller, telemetry};
 
 /// Fences a node's SAN storage instead of the node.
+///
+/// When every path to a SAN is gone, the lock manager's watchdog resets the whole host. This program cuts the host off from that storage alone,
+/// proves it, and has the locks released: the host lives, and other hosts can take over.
+///
+/// Ask for a fence with a StorageFenceRequest (kubectl explain sfr.spec); see what a node would do with `kubectl get nst NODE -o yaml`.
 #[derive(Parser)]
-#[command(version)]
+#[command(
+    version,
+    after_help = "Exit codes:\n  0  it worked, or it was asked to stop\n  1  it failed: the last line on standard error says why\n  2  the command line is wrong"
+)]
 struct Cli {
     /// error, warn, info, debug or trace; or directives such as storage_fence=debug,kube=info.
     #[arg(long, env = "LOG_LEVEL", default_value = "info", global = true)]
@@ -23,9 +32,12 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run the controller.
+    /// Run the controller: judges requests, brings agents to nodes, derives what people read. Several replicas elect a leader.
     Controller(controller::Options),
-    /// Print what this node's kernel and daemons say of its storage, as JSON. Changes nothing.
+    /// Run the node's agent: watches the requests for this node, fences its storage, and reports. As root, in the host's network, with the
+    /// host's /dev and /run.
+    Agent(agent::Options),
+    /// Print what the agent would see of this node, as JSON. Changes nothing, reads nothing from the SAN, needs no cluster.
     Inspect,
     /// Write the custom resource definitions.
     Crds {
@@ -36,17 +48,32 @@ enum Command {
         #[arg(long)]
         check: bool,
     },
+    /// Print the completion script for a shell.
+    Completion {
+        /// The shell.
+        shell: Shell,
+    },
 }
+
+type Outcome = Result<(), Box<dyn Error>>;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let result: Result<(), Box<dyn Error>> = match cli.command {
+    let result: Outcome = match cli.command {
         Command::Controller(options) => run_controller(&cli.log_level, options),
-        Command::Inspect => {
-            inspect(&Host::real(&Paths::default()), &mut std::io::stdout()).map_err(Into::into)
-        }
+        Command::Agent(options) => run_agent(&cli.log_level, options),
+        Command::Inspect => inspect(),
         Command::Crds { dir, check: true } => crds::check(&dir).map_err(Into::into),
         Command::Crds { dir, check: false } => crds::write(&dir).map_err(Into::into),
+        Command::Completion { shell } => {
+            clap_complete::generate(
+                shell,
+                &mut Cli::command(),
+                "storage-fence",
+                &mut io::stdout(),
+            );
+            Ok(())
+        }
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -57,8 +84,8 @@ fn main() -> ExitCode {
     }
 }
 
-fn run_controller(log_level: &str, options: controller::Options) -> Result<(), Box<dyn Error>> {
-    log_to_stderr(log_level)?;
+fn run_controller(log_level: &str, options: controller::Options) -> Outcome {
+    telemetry::log_to_stderr(log_level)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -67,15 +94,19 @@ fn run_controller(log_level: &str, options: controller::Options) -> Result<(), B
     Ok(())
 }
 
-/// One JSON object a line: what collects a pod's output can read it.
-fn log_to_stderr(level: &str) -> Result<(), Box<dyn Error>> {
-    let filter = tracing_subscriber::EnvFilter::try_new(level)
-        .map_err(|error| format!("log level {level:?}: {error}"))?;
-    tracing_subscriber::fmt()
-        .json()
-        .flatten_event(true)
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .init();
+/// On one thread: what takes time or may hang has threads of its own.
+fn run_agent(log_level: &str, options: agent::Options) -> Outcome {
+    telemetry::log_to_stderr(log_level)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let result = runtime.block_on(agent::run(options));
+    // Nothing that still hangs somewhere may keep the process from ending.
+    runtime.shutdown_background();
+    Ok(result?)
+}
+
+fn inspect() -> Outcome {
+    agent::inspect::inspect(&Host::real(&Paths::default()), &mut io::stdout())?;
     Ok(())
 }

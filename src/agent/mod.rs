@@ -1,6 +1,30 @@
 //! The node agent: observe, decide, act, report.
+//!
+//! | module | what it is |
+//! | --- | --- |
+//! | [`observe`] | asks the node everything |
+//! | [`decide`] | which request's turn it is; pure |
+//! | [`act`] | threads that fence and look |
+//! | [`executor`] | carries a fence out |
+//! | [`journal`] | what a successor needs to know |
+//! | [`report`], [`node_storage`] | what the API server is told; pure |
+//! | [`desk`] | where all of it comes together |
 
+pub mod act;
+pub mod decide;
+pub mod desk;
 pub mod executor;
 pub mod inspect;
 pub mod journal;
+pub mod memory;
+pub mod metrics;
+pub mod node_storage;
+mod node_storage_task;
 pub mod observe;
+mod options;
+pub mod publish;
+pub mod report;
+mod run;
+
+pub use options::Options;
+pub use run::{Agent, Error, run};

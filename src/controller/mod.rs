@@ -5,7 +5,6 @@
 mod census;
 pub mod context;
 pub mod facts;
-mod http;
 mod metrics;
 pub mod node;
 mod options;
@@ -28,6 +27,7 @@ use self::watches::{Caches, Trigger, Watches, nodes_for, references, requests_fo
 use crate::kubernetes::client::{Purpose, client};
 use crate::kubernetes::events::Events;
 use crate::kubernetes::{client as clients, leader};
+use crate::telemetry as http;
 
 /// Name of the Lease.
 pub const LEASE: &str = "storage-fence-controller";

@@ -1,4 +1,4 @@
-//! `/healthz`, `/readyz` and `/metrics`.
+//! What a running process shows of itself: its log, and `/healthz`, `/readyz`, `/metrics`.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,6 +8,41 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use prometheus_client::registry::Registry;
+
+/// The log level makes no sense.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "log level {level:?} is not understood: {why}. Use error, warn, info, debug or trace, or directives such as storage_fence=debug,kube=info"
+)]
+pub struct LogLevelError {
+    /// What was given.
+    pub level: String,
+    /// What is wrong with it.
+    pub why: String,
+}
+
+/// Logs to standard error, one JSON object a line: what collects a pod's output can read it.
+///
+/// # Errors
+/// When the level makes no sense.
+pub fn log_to_stderr(level: &str) -> Result<(), LogLevelError> {
+    let filter = tracing_subscriber::EnvFilter::try_new(level).map_err(|error| LogLevelError {
+        level: level.to_owned(),
+        why: error.to_string(),
+    })?;
+    // Whoever calls a client logs its errors, with what they mean; the client's own line about each is one too many.
+    let filter = match "kube_client::client::builder=off".parse() {
+        Ok(directive) if !level.contains("kube") => filter.add_directive(directive),
+        _ => filter,
+    };
+    tracing_subscriber::fmt()
+        .json()
+        .flatten_event(true)
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+    Ok(())
+}
 
 /// Serves until the task is dropped. `ready` says what is still missing.
 ///

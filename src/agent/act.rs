@@ -1,0 +1,227 @@
+//! Fences and observations on threads of their own: neither a kernel that hangs nor an API server that hangs holds the other up.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, watch};
+
+use super::decide::Known;
+use super::executor;
+use super::journal::{Journal, Record};
+use super::observe::observe;
+use crate::fence::report::{FenceReport, LocksOutcome, Outcome};
+use crate::fence::selection::RefusalReason;
+use crate::fence::{Inventory, Order};
+use crate::host::{Bell, Host};
+
+/// What a fence's thread says.
+#[derive(Clone, Debug)]
+pub enum Said {
+    /// The report has changed.
+    Progress(Box<Known>),
+    /// It has ended; the report is the last one.
+    Ended(Box<Known>),
+    /// The thread died: a bug. The journal knows how far it came.
+    Died,
+}
+
+/// Carries fences out, one at a time.
+#[derive(Clone)]
+pub struct Actor {
+    host: Host,
+    journal: Arc<Mutex<Journal>>,
+    said: mpsc::UnboundedSender<Said>,
+}
+
+/// Says that a thread died, unless it was told that it did not.
+struct Obituary(Option<mpsc::UnboundedSender<Said>>);
+
+impl Drop for Obituary {
+    fn drop(&mut self) {
+        if let Some(said) = self.0.take() {
+            let _ = said.send(Said::Died);
+        }
+    }
+}
+
+impl Actor {
+    /// What is said comes out of the receiver.
+    #[must_use]
+    pub fn new(host: Host, journal: Journal) -> (Self, mpsc::UnboundedReceiver<Said>) {
+        let (said, hear) = mpsc::unbounded_channel();
+        let journal = Arc::new(Mutex::new(journal));
+        (
+            Self {
+                host,
+                journal,
+                said,
+            },
+            hear,
+        )
+    }
+
+    /// Begins to fence. The flag calls it off while that is possible.
+    ///
+    /// # Errors
+    /// When the system has no thread to give.
+    pub fn begin(&self, order: Order) -> std::io::Result<Arc<AtomicBool>> {
+        let cancel = Arc::new(AtomicBool::new(false));
+        let cancelled = Arc::clone(&cancel);
+        self.thread(
+            order.clone(),
+            move |host, journal, progress| match observe(host) {
+                Ok(inventory) => executor::run(
+                    host,
+                    journal,
+                    &order,
+                    inventory,
+                    &|| cancelled.load(Ordering::Acquire),
+                    progress,
+                ),
+                Err(error) => no_inventory(host, &order, &error.to_string()),
+            },
+        )?;
+        Ok(cancel)
+    }
+
+    /// Completes the fence of an agent that was killed.
+    ///
+    /// # Errors
+    /// When the system has no thread to give.
+    pub fn resume(&self, record: Record) -> std::io::Result<()> {
+        self.thread(
+            record.begun.order.clone(),
+            move |host, journal, progress| executor::resume(host, journal, record, progress),
+        )
+    }
+
+    fn thread(
+        &self,
+        order: Order,
+        work: impl FnOnce(&Host, &mut Journal, &mut dyn FnMut(&FenceReport)) -> FenceReport
+        + Send
+        + 'static,
+    ) -> std::io::Result<()> {
+        let me = self.clone();
+        self.host.system.spawn(
+            "fence",
+            Box::new(move || {
+                let mut obituary = Obituary(Some(me.said.clone()));
+                let known = |report: &FenceReport| {
+                    Box::new(Known {
+                        order: order.clone(),
+                        report: report.clone(),
+                    })
+                };
+                let mut journal = me.journal.lock().unwrap_or_else(PoisonError::into_inner);
+                // Nobody listens any more only when the process ends.
+                let report = work(&me.host, &mut journal, &mut |report| {
+                    let _ = me.said.send(Said::Progress(known(report)));
+                });
+                drop(journal);
+                let _ = me.said.send(Said::Ended(known(&report)));
+                obituary.0 = None;
+            }),
+        )
+    }
+}
+
+/// Nothing is known of the node, so nothing is touched.
+fn no_inventory(host: &Host, order: &Order, why: &str) -> FenceReport {
+    FenceReport {
+        request: order.name.clone(),
+        uid: order.uid.clone(),
+        generation: order.generation,
+        boot_id: host.system.boot_id().unwrap_or_default(),
+        started: host.system.monotonic(),
+        finished_after: Some(Duration::ZERO),
+        outcome: Outcome::Refused(RefusalReason::DeviceMapperUnavailable),
+        message: format!("device mapper cannot be used, so nothing was touched: {why}"),
+        locks: LocksOutcome::Kept,
+        locks_message: "Nothing was touched".into(),
+        ..FenceReport::default()
+    }
+}
+
+/// An inventory, or why there is none.
+pub type Observation = Arc<Result<Inventory, String>>;
+
+/// Looks at the node again and again.
+#[derive(Clone)]
+pub struct Observer {
+    bell: Bell,
+    pause: Arc<AtomicU64>,
+    latest: watch::Receiver<Option<Observation>>,
+    at: Arc<Mutex<Instant>>,
+}
+
+impl Observer {
+    /// Begins to look, on a thread of its own. `took` is told how long each look took.
+    ///
+    /// # Errors
+    /// When the system has no thread to give.
+    pub fn start(
+        host: Host,
+        pause: Duration,
+        took: impl Fn(Duration) + Send + 'static,
+    ) -> std::io::Result<Self> {
+        let (tell, latest) = watch::channel(None);
+        let me = Self {
+            bell: Bell::default(),
+            pause: Arc::default(),
+            latest,
+            at: Arc::new(Mutex::new(Instant::now())),
+        };
+        me.every(pause);
+        let thread = me.clone();
+        // Not one of the host's own threads: it waits on the wall's clock, for as long as the process lives.
+        std::thread::Builder::new()
+            .name("observe".into())
+            .stack_size(256 * 1024)
+            .spawn(move || {
+                loop {
+                    let seen = thread.bell.rings();
+                    let began = Instant::now();
+                    let observation = observe(&host).map_err(|e| e.to_string());
+                    took(began.elapsed());
+                    *thread.at.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+                    if tell.send(Some(Arc::new(observation))).is_err() {
+                        return;
+                    }
+                    let pause = Duration::from_millis(thread.pause.load(Ordering::Relaxed));
+                    thread.bell.wait(seen, pause);
+                }
+            })?;
+        Ok(me)
+    }
+
+    /// Sets the pause between two looks.
+    pub fn every(&self, pause: Duration) {
+        let milliseconds = pause.as_millis().try_into().unwrap_or(u64::MAX);
+        if self.pause.swap(milliseconds, Ordering::Relaxed) > milliseconds {
+            // The present pause may be a longer one.
+            self.bell.ring();
+        }
+    }
+
+    /// Looks now.
+    pub fn look(&self) {
+        self.bell.ring();
+    }
+
+    /// The latest inventory and its successors.
+    #[must_use]
+    pub fn latest(&self) -> watch::Receiver<Option<Observation>> {
+        self.latest.clone()
+    }
+
+    /// How long ago the last look ended: long, when one hangs.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        self.at
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .elapsed()
+    }
+}

@@ -1,0 +1,394 @@
+//! Where everything comes together: requests, what the fences say, and inventories come in; orders, statuses and events go out.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures::{Stream, StreamExt};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::Resource;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::act::{Actor, Observer, Said};
+use super::decide::{Decision, Known, Running, Stand, Uid, View, decide, waits};
+use super::journal::Record;
+use super::metrics::Metrics;
+use super::publish::Board;
+use super::report::{AgentPart, Context, from_report, governed, happened, not_supported};
+use crate::api::StorageFenceRequest;
+use crate::fence::Monotonic;
+use crate::fence::report::Outcome;
+use crate::host::Host;
+use crate::kubernetes::events::{Events, Happening};
+use crate::kubernetes::watch::Seen;
+
+/// Between two looks while a request waits for its paths to go.
+const LOOK_CLOSELY: Duration = Duration::from_secs(1);
+/// Everything is decided anew after this time, whatever happened: for a thread that the system did not give.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// A fence's thread died. The process has to be started anew: the journal knows how to go on.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "a fence's thread died: this is a bug. The process ends, and the next one completes the fence from the journal"
+)]
+pub struct Died;
+
+/// What the desk works with.
+pub struct Tools {
+    /// Name of this node.
+    pub node_name: String,
+    /// Boot ID of the running kernel.
+    pub boot_id: String,
+    /// For the clock.
+    pub host: Host,
+    /// Hands.
+    pub actor: Actor,
+    /// Eyes.
+    pub observer: Observer,
+    /// Between two looks otherwise.
+    pub pause: Duration,
+    /// Statuses.
+    pub board: Board,
+    /// Counters.
+    pub metrics: Metrics,
+    /// Whether the requests were listed.
+    pub listed: Arc<AtomicBool>,
+}
+
+/// The state.
+pub struct Desk {
+    tools: Tools,
+    events: Option<Events>,
+    requests: BTreeMap<Uid, StorageFenceRequest>,
+    listing: Option<BTreeMap<Uid, StorageFenceRequest>>,
+    listed: bool,
+    known: BTreeMap<Uid, Known>,
+    started: BTreeMap<Uid, (Monotonic, Timestamp)>,
+    running: Option<(Running, Arc<AtomicBool>)>,
+}
+
+impl Desk {
+    /// With what the journal of an earlier agent tells: a fence that it did not end is completed at once, whatever the API server does.
+    ///
+    /// # Errors
+    /// When the system has no thread for that.
+    pub fn new(tools: Tools, left: Option<Record>) -> std::io::Result<Self> {
+        let mut desk = Self {
+            tools,
+            events: None,
+            requests: BTreeMap::new(),
+            listing: None,
+            listed: false,
+            known: BTreeMap::new(),
+            started: BTreeMap::new(),
+            running: None,
+        };
+        let Some(record) = left else { return Ok(desk) };
+        let order = record.begun.order.clone();
+        if record.unfinished() {
+            tracing::warn!(
+                request = order.name,
+                "completing the fence of an earlier agent"
+            );
+            let running = Running {
+                uid: order.uid.clone(),
+            };
+            desk.tools.actor.resume(record)?;
+            desk.running = Some((running, Arc::default()));
+            desk.tools.metrics.fencing(true);
+        } else if let Some(report) = record.finished {
+            desk.known
+                .insert(order.uid.clone(), Known { order, report });
+        }
+        Ok(desk)
+    }
+
+    /// Has events sent from now on.
+    pub fn send_events(&mut self, events: Events) {
+        self.events = Some(events);
+    }
+
+    /// Works until `stop`, and then until the fence that is going on has ended.
+    ///
+    /// # Errors
+    /// When a fence's thread died.
+    pub async fn work(
+        &mut self,
+        watch: impl Stream<Item = Seen<StorageFenceRequest>>,
+        mut said: mpsc::UnboundedReceiver<Said>,
+        stop: CancellationToken,
+    ) -> Result<(), Died> {
+        let mut watch = std::pin::pin!(watch);
+        let mut inventory = self.tools.observer.latest();
+        let mut again = tokio::time::interval(AGAIN);
+        loop {
+            tokio::select! {
+                // What a fence says comes first: it frees the hands for the next.
+                biased;
+                Some(said) = said.recv() => self.hear(said)?,
+                Some(seen) = watch.next() => self.see(seen),
+                Ok(()) = inventory.changed() => {}
+                _ = again.tick() => {}
+                () = stop.cancelled(), if self.running.is_none() => return Ok(()),
+            }
+            self.settle(!stop.is_cancelled());
+        }
+    }
+
+    fn see(&mut self, seen: Seen<StorageFenceRequest>) {
+        let uid = |r: &StorageFenceRequest| r.metadata.uid.clone().unwrap_or_default();
+        match seen {
+            Seen::Listing => self.listing = Some(BTreeMap::new()),
+            Seen::Is(request, true) => {
+                if let Some(listing) = &mut self.listing {
+                    listing.insert(uid(&request), *request);
+                }
+            }
+            Seen::Is(request, false) => {
+                self.requests.insert(uid(&request), *request);
+            }
+            Seen::Gone(request) => {
+                self.requests.remove(&uid(&request));
+                self.gone(&uid(&request));
+            }
+            Seen::Listed => {
+                let listing = self.listing.take().unwrap_or_default();
+                let before = std::mem::replace(&mut self.requests, listing);
+                for uid in before
+                    .keys()
+                    .filter(|uid| !self.requests.contains_key(*uid))
+                    .cloned()
+                    .collect::<Vec<_>>()
+                {
+                    self.gone(&uid);
+                }
+                for (uid, request) in &self.requests {
+                    self.tools.board.stored(uid, stored(request));
+                }
+                self.listed = true;
+                self.tools.listed.store(true, Ordering::Relaxed);
+            }
+            Seen::Unreadable(name, why) => {
+                tracing::error!(
+                    request = name,
+                    why,
+                    "a request is not understood and not acted upon; was it made by a newer version?"
+                );
+            }
+            Seen::Broken(why) => {
+                tracing::warn!(why, "the requests cannot be watched; trying again");
+                self.tools.metrics.api_error("watch");
+            }
+        }
+    }
+
+    fn gone(&mut self, uid: &str) {
+        self.tools.board.forget(uid);
+        if !self.runs(uid) {
+            self.known.remove(uid);
+            self.started.remove(uid);
+        }
+    }
+
+    fn runs(&self, uid: &str) -> bool {
+        self.running.as_ref().is_some_and(|(r, _)| r.uid == uid)
+    }
+
+    fn hear(&mut self, said: Said) -> Result<(), Died> {
+        let (known, ended) = match said {
+            Said::Progress(known) => (*known, false),
+            Said::Ended(known) => (*known, true),
+            Said::Died => return Err(Died),
+        };
+        let uid = known.order.uid.clone();
+        let before = self
+            .known
+            .get(&uid)
+            .filter(|b| b.report.started == known.report.started);
+        for happened in happened(before.map(|b| &b.report), &known.report) {
+            tracing::info!(
+                request = known.order.name,
+                reason = happened.reason,
+                happened.note,
+                "fence"
+            );
+            self.tell(&known, happened.warning, happened.reason, &happened.note);
+        }
+        if ended {
+            self.ended(&known);
+        }
+        self.begun(&known);
+        self.known.insert(uid, known);
+        Ok(())
+    }
+
+    fn ended(&mut self, known: &Known) {
+        let uid = &known.order.uid;
+        self.tools.metrics.ended(&known.report);
+        self.tools.metrics.fencing(false);
+        self.running = None;
+        // What NodeStorage says of the volume groups is no longer so.
+        self.tools.observer.look();
+        let fenced = matches!(known.report.outcome, Outcome::Proven | Outcome::NotProven);
+        if fenced && self.listed && !self.requests.contains_key(uid) {
+            let note = format!(
+                "Request {} was deleted when its fence could no longer be called off: it was completed. {}",
+                known.order.name, known.report.message
+            );
+            self.tell(known, true, "RequestDeletedDuringFence", &note);
+        }
+    }
+
+    /// Fixes when the fence began by the wall clock: once, so that the status does not change with every reading of two clocks.
+    fn begun(&mut self, known: &Known) {
+        let uid = &known.order.uid;
+        let monotonic = known.report.started;
+        if self.started.get(uid).is_some_and(|(m, _)| *m == monotonic) {
+            return;
+        }
+        let ago = SignedDuration::try_from(self.tools.host.system.monotonic().since(monotonic))
+            .unwrap_or_default();
+        let now = Timestamp::now();
+        let computed = now.checked_sub(ago).unwrap_or(now);
+        // An earlier agent's reading, if it is one of the same moment.
+        let node = self
+            .requests
+            .get(uid)
+            .and_then(|r| r.status.as_ref()?.node.as_ref());
+        let read = node
+            .filter(|n| n.boot_id == known.report.boot_id)
+            .and_then(|n| n.started_at);
+        let started = read
+            .filter(|read| read.duration_since(computed).abs() < SignedDuration::from_secs(2))
+            .unwrap_or(computed);
+        self.started.insert(uid.clone(), (monotonic, started));
+    }
+
+    fn tell(&self, known: &Known, warning: bool, reason: &str, note: &str) {
+        let Some(events) = &self.events else { return };
+        let request = ObjectReference {
+            api_version: Some(StorageFenceRequest::api_version(&()).into_owned()),
+            kind: Some(StorageFenceRequest::kind(&()).into_owned()),
+            name: Some(known.order.name.clone()),
+            uid: Some(known.order.uid.clone()),
+            ..ObjectReference::default()
+        };
+        // As the kubelet does it: with the name for a UID, which `kubectl describe node` looks for as well.
+        let node = ObjectReference {
+            api_version: Some("v1".into()),
+            kind: Some("Node".into()),
+            name: Some(self.tools.node_name.clone()),
+            uid: Some(self.tools.node_name.clone()),
+            ..ObjectReference::default()
+        };
+        let happening = Happening {
+            warning,
+            reason,
+            action: "Fence",
+            note,
+        };
+        events.tell(request, &happening);
+        events.tell(node, &happening);
+    }
+
+    /// Decides, and does what was decided.
+    fn settle(&mut self, may_begin: bool) {
+        let observation = self.tools.observer.latest().borrow().clone();
+        let inventory = observation.as_ref().and_then(|o| o.as_ref().as_ref().ok());
+        let Decision {
+            stands,
+            begin,
+            call_off,
+        } = decide(View {
+            node_name: &self.tools.node_name,
+            boot_id: &self.tools.boot_id,
+            requests: self.listed.then_some(&self.requests),
+            running: self.running.as_ref().map(|(r, _)| r),
+            known: &self.known,
+            inventory,
+        });
+        if call_off && let Some((_, cancel)) = &self.running {
+            cancel.store(true, Ordering::Release);
+        }
+        if let Some(order) = begin.filter(|_| may_begin) {
+            let uid = order.uid.clone();
+            tracing::info!(
+                request = order.name,
+                generation = order.generation,
+                "a request's turn"
+            );
+            match self.tools.actor.begin(order) {
+                Ok(cancel) => {
+                    self.running = Some((Running { uid }, cancel));
+                    self.tools.metrics.fencing(true);
+                }
+                Err(error) => tracing::error!(%error, "no thread for a fence; trying again"),
+            }
+        }
+        for (uid, stand) in &stands {
+            self.publish(uid, stand);
+        }
+        let waiting = self
+            .known
+            .values()
+            .any(|k| matches!(k.report.outcome, Outcome::Refused(why) if waits(why)));
+        let pause = if waiting {
+            LOOK_CLOSELY.min(self.tools.pause)
+        } else {
+            self.tools.pause
+        };
+        self.tools.observer.every(pause);
+    }
+
+    fn publish(&mut self, uid: &str, stand: &Stand) {
+        let Some(request) = self.requests.get(uid) else {
+            return;
+        };
+        let name = request.metadata.name.clone().unwrap_or_default();
+        let current_generation = request.metadata.generation.unwrap_or_default();
+        let before = self
+            .tools
+            .board
+            .wanted(uid)
+            .unwrap_or_else(|| stored(request));
+        let now = Timestamp::now();
+        let part = match stand {
+            Stand::Settled | Stand::Next => return,
+            Stand::Governed(other) => governed(other, current_generation, now, &before),
+            Stand::NotSupported => not_supported(current_generation, now, &before),
+            Stand::Report(generation) => {
+                let Some(known) = self.known.get(uid).cloned() else {
+                    return;
+                };
+                self.begun(&known);
+                let started = self.started.get(uid).map_or(now, |(_, started)| *started);
+                from_report(
+                    &known.report,
+                    Context {
+                        generation: *generation,
+                        current_generation,
+                        started,
+                        now,
+                        before: &before,
+                    },
+                )
+            }
+        };
+        let Some(request) = self.requests.get(uid) else {
+            return;
+        };
+        self.tools.board.want(uid, &name, part, || stored(request));
+    }
+}
+
+fn stored(request: &StorageFenceRequest) -> AgentPart {
+    request
+        .status
+        .as_ref()
+        .map(AgentPart::of)
+        .unwrap_or_default()
+}

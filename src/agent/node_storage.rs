@@ -1,0 +1,259 @@
+//! What a NodeStorage says, from an inventory. Pure; without clocks, so that it changes only when something has changed.
+
+use jiff::Timestamp;
+
+use super::report::{VERSION, cut};
+use crate::api::condition;
+use crate::api::node_storage::{
+    LockspaceStatus, PathStatus, PhysicalVolumeKind, PhysicalVolumeStatus, VolumeGroupStatus,
+    WatchdogStatus, condition_type,
+};
+use crate::api::{Condition, ConditionStatus, NodeStorageStatus};
+use crate::fence::budget::worst_case;
+use crate::fence::{
+    DmDevice, Inventory, LockManager, Lockspace, LockspaceState, Path, PhysicalVolume, PvKind,
+    VolumeGroup, Watchdog,
+};
+
+// The limits of the schema.
+const GROUPS: usize = 64;
+const VOLUMES: usize = 64;
+const PATHS: usize = 64;
+const OPEN_DEVICES: usize = 128;
+
+/// Who reports.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reporter {
+    /// UID of the Node, once it is known.
+    pub node_uid: Option<String>,
+    /// Boot ID, for when there is no inventory.
+    pub boot_id: String,
+    /// Name and UID of the agent's pod: `NAME (UID)`.
+    pub pod: Option<String>,
+}
+
+/// The status for an inventory, or for the reason why there is none. `before` keeps the time of the condition's transition.
+#[must_use]
+pub fn status(
+    inventory: Result<&Inventory, &str>,
+    reporter: &Reporter,
+    before: &[Condition],
+    now: Timestamp,
+) -> NodeStorageStatus {
+    let mut status = NodeStorageStatus {
+        node_uid: reporter.node_uid.clone(),
+        boot_id: reporter.boot_id.clone(),
+        agent_version: VERSION.to_owned(),
+        agent_pod: reporter.pod.clone(),
+        paths: "0/0".to_owned(),
+        conditions: before.to_vec(),
+        ..NodeStorageStatus::default()
+    };
+    if let Ok(inventory) = inventory {
+        fill(&mut status, inventory);
+    }
+    let (ready, reason, message) = match inventory {
+        Ok(inventory) => ready(inventory),
+        Err(why) => (
+            false,
+            "DeviceMapperUnavailable",
+            format!(
+                "device mapper cannot be used, so nothing could be fenced: {why}. Is the pod privileged, and is dm_mod loaded?"
+            ),
+        ),
+    };
+    let condition = Condition {
+        type_: condition_type::READY.to_owned(),
+        status: if ready {
+            ConditionStatus::True
+        } else {
+            ConditionStatus::False
+        },
+        observed_generation: None,
+        last_transition_time: Timestamp::from_second(now.as_second()).unwrap_or(now),
+        reason: reason.to_owned(),
+        message: cut(&message, 4096),
+    };
+    condition::set(&mut status.conditions, condition);
+    status
+}
+
+/// Whether the node could be fenced now, why, and in words.
+fn ready(inventory: &Inventory) -> (bool, &'static str, String) {
+    match &inventory.lock_manager {
+        LockManager::LvmlockdUnavailable(why) => (
+            false,
+            "LvmlockdUnavailable",
+            format!(
+                "lvmlockd does not answer ({why}): which volume groups are shared is not known, and no lock could be released. Start lvmlockd on \
+                 the node"
+            ),
+        ),
+        LockManager::SanlockUnavailable(why, _) => (
+            false,
+            "SanlockUnavailable",
+            format!(
+                "sanlock does not answer ({why}): the release of a lockspace could not be proven. Start sanlock on the node"
+            ),
+        ),
+        LockManager::Running(_) if !inventory.watchdog.known => {
+            let why = inventory
+                .watchdog
+                .problem
+                .as_deref()
+                .unwrap_or("no reason given");
+            (
+                true,
+                "WatchdogUnknown",
+                format!(
+                    "The node can be fenced, but wdmd does not answer ({why}): how much time there is cannot be told"
+                ),
+            )
+        }
+        LockManager::Running(_) => (
+            true,
+            "AllAnswer",
+            "Device mapper, lvmlockd, sanlock and wdmd answer".to_owned(),
+        ),
+    }
+}
+
+fn fill(status: &mut NodeStorageStatus, inventory: &Inventory) {
+    let shared = || inventory.volume_groups.iter().filter(|g| g.shared());
+    let (up, all) = shared().fold((0, 0), |(up, all), g| {
+        let (u, a) = g.paths();
+        (up + u, all + a)
+    });
+    let fenced: Vec<&str> = inventory
+        .volume_groups
+        .iter()
+        .filter(|g| fenced(g))
+        .map(|g| g.name.as_str())
+        .collect();
+    status.boot_id.clone_from(&inventory.boot_id);
+    status.shared_volume_groups = count(shared().count());
+    status.active_logical_volumes = count(shared().map(|g| volumes(g).count()).sum());
+    status.paths = format!("{up}/{all}");
+    status.fenced_volume_groups = cut(&fenced.join(","), 1024);
+    status.volume_groups = inventory
+        .volume_groups
+        .iter()
+        .take(GROUPS)
+        .map(group)
+        .collect();
+    status.watchdog = Some(watchdog(
+        &inventory.watchdog,
+        inventory.lock_manager.lockspaces(),
+    ));
+}
+
+/// Devices that people know as logical volumes: the layers below them (pools, mirror legs) have a suffix to their UUID.
+fn volumes(group: &VolumeGroup) -> impl Iterator<Item = &DmDevice> {
+    const PLAIN: usize = "LVM-".len() + 32 + 32;
+    group.devices.iter().filter(|d| d.uuid.len() == PLAIN)
+}
+
+fn fenced(group: &VolumeGroup) -> bool {
+    !group.devices.is_empty() && group.devices.iter().all(DmDevice::is_error_only)
+}
+
+fn group(group: &VolumeGroup) -> VolumeGroupStatus {
+    let mut open: Vec<&str> = volumes(group)
+        .filter(|d| d.open_count > 0)
+        .map(|d| d.name.as_str())
+        .collect();
+    open.sort_unstable();
+    VolumeGroupStatus {
+        name: cut(&group.name, 127),
+        uuid: cut(&group.uuid, 64),
+        shared: group.shared(),
+        lockspace: group.lockspace.as_ref().map(lockspace),
+        physical_volumes: group
+            .pvs
+            .iter()
+            .take(VOLUMES)
+            .map(physical_volume)
+            .collect(),
+        logical_volumes: count(volumes(group).count()),
+        logical_volumes_open: count(open.len()),
+        open_devices: open
+            .into_iter()
+            .take(OPEN_DEVICES)
+            .map(|n| cut(n, 128))
+            .collect(),
+        fenced: fenced(group),
+    }
+}
+
+fn lockspace(lockspace: &Lockspace) -> LockspaceStatus {
+    let state = match lockspace.state {
+        _ if lockspace.frozen => "Killed",
+        LockspaceState::Adding => "Adding",
+        LockspaceState::Healthy => "Healthy",
+        LockspaceState::RenewalFailing => "RenewalFailing",
+        LockspaceState::Expired => "Expired",
+        LockspaceState::Removing => "Removing",
+    };
+    LockspaceStatus {
+        name: cut(&lockspace.name, 64),
+        host_id: lockspace.host_id.try_into().unwrap_or(i64::MAX),
+        generation: lockspace.generation.and_then(|g| g.try_into().ok()),
+        io_timeout_seconds: lockspace.io_timeout.try_into().unwrap_or(i32::MAX),
+        state: state.to_owned(),
+    }
+}
+
+fn physical_volume(pv: &PhysicalVolume) -> PhysicalVolumeStatus {
+    let (device, kind, queueing) = match &pv.kind {
+        PvKind::Multipath(map) => (&map.name, PhysicalVolumeKind::Multipath, map.queueing),
+        PvKind::Disk(path) => (&path.name, PhysicalVolumeKind::Disk, false),
+    };
+    // Path groups are listed by priority, and that changes with every failure.
+    let mut paths: Vec<&Path> = pv.paths().iter().collect();
+    paths.sort_by_key(|p| p.dev);
+    PhysicalVolumeStatus {
+        device: cut(device, 128),
+        kind,
+        queueing,
+        paths: paths
+            .into_iter()
+            .take(PATHS)
+            .map(|p| PathStatus {
+                device: cut(&p.name, 64),
+                active: p.active,
+                device_state: cut(&p.device_state, 32),
+            })
+            .collect(),
+    }
+}
+
+fn watchdog(watchdog: &Watchdog, lockspaces: &[Lockspace]) -> WatchdogStatus {
+    if !watchdog.known {
+        return WatchdogStatus {
+            state: "Unknown".to_owned(),
+            ..WatchdogStatus::default()
+        };
+    }
+    let budget = lockspaces
+        .iter()
+        .map(|l| worst_case(l.io_timeout, watchdog.fire_timeout))
+        .min();
+    WatchdogStatus {
+        state: if watchdog.clients.is_empty() {
+            "Idle"
+        } else {
+            "Armed"
+        }
+        .to_owned(),
+        fire_timeout_seconds: watchdog.fire_timeout.try_into().ok(),
+        budget_seconds: budget.and_then(|b| b.as_secs().try_into().ok()),
+    }
+}
+
+fn count(n: usize) -> i32 {
+    n.try_into().unwrap_or(i32::MAX)
+}
+
+#[cfg(test)]
+#[path = "node_storage_tests.rs"]
+mod tests;

@@ -1,0 +1,128 @@
+//! Keeps this node's NodeStorage current: made if it is missing, written when something has changed.
+
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Node;
+use kube::{Api, Client};
+use serde_json::json;
+
+use super::act::Observer;
+use super::metrics::Metrics;
+use super::node_storage::{Reporter, status};
+use super::run::LOOK_LIMIT;
+use crate::api::{AGENT_FIELD_MANAGER, NodeStorage, NodeStorageStatus};
+use crate::kubernetes::apply::{Result, Target, apply, apply_status, call};
+use crate::kubernetes::backoff::Backoff;
+
+/// Everything is written again after this time: somebody may have deleted it.
+const REWRITE: Duration = Duration::from_secs(300);
+
+/// What the task needs.
+pub struct Task {
+    /// Client to write with.
+    pub client: Client,
+    /// Name of the node, and so of the object.
+    pub node_name: String,
+    /// Name and UID of the agent's pod.
+    pub pod: Option<String>,
+    /// Boot ID of the running kernel.
+    pub boot_id: String,
+    /// Inventories.
+    pub observer: Observer,
+    /// Counters.
+    pub metrics: Metrics,
+}
+
+impl Task {
+    /// Writes for ever.
+    pub async fn run(self) {
+        let mut latest = self.observer.latest();
+        let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(15));
+        let mut reporter = Reporter {
+            node_uid: None,
+            boot_id: self.boot_id.clone(),
+            pod: self.pod.clone(),
+        };
+        let mut before: Option<NodeStorageStatus> = None;
+        let mut written: Option<Instant> = None;
+        loop {
+            let observation = latest.borrow_and_update().clone();
+            let hangs = self.observer.age() > LOOK_LIMIT;
+            if let Some(observation) = observation.filter(|_| !hangs).or_else(|| {
+                hangs.then(|| {
+                    Err("a look at the node has not ended; the kernel or a daemon hangs".to_owned())
+                        .into()
+                })
+            }) {
+                let result = self
+                    .write(&mut reporter, &observation, &mut before, &mut written)
+                    .await;
+                if let Err(error) = result {
+                    tracing::warn!(%error, "NodeStorage not written yet");
+                    self.metrics.api_error(error.class());
+                    written = None;
+                    tokio::time::sleep(backoff.wait()).await;
+                    continue;
+                }
+                backoff.reset();
+            }
+            // The pause is for a look that hangs, which changes nothing by itself.
+            let _ = tokio::time::timeout(LOOK_LIMIT, latest.changed()).await;
+        }
+    }
+
+    async fn write(
+        &self,
+        reporter: &mut Reporter,
+        observation: &std::result::Result<crate::fence::Inventory, String>,
+        before: &mut Option<NodeStorageStatus>,
+        written: &mut Option<Instant>,
+    ) -> Result<()> {
+        let api: Api<NodeStorage> = Api::all(self.client.clone());
+        if reporter.node_uid.is_none() {
+            let nodes: Api<Node> = Api::all(self.client.clone());
+            let node = call(
+                format!("read Node {}", self.node_name),
+                nodes.get(&self.node_name),
+            )
+            .await?;
+            reporter.node_uid = node.metadata.uid;
+            let stored = call("read the NodeStorage", api.get_opt(&self.node_name)).await?;
+            *before = stored.and_then(|s| s.status);
+        }
+        let conditions = before
+            .as_ref()
+            .map(|b| b.conditions.clone())
+            .unwrap_or_default();
+        let wanted = status(
+            observation.as_ref().map_err(String::as_str),
+            reporter,
+            &conditions,
+            Timestamp::now(),
+        );
+        self.metrics
+            .fenced(wanted.volume_groups.iter().filter(|g| g.fenced).count());
+        let recent = written.is_some_and(|at| at.elapsed() < REWRITE);
+        if recent && before.as_ref() == Some(&wanted) {
+            return Ok(());
+        }
+        let target = Target {
+            name: &self.node_name,
+            uid: None,
+            manager: AGENT_FIELD_MANAGER,
+        };
+        if !recent {
+            // Goes when the Node goes.
+            let owner = json!({
+                "apiVersion": "v1", "kind": "Node", "name": self.node_name, "uid": reporter.node_uid,
+            });
+            let content = json!({ "metadata": { "ownerReferences": [owner] }, "spec": {} });
+            apply(&api, target, &content).await?;
+        }
+        apply_status(&api, target, &wanted).await?;
+        *before = Some(wanted);
+        *written = Some(Instant::now());
+        Ok(())
+    }
+}

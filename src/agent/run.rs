@@ -1,0 +1,265 @@
+//! The agent as a process: wires the parts together.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use kube::Api;
+use kube::core::DeserializeGuard;
+use kube::runtime::watcher;
+use prometheus_client::registry::Registry;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::act::{Actor, Observer};
+use super::desk::{Desk, Died, Tools};
+use super::journal::{self, Journal};
+use super::metrics::Metrics;
+use super::options::Options;
+use super::publish::Board;
+use super::{memory, node_storage_task};
+use crate::api::{AGENT_FIELD_MANAGER, StorageFenceRequest};
+use crate::host::{self, Host};
+use crate::kubernetes::backoff::Backoff;
+use crate::kubernetes::client::{self as clients, Purpose, client};
+use crate::kubernetes::events::Events;
+use crate::kubernetes::watch::watch;
+use crate::telemetry;
+
+/// How long a fence may go on after SIGTERM. What is not done by then is completed by the next agent.
+const FENCE_DRAIN: Duration = Duration::from_secs(6);
+/// How long the last statuses and events may take to be written.
+const STATUS_DRAIN: Duration = Duration::from_secs(2);
+/// A look that takes longer than this hangs.
+pub(super) const LOOK_LIMIT: Duration = Duration::from_secs(30);
+
+/// The agent ended otherwise than asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No way to the API server.
+    #[error(transparent)]
+    Client(#[from] clients::Error),
+    /// The journal is out of reach.
+    #[error(transparent)]
+    Journal(#[from] journal::Error),
+    /// The kernel does not tell its boot ID.
+    #[error("the boot ID cannot be read: {0}. Is /proc mounted?")]
+    BootId(#[source] host::Error),
+    /// Something that the system did not give.
+    #[error("the system has no {what}: {source}")]
+    System {
+        /// What was asked for.
+        what: &'static str,
+        /// What it said.
+        source: std::io::Error,
+    },
+    /// The port is taken, or may not be had.
+    #[error(
+        "cannot serve health and metrics on {listen}: {source}. Choose another --health-listen"
+    )]
+    Http {
+        /// The address.
+        listen: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A bug.
+    #[error(transparent)]
+    Died(#[from] Died),
+}
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// When it cannot start, or a fence's thread died.
+pub async fn run(options: Options) -> Result<(), Error> {
+    let signals = |source| Error::System {
+        what: "signals",
+        source,
+    };
+    let stop = CancellationToken::new();
+    let on_signal = stop.clone();
+    let mut terminate = signal(tokio::signal::unix::SignalKind::terminate()).map_err(signals)?;
+    let mut interrupt = signal(tokio::signal::unix::SignalKind::interrupt()).map_err(signals)?;
+    let _signals = AbortOnDropHandle::new(tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        on_signal.cancel();
+    }));
+    if let Err(error) = memory::lock() {
+        tracing::warn!(%error, "memory not locked: in an outage the agent may wait for a disk. It needs CAP_IPC_LOCK or RLIMIT_MEMLOCK");
+    }
+    let host = Host::real(&host::Paths::default());
+    let agent = Agent::start(options, host)?;
+    // A fence that was left half-done is going on by now: it needs no API server.
+    let config = clients::config().await?;
+    agent.run_until(&config, stop).await
+}
+
+fn signal(kind: tokio::signal::unix::SignalKind) -> std::io::Result<tokio::signal::unix::Signal> {
+    tokio::signal::unix::signal(kind)
+}
+
+/// An agent that works already, and has yet to meet its API server.
+pub struct Agent {
+    options: Options,
+    desk: Desk,
+    said: tokio::sync::mpsc::UnboundedReceiver<super::act::Said>,
+    observer: Observer,
+    board: Board,
+    metrics: Metrics,
+    listed: Arc<AtomicBool>,
+    boot_id: String,
+}
+
+impl Agent {
+    /// Opens the journal, completes what is in it, and looks at the node.
+    ///
+    /// # Errors
+    /// When the boot ID or the journal cannot be read, or the system has no threads.
+    pub fn start(options: Options, host: Host) -> Result<Self, Error> {
+        let thread = |source| Error::System {
+            what: "thread to give",
+            source,
+        };
+        let boot_id = host.system.boot_id().map_err(Error::BootId)?;
+        let (journal, left) = Journal::open(&options.state_directory, &boot_id)?;
+        let metrics = Metrics::default();
+        let (actor, said) = Actor::new(host.clone(), journal);
+        let pause = Duration::from_secs(options.observe_seconds.into());
+        let counts = metrics.clone();
+        let observer = Observer::start(host.clone(), pause, move |took| counts.observed(took))
+            .map_err(thread)?;
+        let (board, listed) = (Board::default(), Arc::new(AtomicBool::new(false)));
+        tracing::info!(
+            node = options.node_name,
+            boot_id,
+            version = super::report::VERSION,
+            "agent starts"
+        );
+        let tools = Tools {
+            node_name: options.node_name.clone(),
+            boot_id: boot_id.clone(),
+            host,
+            actor,
+            observer: observer.clone(),
+            pause,
+            board: board.clone(),
+            metrics: metrics.clone(),
+            listed: Arc::clone(&listed),
+        };
+        let desk = Desk::new(tools, left).map_err(thread)?;
+        Ok(Self {
+            options,
+            desk,
+            said,
+            observer,
+            board,
+            metrics,
+            listed,
+            boot_id,
+        })
+    }
+
+    /// Meets the API server and works until `stop`.
+    ///
+    /// # Errors
+    /// When no client can be made, the port is taken, or a fence's thread died.
+    pub async fn run_until(
+        mut self,
+        config: &kube::Config,
+        stop: CancellationToken,
+    ) -> Result<(), Error> {
+        let write = client(config, Purpose::Write)?;
+        let instance = self
+            .options
+            .pod_name
+            .clone()
+            .unwrap_or_else(|| self.options.node_name.clone());
+        let (events, events_task) = Events::start(write.clone(), AGENT_FIELD_MANAGER, &instance);
+        self.desk.send_events(events);
+        let requests: Api<DeserializeGuard<StorageFenceRequest>> =
+            Api::all(client(config, Purpose::Watch)?);
+        let selector = format!("spec.nodeName={}", self.options.node_name);
+        let watch = watch(
+            requests,
+            watcher::Config::default().fields(&selector),
+            Backoff::agent(),
+        );
+
+        let (board, metrics, publisher) = (self.board.clone(), self.metrics.clone(), write.clone());
+        let _publisher = AbortOnDropHandle::new(tokio::spawn(async move {
+            board.publish(publisher, &metrics).await;
+        }));
+        let task = node_storage_task::Task {
+            client: write,
+            node_name: self.options.node_name.clone(),
+            pod: self.options.pod(),
+            boot_id: self.boot_id.clone(),
+            observer: self.observer.clone(),
+            metrics: self.metrics.clone(),
+        };
+        let _node_storage = AbortOnDropHandle::new(tokio::spawn(task.run()));
+        let http = serve(
+            self.options.health_listen,
+            &self.metrics,
+            self.observer.clone(),
+            self.listed.clone(),
+        );
+
+        let drained = async {
+            stop.cancelled().await;
+            tokio::time::sleep(FENCE_DRAIN).await;
+        };
+        tokio::select! {
+            result = self.desk.work(watch, self.said, stop.clone()) => result?,
+            error = http => return Err(error),
+            () = drained => tracing::warn!("a fence is going on; the next agent completes it"),
+        }
+        // Nothing is told any more; what was told may be sent.
+        drop(self.desk);
+        let written = async {
+            while !self.board.settled() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            let _ = events_task.await;
+        };
+        if tokio::time::timeout(STATUS_DRAIN, written).await.is_err() {
+            tracing::warn!("not every status and event was written; the next agent does that");
+        }
+        Ok(())
+    }
+}
+
+async fn serve(
+    listen: SocketAddr,
+    metrics: &Metrics,
+    observer: Observer,
+    listed: Arc<AtomicBool>,
+) -> Error {
+    let mut registry = Registry::default();
+    metrics.register(&mut registry);
+    let ready = move || {
+        if observer.latest().borrow().is_none() || observer.age() > LOOK_LIMIT {
+            return Err("the node does not answer: a look at device mapper and the lock manager has not ended".to_owned());
+        }
+        if !listed.load(Ordering::Relaxed) {
+            return Err(
+                "the requests were not listed yet: is the API server up, are the CRDs installed, and may this service account watch \
+                 storagefencerequests?"
+                    .to_owned(),
+            );
+        }
+        Ok(())
+    };
+    match telemetry::serve(listen, registry, ready, || {}).await {
+        Ok(()) => Error::Http {
+            listen,
+            source: std::io::Error::other("the server ended by itself"),
+        },
+        Err(source) => Error::Http { listen, source },
+    }
+}
