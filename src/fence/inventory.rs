@@ -264,3 +264,40 @@ pub struct Inventory {
     /// The watchdog daemon.
     pub watchdog: Watchdog,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cut_off() -> DmDevice {
+        DmDevice {
+            sectors: 8,
+            targets: vec![Target {
+                length: 8,
+                kind: "error".into(),
+                ..Target::default()
+            }],
+            ..DmDevice::default()
+        }
+    }
+
+    #[test]
+    fn only_one_error_target_over_the_whole_device_is_proof() {
+        assert!(cut_off().is_error_only());
+        let changes: [fn(&mut DmDevice); 8] = [
+            |d| d.suspended = true,
+            |d| d.internally_suspended = true,
+            |d| d.inactive_table = true,
+            |d| d.sectors = 9,
+            |d| d.targets[0].start = 1,
+            |d| d.targets[0].kind = "linear".into(),
+            |d| d.targets.push(d.targets[0].clone()),
+            |d| d.targets.clear(),
+        ];
+        for (n, change) in changes.into_iter().enumerate() {
+            let mut device = cut_off();
+            change(&mut device);
+            assert!(!device.is_error_only(), "change {n}: {device:?}");
+        }
+    }
+}

@@ -327,6 +327,11 @@ pub(super) fn state(layout: &Layout) -> State {
 impl State {
     /// A new volume of a volume group appears, on the same physical volume as another one.
     pub fn add_volume(&mut self, vg: &str, lv: &str) {
+        let uuid = lv_uuid(vg, lv, "");
+        if self.devices.values().any(|d| d.dm.uuid == uuid) {
+            // As in the kernel, there is one of a UUID.
+            return;
+        }
         let minor = self
             .devices
             .keys()
@@ -345,7 +350,7 @@ impl State {
             disk: 0,
             working_disks: BTreeSet::new(),
         };
-        builder.add(format!("{vg}-{lv}"), lv_uuid(vg, lv, ""), "linear", deps);
+        builder.add(format!("{vg}-{lv}"), uuid, "linear", deps);
         self.devices = builder.devices;
     }
 }

@@ -59,6 +59,7 @@ impl State {
             return false;
         };
         self.now = self.now.max(next);
+        self.calls_at_last_tick = self.calls;
         while let Some(first) = self.events.first_entry() {
             if first.key().0 > self.now {
                 break;

@@ -87,6 +87,9 @@ pub enum Dropping {
     Refused,
 }
 
+/// More calls than that at one point in time are a circle.
+const NO_PROGRESS: u64 = 50_000;
+
 type Event = Box<dyn FnOnce(&mut State) + Send>;
 
 /// The node. Tests change it before a fence, or by [`Simulation::at`] during one.
@@ -100,6 +103,7 @@ pub struct State {
     events: BTreeMap<(Duration, u64), Event>,
     next_event: u64,
     calls: u64,
+    calls_at_last_tick: u64,
     crash_at: Option<u64>,
     crashed: bool,
     /// Devices by number.
@@ -245,6 +249,12 @@ impl Simulation {
     /// Dies here if the agent was killed, or is now.
     fn checkpoint(&self, state: &mut State) {
         state.calls += 1;
+        if state.calls - state.calls_at_last_tick > NO_PROGRESS && !state.crashed {
+            state
+                .violations
+                .push("it turns in circles while no time passes".into());
+            state.crashed = true;
+        }
         if state.crash_at == Some(state.calls) {
             state.crashed = true;
             self.0.wake.notify_all();
@@ -313,7 +323,7 @@ impl State {
         let counts = |d: &&SimulatedDevice| {
             d.dm.uuid.starts_with(&prefix) && !d.dm.name.ends_with("-lvmlock")
         };
-        let open = |d: &&SimulatedDevice| !d.describe().is_error_only();
+        let open = |d: &&SimulatedDevice| !d.cut_off();
         self.devices
             .values()
             .filter(counts)
@@ -357,6 +367,12 @@ impl State {
 }
 
 impl SimulatedDevice {
+    /// Whether nothing can get through it now or by a mere resume. Not the engine's own judgement, on purpose.
+    fn cut_off(&self) -> bool {
+        let error = self.dm.targets.iter().all(|t| t.kind == "error");
+        error && !self.dm.targets.is_empty() && self.inactive.is_none() && !self.dm.suspended
+    }
+
     fn describe(&self) -> DmDevice {
         DmDevice {
             inactive_table: self.inactive.is_some(),

@@ -258,6 +258,28 @@ fn a_table_that_comes_back_before_the_proof_is_swapped_again() {
 }
 
 #[test]
+fn a_table_that_waits_or_a_suspension_is_no_proof() {
+    type Change = fn(&mut crate::host::simulated::SimulatedDevice);
+    let changes: [Change; 2] = [
+        |d| d.inactive = Some(d.dm.targets.clone()),
+        |d| d.dm.suspended = true,
+    ];
+    for change in changes {
+        let bench = bench();
+        set(&bench, "vg1-lv1", |d| {
+            d.in_flight = InFlight::Until(seconds(1010));
+        });
+        bench.node.at(seconds(1005), move |s| {
+            change(s.device("vg1-lv0").expect("device"));
+        });
+        let report = bench.fence();
+        assert_eq!(report.locks, LocksOutcome::Released, "{report:#?}");
+        assert_eq!(bench.count("swap vg1-lv0"), 2);
+        assert_eq!(bench.open("vg1"), Vec::<String>::new());
+    }
+}
+
+#[test]
 fn queueing_that_comes_back_is_turned_off_again() {
     let bench = bench();
     bench.node.state(|s| s.multipathd = Daemon::Hangs);
