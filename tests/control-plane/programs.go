@@ -46,7 +46,8 @@ func apiserver(pki store, p ports) program {
 		"--requestheader-username-headers=X-Remote-User", "--requestheader-group-headers=X-Remote-Group",
 		"--requestheader-extra-headers-prefix=X-Remote-Extra-",
 		"--proxy-client-cert-file=" + pki.certificate("front-proxy-client"), "--proxy-client-key-file=" + pki.key("front-proxy-client"),
-		"--shutdown-delay-duration=0s",
+		// Watches that clients hold open delay its end by up to a minute; with this one by 2 s at most.
+		"--shutdown-delay-duration=0s", "--shutdown-send-retry-after=true",
 	}}
 }
 
