@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use super::facts::Settings;
 use super::metrics::Metrics;
 use super::watches::Caches;
+use crate::kubernetes::apply::Error;
 use crate::kubernetes::events::Events;
 
 /// Shared by all reconcilers.
@@ -40,24 +41,7 @@ impl Context {
     }
 }
 
-/// A reconciliation failed.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The API server did not take a write.
-    #[error("could not write {what} of {kind} {name}: {source}")]
-    Write {
-        /// Which part.
-        what: &'static str,
-        /// Kind of the object.
-        kind: &'static str,
-        /// Its name.
-        name: String,
-        /// Why.
-        source: Box<kube::Error>,
-    },
-}
-
-/// What kind of failure it is, which says when to try again.
+/// What kind of failure an error is, which says when to try again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
     /// The server is away, busy, or somebody else was faster.
@@ -68,23 +52,19 @@ pub enum Class {
     Structural,
 }
 
-impl Error {
-    /// The class.
+impl Class {
+    /// The class of an error.
     #[must_use]
-    pub fn class(&self) -> Class {
-        let Self::Write { source, .. } = self;
-        match source.as_ref() {
-            kube::Error::Api(status) => match status.code {
-                404 => Class::Gone,
-                401 | 403 | 400 | 405 | 415 | 422 => Class::Structural,
-                _ => Class::Transient,
-            },
-            _ => Class::Transient,
+    pub fn of(error: &Error) -> Self {
+        if error.is_not_found() {
+            Self::Gone
+        } else if error.is_invalid() || error.class() == "forbidden" {
+            Self::Structural
+        } else {
+            Self::Transient
         }
     }
-}
 
-impl Class {
     /// As a metric's label.
     #[must_use]
     pub fn label(self) -> &'static str {
@@ -173,4 +153,76 @@ impl Written {
 /// Resource versions are numbers that grow (promised since Kubernetes 1.35, true of etcd before).
 fn version(object: &impl Resource) -> Option<u64> {
     object.resource_version()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failed(code: u16) -> Error {
+        let status = kube::core::Status {
+            code,
+            ..kube::core::Status::default()
+        };
+        Error::Call {
+            what: "x".into(),
+            source: Box::new(kube::Error::Api(Box::new(status))),
+        }
+    }
+
+    #[test]
+    fn every_error_has_its_cadence() {
+        for (code, class) in [
+            (404, Class::Gone),
+            (403, Class::Structural),
+            (422, Class::Structural),
+            (409, Class::Transient),
+            (429, Class::Transient),
+            (500, Class::Transient),
+            (503, Class::Transient),
+        ] {
+            assert_eq!(Class::of(&failed(code)), class, "{code}");
+        }
+        let waits: Vec<u128> = (1..=9)
+            .map(|n| Class::Transient.retry_after(n).as_millis())
+            .collect();
+        assert_eq!(
+            waits,
+            [500, 1000, 2000, 4000, 8000, 16_000, 32_000, 32_000, 32_000]
+        );
+    }
+
+    #[test]
+    fn failures_are_counted_in_a_row() {
+        let failures = Failures::default();
+        assert_eq!(
+            [
+                failures.count("a"),
+                failures.count("a"),
+                failures.count("b")
+            ],
+            [1, 2, 1]
+        );
+        failures.forget("a");
+        assert_eq!(failures.count("a"), 1);
+    }
+
+    #[test]
+    fn a_cache_behind_our_own_write_is_known_to_be() {
+        let object = |version: &str| {
+            let mut pod = k8s_openapi::api::core::v1::Pod::default();
+            pod.metadata.uid = Some("u".into());
+            pod.metadata.resource_version = Some(version.into());
+            pod
+        };
+        let written = Written::default();
+        assert!(!written.is_ahead_of(&object("9")));
+        written.note(&object("10"));
+        assert!(written.is_ahead_of(&object("9")));
+        assert!(!written.is_ahead_of(&object("11")));
+        assert!(
+            !written.is_ahead_of(&object("9")),
+            "forgotten once it was seen"
+        );
+    }
 }

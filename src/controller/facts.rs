@@ -126,7 +126,7 @@ pub const REFUSALS: [&str; 8] = [
 /// Whether a request needs the agent on its node (OnDemand mode).
 ///
 /// It does until the agent has said the last word and nothing stays to be looked after. A node that was touched keeps its agent as long as
-/// the request exists: somebody has to see that the fence holds. A refusal that the node's own services caused keeps it too: they may be
+/// the request exists: somebody has to see that the fence holds. A refusal that may end by itself keeps it too: paths may go, services may be
 /// mended.
 #[must_use]
 pub fn needs_agent(request: &StorageFenceRequest, governed_by_another: bool) -> bool {
@@ -141,8 +141,6 @@ pub fn needs_agent(request: &StorageFenceRequest, governed_by_another: bool) -> 
                     | reason::CALLED_OFF
                     | reason::VOLUME_GROUP_UNKNOWN
                     | reason::VOLUME_GROUP_NOT_SHARED
-                    | reason::PATHS_REMAIN
-                    | reason::NOTHING_AFFECTED
                     | reason::NOT_SUPPORTED
             )
     })

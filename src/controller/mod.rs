@@ -5,6 +5,8 @@
 mod census;
 pub mod context;
 pub mod facts;
+#[cfg(test)]
+mod fixtures;
 mod metrics;
 pub mod node;
 mod options;

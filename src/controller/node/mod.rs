@@ -11,11 +11,12 @@ use kube::runtime::controller::Action;
 use kube::{Api, ResourceExt};
 use serde_json::json;
 
-use super::context::{Context, Error};
+use super::context::{Class, Context};
 use super::facts::{AgentMode, needs_agent};
 use super::watches::NodeMeta;
 use crate::api::governing::outranked_by;
 use crate::api::{AGENT_WANTED_LABEL, CONTROLLER_FIELD_MANAGER, StorageFenceRequest};
+use crate::kubernetes::apply::{Error, call};
 
 const KIND: &str = "Node";
 const WANTED: &str = "true";
@@ -86,15 +87,13 @@ pub async fn reconcile(node: Arc<NodeMeta>, context: Arc<Context>) -> Result<Act
             field_manager: Some(CONTROLLER_FIELD_MANAGER.to_owned()),
             ..PatchParams::default()
         };
-        Api::<Node>::all(context.client.clone())
-            .patch_metadata(&name, &params, &Patch::Merge(&patch))
-            .await
-            .map_err(|source| Error::Write {
-                what: "the label",
-                kind: KIND,
-                name: name.clone(),
-                source: Box::new(source),
-            })?;
+        let api = Api::<Node>::all(context.client.clone());
+        let patch = Patch::Merge(&patch);
+        call(
+            format!("label node {name}"),
+            api.patch_metadata(&name, &params, &patch),
+        )
+        .await?;
         tracing::info!(node = name, ?change, "label {AGENT_WANTED_LABEL}");
     }
     context.failures.forget(&node.uid().unwrap_or_default());
@@ -110,10 +109,13 @@ pub async fn reconcile(node: Arc<NodeMeta>, context: Arc<Context>) -> Result<Act
 /// What to do after an error.
 #[must_use]
 pub fn on_error(node: &NodeMeta, error: &Error, context: &Context) -> Action {
-    let class = error.class();
+    let class = Class::of(error);
     context.metrics.reconciled(KIND, class.label());
     let failures = context.failures.count(&node.uid().unwrap_or_default());
     let retry = class.retry_after(failures);
     tracing::warn!(%error, ?class, ?retry, failures, "reconciliation failed");
     Action::requeue(retry)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,15 +1,14 @@
 //! Carries a plan out.
 
 use k8s_openapi::api::core::v1::ObjectReference;
-use kube::api::{Patch, PatchParams};
 use kube::{Api, Resource, ResourceExt};
-use serde_json::json;
 
 use super::plan::Plan;
 use super::status::ControllerStatus;
 use crate::api::{CONTROLLER_FIELD_MANAGER, StorageFenceRequest};
-use crate::controller::context::{Context, Error};
+use crate::controller::context::Context;
 use crate::controller::facts::Facts;
+use crate::kubernetes::apply::{Error, Target, apply_status};
 use crate::kubernetes::events::Happening;
 
 /// Writes what is to be written, then tells. Returns whether something was written.
@@ -61,25 +60,13 @@ async fn write(
     context: &Context,
 ) -> Result<(), Error> {
     let name = request.name_any();
-    let body = json!({
-        "apiVersion": StorageFenceRequest::api_version(&()),
-        "kind": StorageFenceRequest::kind(&()),
-        // The UID makes the write fail on another request of the same name.
-        "metadata": { "name": name, "uid": request.metadata.uid },
-        "status": status,
-    });
     let api = Api::<StorageFenceRequest>::all(context.client.clone());
-    // Force: these fields are ours alone; the agent has others.
-    let params = PatchParams::apply(CONTROLLER_FIELD_MANAGER).force();
-    let stored = api
-        .patch_status(&name, &params, &Patch::Apply(&body))
-        .await
-        .map_err(|source| Error::Write {
-            what: "the status",
-            kind: "StorageFenceRequest",
-            name: name.clone(),
-            source: Box::new(source),
-        })?;
+    let target = Target {
+        name: &name,
+        uid: request.metadata.uid.as_deref(),
+        manager: CONTROLLER_FIELD_MANAGER,
+    };
+    let stored = apply_status(&api, target, status).await?;
     context.written.note(&stored);
     tracing::info!(
         request = name,

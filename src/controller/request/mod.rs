@@ -13,9 +13,10 @@ use jiff::Timestamp;
 use kube::runtime::controller::Action;
 use kube::{Resource, ResourceExt};
 
-use super::context::{Context, Error};
+use super::context::{Class, Context};
 use super::watches::Request;
 use crate::api::StorageFenceRequest;
+use crate::kubernetes::apply::Error;
 use crate::kubernetes::events::Happening;
 
 const KIND: &str = "StorageFenceRequest";
@@ -68,7 +69,7 @@ fn look_again(after: Option<Duration>) -> Duration {
 /// What to do after an error.
 #[must_use]
 pub fn on_error(request: &Request, error: &Error, context: &Context) -> Action {
-    let class = error.class();
+    let class = Class::of(error);
     context.metrics.reconciled(KIND, class.label());
     let uid = request.meta().uid.clone().unwrap_or_default();
     let failures = context.failures.count(&uid);

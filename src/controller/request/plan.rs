@@ -99,3 +99,7 @@ fn weight(phase: Phase) -> Option<(bool, bool)> {
         Phase::FencedLocksHeld | Phase::Failed => Some((true, true)),
     }
 }
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;

@@ -43,8 +43,8 @@ pub fn desired(
         phase,
         message: bounded(message),
         conditions: vec![
-            condition(request, condition_type::ACCEPTED, &verdicts.accepted, now),
-            condition(
+            stamped(request, condition_type::ACCEPTED, &verdicts.accepted, now),
+            stamped(
                 request,
                 condition_type::AGENT_READY,
                 &verdicts.agent_ready,
@@ -69,7 +69,7 @@ pub fn is_current(request: &StorageFenceRequest, desired: &ControllerStatus) -> 
             .all(|condition| find(&status.conditions, &condition.type_) == Some(condition))
 }
 
-fn condition(
+fn stamped(
     request: &StorageFenceRequest,
     type_: &str,
     verdict: &Verdict,
@@ -205,3 +205,7 @@ fn bounded(mut message: String) -> String {
     }
     message
 }
+
+#[cfg(test)]
+#[path = "status_tests.rs"]
+mod tests;

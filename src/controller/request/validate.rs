@@ -68,7 +68,8 @@ fn accepted(request: &StorageFenceRequest, facts: &Facts) -> Verdict {
     let node = &request.spec.node_name;
     let word = agents_word(request);
     if let Some(word) = word {
-        if REFUSALS.contains(&word.reason.as_str()) && word.status != ConditionStatus::True {
+        // A fenced node may be asked for what is not supported: it stays fenced, and the request is not accepted all the same.
+        if REFUSALS.contains(&word.reason.as_str()) {
             return Verdict::rejected(&word.reason, word.message.clone());
         }
         if word.reason != reason::OTHER_REQUEST_GOVERNS {
@@ -330,3 +331,7 @@ fn missing(node: &str, facts: &Facts, settings: &Settings) -> String {
          tolerations match the node{label} (kubectl -n {namespace} get daemonsets,pods -o wide)"
     )
 }
+
+#[cfg(test)]
+#[path = "validate_tests.rs"]
+mod tests;
