@@ -1,0 +1,13 @@
+//! Node images: made once by tests/rig/images and kept in the cache.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use super::Result;
+use super::process::{output, root};
+
+/// The folder with root.img, initrd.gz and vmlinuz of a Debian suite.
+pub fn folder(suite: &str) -> Result<PathBuf> {
+    let script = root().join("tests/rig/images/node-image");
+    Ok(PathBuf::from(output(Command::new(script).arg(suite))?))
+}

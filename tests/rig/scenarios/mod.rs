@@ -1,0 +1,17 @@
+//! The scenarios. One file a subject; a scenario is a function that tells a story and an entry in its file's `SCENARIOS`.
+
+mod storage;
+
+use crate::harness::Scenario;
+
+/// All of them, in the order in which they are run: those that leave the nodes clean first, because a reboot costs half a minute.
+pub fn all() -> Vec<Scenario> {
+    let mut all = Vec::new();
+    all.extend(storage::scenarios());
+    all
+}
+
+/// The demonstration: what `make demo` shows.
+pub fn demo() -> Vec<Scenario> {
+    Vec::new()
+}
