@@ -1,1 +1,119 @@
+use super::*;
+use crate::agent::observe::observe;
+use crate::fence::Monotonic;
+use crate::host::simulated::{Daemon, Group, Layout, Simulation, Under};
 
+fn reporter() -> Reporter {
+    Reporter {
+        node_uid: Some("uid".into()),
+        boot_id: "boot".into(),
+        pod: Some("agent-x (pod-uid)".into()),
+    }
+}
+
+fn status_of(simulation: &Simulation) -> NodeStorageStatus {
+    let inventory = observe(&simulation.host()).unwrap();
+    status(Ok(&inventory), &reporter(), &[], Timestamp::UNIX_EPOCH)
+}
+
+fn ready_of(status: &NodeStorageStatus) -> (ConditionStatus, &str) {
+    let ready = condition::find(&status.conditions, "Ready").unwrap();
+    (ready.status, &ready.reason)
+}
+
+#[test]
+fn it_counts_shared_groups_only() {
+    let under = vec![Under::Map {
+        active: 1,
+        queueing: true,
+    }];
+    let groups = vec![
+        Group {
+            under,
+            ..Group::target("vg1")
+        },
+        Group::bystander("local", false),
+    ];
+    let status = status_of(&Simulation::new(&Layout { groups }));
+    assert_eq!(status.shared_volume_groups, 1);
+    assert_eq!(status.active_logical_volumes, 3);
+    assert_eq!(status.paths, "1/2");
+    assert_eq!(status.fenced_volume_groups, "");
+    let local = status.volume_groups.iter().find(|g| g.name == "local");
+    assert!(status.volume_groups[0].shared && local.is_some_and(|g| !g.shared));
+    let pv = &status.volume_groups[0].physical_volumes[0];
+    assert_eq!(
+        (pv.kind, pv.queueing, pv.paths.len()),
+        (PhysicalVolumeKind::Multipath, true, 2)
+    );
+    assert_eq!(status.watchdog.as_ref().unwrap().state, "Armed");
+    assert_eq!(ready_of(&status), (ConditionStatus::True, "AllAnswer"));
+}
+
+#[test]
+fn time_alone_changes_nothing() {
+    let simulation = Simulation::new(&Layout::default());
+    let mut inventory = observe(&simulation.host()).unwrap();
+    let first = status(Ok(&inventory), &reporter(), &[], Timestamp::UNIX_EPOCH);
+    inventory.taken_at = Monotonic::from_secs(9999);
+    for group in &mut inventory.volume_groups {
+        if let Some(lockspace) = &mut group.lockspace {
+            lockspace.last_renewal = Some(Monotonic::from_secs(9990));
+        }
+    }
+    let later = status(
+        Ok(&inventory),
+        &reporter(),
+        &first.conditions,
+        Timestamp::now(),
+    );
+    assert_eq!(first, later);
+}
+
+#[test]
+fn a_group_stands_fenced_when_every_device_is_on_the_error_target() {
+    let groups = vec![Group::target("vg1")];
+    let simulation = Simulation::new(&Layout { groups });
+    let mut inventory = observe(&simulation.host()).unwrap();
+    let devices = &mut inventory.volume_groups[0].devices;
+    for device in devices.iter_mut() {
+        device.targets = vec![crate::fence::Target {
+            start: 0,
+            length: device.sectors,
+            kind: "error".into(),
+            params: String::new(),
+        }];
+    }
+    let fenced = status(Ok(&inventory), &reporter(), &[], Timestamp::UNIX_EPOCH);
+    assert_eq!(fenced.fenced_volume_groups, "vg1");
+    inventory.volume_groups[0].devices[0].inactive_table = true;
+    let half = status(Ok(&inventory), &reporter(), &[], Timestamp::UNIX_EPOCH);
+    assert_eq!(half.fenced_volume_groups, "");
+}
+
+#[test]
+fn what_does_not_answer_is_named() {
+    let with = |break_it: &dyn Fn(&mut crate::host::simulated::State)| {
+        let simulation = Simulation::new(&Layout::default());
+        simulation.state(|s| break_it(s));
+        let status = status_of(&simulation);
+        let (ready, reason) = ready_of(&status);
+        (ready, reason.to_owned())
+    };
+    let no = ConditionStatus::False;
+    assert_eq!(
+        with(&|s| s.lvmlockd = Daemon::Dead),
+        (no, "LvmlockdUnavailable".into())
+    );
+    assert_eq!(
+        with(&|s| s.sanlock = Daemon::Dead),
+        (no, "SanlockUnavailable".into())
+    );
+    assert_eq!(
+        with(&|s| s.wdmd = Daemon::Dead),
+        (ConditionStatus::True, "WatchdogUnknown".into())
+    );
+    let blind = status(Err("no such file"), &reporter(), &[], Timestamp::UNIX_EPOCH);
+    assert_eq!(ready_of(&blind), (no, "DeviceMapperUnavailable"));
+    assert_eq!(blind.boot_id, "boot");
+}
