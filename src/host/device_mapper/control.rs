@@ -14,8 +14,8 @@ use super::codec::{self, HEADER, Header, Request, flag};
 use crate::fence::{DevNo, DmDevice, Target};
 use crate::host::{Device, DeviceMapper, Error, Paths, Result};
 
-/// First size of a buffer. Enough for nearly every table; the kernel copies it in and out, so not more.
-const BUFFER: usize = 16 * 1024;
+/// First size of a buffer. Enough for nearly every table; the kernel copies all of it at each call, so not more.
+const BUFFER: usize = 4 * 1024;
 /// A list or table of more than this is not believed. 10,000 devices make a list of 1.5 MB.
 const BUFFER_LIMIT: usize = 8 * 1024 * 1024;
 /// What udev is told at the resume that ends a swap: `DM_SUBSYSTEM_UDEV_FLAG0 | DM_UDEV_PRIMARY_SOURCE_FLAG` in the upper half of a cookie
@@ -325,6 +325,8 @@ impl DeviceMapper for Control {
         let names = header.payload(&buffer).and_then(codec::decode_names);
         let names = names.map_err(|e| Self::failed(Command::ListDevices, None, e))?;
         let mut devices = Vec::with_capacity(names.len());
+        // A list is long, tables are short: another buffer, or each of them would cost as much as the list.
+        let mut buffer = Vec::new();
         for (dev, _) in names {
             match self.describe(&mut buffer, dev) {
                 Ok(device) => devices.push(device),
