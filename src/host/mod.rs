@@ -158,13 +158,14 @@ pub trait System: Send + Sync {
     }
     /// Runs `work` on a thread of its own that nobody has to wait for.
     ///
-    /// The stack is small, because an agent with locked memory pays for every page of it: enough for an ioctl or one exchange on a socket.
+    /// The stack is bounded: enough for an ioctl or an exchange on a socket, and there may be hundreds of them. Locked memory is paid for by
+    /// the page that was touched.
     ///
     /// # Errors
     /// When the system has no thread to give.
     fn spawn(&self, name: &str, work: Box<dyn FnOnce() + Send>) -> std::io::Result<()> {
         let thread = std::thread::Builder::new().name(name.to_owned());
-        thread.stack_size(128 * 1024).spawn(work).map(drop)
+        thread.stack_size(256 * 1024).spawn(work).map(drop)
     }
 }
 

@@ -94,3 +94,65 @@ pub(super) fn call<T: Send + 'static>(
     let bell = Bell::default();
     Pending::start(host, &bell, what, call).wait(host, &bell, limit)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::fence::DevNo;
+    use crate::host::simulated::{Layout, Simulation};
+    use crate::host::{DiskInfo, System};
+
+    /// The wall's clock, and real threads.
+    struct Wall(Instant);
+
+    impl System for Wall {
+        fn boot_id(&self) -> Result<String> {
+            Ok("boot".into())
+        }
+        fn monotonic(&self) -> Monotonic {
+            Monotonic(self.0.elapsed())
+        }
+        fn disk(&self, _: DevNo) -> Option<DiskInfo> {
+            None
+        }
+    }
+
+    fn host() -> Host {
+        Host {
+            system: Arc::new(Wall(Instant::now())),
+            ..Simulation::new(&Layout::default()).host()
+        }
+    }
+
+    #[test]
+    fn a_call_that_hangs_is_left_to_itself() {
+        let (release, hang) = std::sync::mpsc::channel::<()>();
+        let began = Instant::now();
+        let result = call(&host(), "hanging", Duration::from_millis(50), move |_| {
+            // Ends when the test does, whatever comes first.
+            let _ = hang.recv_timeout(Duration::from_secs(60));
+            Ok(())
+        });
+        assert!(matches!(result, Err(Error::TimedOut { .. })), "{result:?}");
+        let took = began.elapsed();
+        assert!(
+            took >= Duration::from_millis(50) && took < Duration::from_secs(30),
+            "{took:?}"
+        );
+        drop(release);
+    }
+
+    #[test]
+    fn an_answer_is_there_as_soon_as_it_is_given() {
+        let limit = Duration::from_secs(60);
+        let began = Instant::now();
+        assert_eq!(call(&host(), "quick", limit, |_| Ok(7)).ok(), Some(7));
+        let refused = call(&host(), "refused", limit, |_| -> Result<()> {
+            Err(Error::Busy { what: "it".into() })
+        });
+        assert!(matches!(refused, Err(Error::Busy { .. })));
+        assert!(began.elapsed() < limit / 2);
+    }
+}

@@ -134,3 +134,10 @@ fn a_journal_that_cannot_be_written_says_where_and_what_to_do() {
     assert!(error.contains("tmpfs"), "{error}");
     assert!(journal.step(0, &step(StepResult::Done)).is_err());
 }
+
+proptest::proptest! {
+    #[test]
+    fn garbage_is_no_record_and_no_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..400)) {
+        proptest::prop_assert_eq!(read(&bytes), None);
+    }
+}

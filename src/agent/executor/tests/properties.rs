@@ -175,7 +175,9 @@ fn apply(bench: &Bench, fault: Fault) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 300,
+        // A failure is to be told while somebody still waits for it.
+        max_shrink_iters: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn nothing_is_released_without_proof_and_nothing_else_is_touched(
