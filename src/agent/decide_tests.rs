@@ -10,7 +10,7 @@ use crate::host::simulated::{Group, Layout, Simulation, Under};
 
 const BOOT: &str = "boot-1";
 
-fn request(name: &str, created: i64, spec: serde_json::Value) -> StorageFenceRequest {
+fn request(name: &str, created: i64, spec: &serde_json::Value) -> StorageFenceRequest {
     let mut all = json!({ "nodeName": "n1" });
     for (key, value) in spec.as_object().unwrap() {
         all[key] = value.clone();
@@ -114,7 +114,7 @@ fn a_new_request_begins_at_once_with_what_it_says() {
     let spec = json!({
         "volumeGroups": {"mode": "Named", "names": ["vg1"]}, "whenPathsRemain": "Fence", "releaseLocks": "Never", "drainTimeoutSeconds": 7,
     });
-    let world = World::of([request("a", 1, spec)]);
+    let world = World::of([request("a", 1, &spec)]);
     let expected = Order {
         name: "a".into(),
         uid: "uid-a".into(),
@@ -131,7 +131,7 @@ fn a_new_request_begins_at_once_with_what_it_says() {
 
 #[test]
 fn before_the_requests_are_listed_nothing_is_decided_or_called_off() {
-    let world = World::of([request("a", 1, json!({}))]).runs("a");
+    let world = World::of([request("a", 1, &json!({}))]).runs("a");
     let view = View {
         node_name: "n1",
         boot_id: BOOT,
@@ -145,14 +145,14 @@ fn before_the_requests_are_listed_nothing_is_decided_or_called_off() {
 
 #[test]
 fn another_nodes_request_is_none_of_its_business() {
-    let mut world = World::of([request("a", 1, json!({}))]);
+    let mut world = World::of([request("a", 1, &json!({}))]);
     world.edit("a", |r| r.spec.node_name = "n2".into());
     assert_eq!(world.decide(), Decision::default());
 }
 
 #[test]
 fn of_several_the_oldest_governs_and_the_other_goes_on_when_it_is_gone() {
-    let mut world = World::of([request("a", 2, json!({})), request("b", 1, json!({}))]);
+    let mut world = World::of([request("a", 2, &json!({})), request("b", 1, &json!({}))]);
     assert_eq!(world.begins().as_deref(), Some("b"));
     assert_eq!(world.stand("a"), Some(Stand::Governed("b".into())));
     world = world.knows("b", Outcome::Proven);
@@ -165,8 +165,8 @@ fn of_several_the_oldest_governs_and_the_other_goes_on_when_it_is_gone() {
 #[test]
 fn while_one_runs_nothing_else_begins() {
     let world = World::of([
-        request("a", 1, json!({})),
-        request("b", 2, json!({"dryRun": true})),
+        request("a", 1, &json!({})),
+        request("b", 2, &json!({"dryRun": true})),
     ])
     .runs("a");
     assert_eq!(world.begins(), None);
@@ -177,8 +177,8 @@ fn while_one_runs_nothing_else_begins() {
 #[test]
 fn a_real_fence_goes_before_a_dry_run() {
     let world = World::of([
-        request("a", 1, json!({"dryRun": true})),
-        request("b", 2, json!({})),
+        request("a", 1, &json!({"dryRun": true})),
+        request("b", 2, &json!({})),
     ]);
     assert_eq!(world.begins().as_deref(), Some("b"));
     assert_eq!(
@@ -195,7 +195,7 @@ fn what_has_ended_is_not_begun_again() {
         Outcome::CalledOff,
         Outcome::DryRun,
     ] {
-        let world = World::of([request("a", 1, json!({}))]).knows("a", outcome.clone());
+        let world = World::of([request("a", 1, &json!({}))]).knows("a", outcome.clone());
         assert_eq!(world.begins(), None, "{outcome:?}");
         assert_eq!(world.stand("a"), Some(Stand::Report(1)), "{outcome:?}");
     }
@@ -203,7 +203,7 @@ fn what_has_ended_is_not_begun_again() {
 
 #[test]
 fn an_edit_half_way_waits_and_is_looked_at_afterwards() {
-    let mut world = World::of([request("a", 1, json!({}))]).runs("a");
+    let mut world = World::of([request("a", 1, &json!({}))]).runs("a");
     world.edit("a", |r| r.spec.release_locks = ReleaseLocks::Never);
     assert!(!world.decide().call_off);
     assert_eq!(world.stand("a"), Some(Stand::Report(1)));
@@ -214,7 +214,7 @@ fn an_edit_half_way_waits_and_is_looked_at_afterwards() {
 
 #[test]
 fn an_edit_that_changes_nothing_about_the_order_is_answered_by_what_was_done() {
-    let mut world = World::of([request("a", 1, json!({}))]).knows("a", Outcome::Proven);
+    let mut world = World::of([request("a", 1, &json!({}))]).knows("a", Outcome::Proven);
     world.edit("a", |r| r.spec.reason = Some("ticket 5".into()));
     assert_eq!(world.begins(), None);
     assert_eq!(world.stand("a"), Some(Stand::Report(2)));
@@ -222,7 +222,7 @@ fn an_edit_that_changes_nothing_about_the_order_is_answered_by_what_was_done() {
 
 #[test]
 fn deleted_half_way_it_is_called_off() {
-    let mut world = World::of([request("a", 1, json!({}))]).runs("a");
+    let mut world = World::of([request("a", 1, &json!({}))]).runs("a");
     world
         .requests
         .get_mut("uid-a")
@@ -236,7 +236,7 @@ fn deleted_half_way_it_is_called_off() {
 
 #[test]
 fn one_that_is_being_deleted_does_not_begin() {
-    let mut world = World::of([request("a", 1, json!({}))]);
+    let mut world = World::of([request("a", 1, &json!({}))]);
     world
         .requests
         .get_mut("uid-a")
@@ -248,7 +248,7 @@ fn one_that_is_being_deleted_does_not_begin() {
 
 #[test]
 fn unfenced_is_not_supported_and_touches_nothing() {
-    let mut world = World::of([request("a", 1, json!({"fenceState": "Unfenced"}))]);
+    let mut world = World::of([request("a", 1, &json!({"fenceState": "Unfenced"}))]);
     assert_eq!(world.begins(), None);
     assert_eq!(world.stand("a"), Some(Stand::NotSupported));
     world = world.knows("a", Outcome::Proven);
@@ -259,7 +259,7 @@ fn unfenced_is_not_supported_and_touches_nothing() {
 fn a_request_that_waits_for_the_paths_begins_when_they_are_gone() {
     let spec = json!({"volumeGroups": {"mode": "Named", "names": ["vg1"]}});
     let mut world =
-        World::of([request("a", 1, spec)]).knows("a", Outcome::Refused(RefusalReason::PathsRemain));
+        World::of([request("a", 1, &spec)]).knows("a", Outcome::Refused(RefusalReason::PathsRemain));
     assert_eq!(
         world.begins(),
         None,
@@ -293,7 +293,7 @@ fn a_wrong_name_waits_for_a_person() {
         RefusalReason::VolumeGroupUnknown,
         RefusalReason::VolumeGroupNotShared,
     ] {
-        let mut world = World::of([request("a", 1, json!({}))]).knows("a", Outcome::Refused(why));
+        let mut world = World::of([request("a", 1, &json!({}))]).knows("a", Outcome::Refused(why));
         world.inventory = Some(inventory(0));
         assert_eq!(world.begins(), None, "{why:?}");
         world.edit("a", |r| r.spec.when_paths_remain = WhenPathsRemain::Fence);
@@ -304,7 +304,7 @@ fn a_wrong_name_waits_for_a_person() {
 #[test]
 fn a_status_of_this_boot_and_generation_settles_it_for_a_new_agent() {
     let settled = |boot: &str, generation: i64, reason: &str| {
-        let mut world = World::of([request("a", 1, json!({}))]);
+        let mut world = World::of([request("a", 1, &json!({}))]);
         let status = json!({
             "conditions": [{
                 "type": "Fenced", "status": "True", "reason": reason, "message": "", "observedGeneration": generation,

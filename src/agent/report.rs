@@ -52,14 +52,19 @@ impl AgentPart {
     }
 
     fn set(&mut self, type_: &str, now: Timestamp, generation: i64, says: Says) {
+        let Says {
+            status,
+            reason,
+            message,
+        } = says;
         let new = Condition {
             type_: type_.to_owned(),
-            status: says.status,
+            status,
             observed_generation: Some(generation),
             // Whole seconds, as everywhere in Kubernetes.
             last_transition_time: Timestamp::from_second(now.as_second()).unwrap_or(now),
-            reason: says.reason.to_owned(),
-            message: cut(&says.message, CONDITION_MESSAGE),
+            reason: reason.to_owned(),
+            message: cut(&message, CONDITION_MESSAGE),
         };
         condition::set(&mut self.conditions, new);
     }
@@ -405,7 +410,7 @@ pub fn happened(before: Option<&FenceReport>, now: &FenceReport) -> Vec<Happened
             warning,
             reason,
             note,
-        })
+        });
     };
     let names: Vec<&str> = now.volume_groups.iter().map(|g| g.name.as_str()).collect();
     let of = format!("Request {}, generation {}", now.request, now.generation);

@@ -3,11 +3,9 @@
 use super::Bench;
 use super::bench::{seconds, step};
 use crate::agent::executor::run;
-use crate::agent::journal::Journal;
 use crate::fence::report::{DeviceOutcome, LocksOutcome, Outcome, StepKind, StepResult};
-use crate::fence::selection::RefusalReason;
 use crate::fence::{DevNo, Target};
-use crate::host::simulated::{Daemon, Dropping, Group, InFlight, Layout, Under};
+use crate::host::simulated::{Daemon, Group, InFlight, Layout, Under};
 
 fn bench() -> Bench {
     Bench::new(&Layout::default())
@@ -280,159 +278,6 @@ fn a_table_that_waits_or_a_suspension_is_no_proof() {
 }
 
 #[test]
-fn queueing_that_comes_back_is_turned_off_again() {
-    let bench = bench();
-    bench.node.state(|s| s.multipathd = Daemon::Hangs);
-    // Queueing comes back at once, and only then I/O is issued: without the guard it waits for ever.
-    bench.node.state(|s| {
-        s.later(seconds(0), |_| ());
-        s.device("vg1-lv0").expect("device").in_flight = InFlight::Until(seconds(1003));
-    });
-    bench.node.at(seconds(1002), |s| {
-        let map = s.device("mpath-vg1-0").expect("map");
-        map.dm.targets[0].params = "1 queue_if_no_path 0 1 1 service-time 0 2 0 8:0 8:16".into();
-    });
-    let report = bench.fence();
-    assert_eq!(
-        (&report.outcome, report.locks),
-        (&Outcome::Proven, LocksOutcome::Released),
-        "{report:#?}"
-    );
-    assert_eq!(bench.count("message mpath-vg1-0"), 2);
-    let took = report.finished_after.expect("finished");
-    assert!(took < seconds(10), "{took:?}");
-}
-
-#[test]
-fn a_multipathd_that_hangs_holds_nothing_up() {
-    let bench = bench();
-    bench.node.state(|s| s.multipathd = Daemon::Hangs);
-    let report = bench.fence();
-    assert_eq!(
-        (&report.outcome, report.locks),
-        (&Outcome::Proven, LocksOutcome::Released)
-    );
-    assert!(
-        report.finished_after.is_some_and(|t| t < seconds(4)),
-        "{report:#?}"
-    );
-}
-
-#[test]
-fn an_lvmlockd_that_fails_leaves_the_devices_alone() {
-    for how in [Daemon::Dead, Daemon::Hangs] {
-        let bench = bench();
-        let inventory = bench.node.inventory();
-        bench.node.state(|s| s.lvmlockd = how);
-        let (mut journal, _) = bench.journal();
-        let report = run(
-            &bench.node.host(),
-            &mut journal,
-            &bench.order,
-            inventory,
-            &|| false,
-            &mut |_| (),
-        );
-        bench.check();
-        assert_eq!(
-            report.outcome,
-            Outcome::Refused(RefusalReason::LvmlockdUnavailable),
-            "{report:#?}"
-        );
-        assert_eq!(bench.node.log(), Vec::<String>::new());
-        assert!(!bench.journal().1.expect("a record").unfinished());
-    }
-}
-
-#[test]
-fn locks_that_cannot_be_seen_released_are_not_called_so() {
-    type Fault = fn(&mut crate::host::simulated::State);
-    let faults: [(&str, Fault); 3] = [
-        ("the drop does nothing", |s| s.drop = Dropping::Ignored),
-        ("sanlock dies after the freeze", |s| {
-            s.later(seconds(1), |s| s.sanlock = Daemon::Dead);
-        }),
-        ("wdmd dies after the freeze", |s| {
-            s.later(seconds(1), |s| s.wdmd = Daemon::Hangs);
-        }),
-    ];
-    for (fault, set) in faults {
-        let bench = bench();
-        bench.node.state(set);
-        bench.node.state(|s| {
-            s.device("vg1-lv1").expect("device").in_flight = InFlight::Until(seconds(1003));
-        });
-        let report = bench.fence();
-        assert_eq!(
-            (&report.outcome, report.locks),
-            (&Outcome::Proven, LocksOutcome::NotConfirmed),
-            "{fault}: {report:#?}"
-        );
-        assert_eq!(report.watchdog.disarmed_after, None, "{fault}");
-        assert_eq!(
-            step(&report, StepKind::ConfirmRelease, "vg1").result,
-            StepResult::Failed,
-            "{fault}"
-        );
-    }
-}
-
-#[test]
-fn a_drop_that_never_answers_is_seen_in_sanlock() {
-    let bench = bench();
-    bench.node.state(|s| s.drop = Dropping::NeverAnswers);
-    let report = bench.fence();
-    assert_eq!(
-        (&report.outcome, report.locks),
-        (&Outcome::Proven, LocksOutcome::Released),
-        "{report:#?}"
-    );
-    assert!(
-        report.finished_after.is_some_and(|t| t < seconds(4)),
-        "{report:#?}"
-    );
-}
-
-#[test]
-fn a_drop_that_fails_is_sent_again_but_not_all_the_time() {
-    let bench = bench();
-    bench.node.state(|s| {
-        s.drop = Dropping::Refused;
-        s.later(seconds(12), |s| s.drop = Dropping::Works);
-    });
-    let report = bench.fence();
-    assert_eq!(report.locks, LocksOutcome::Released, "{report:#?}");
-    let sent = bench.count("drop_vg vg1");
-    assert!((2..=4).contains(&sent), "sent {sent} times");
-    assert!(
-        report.notes.iter().any(|n| n.contains("drop_vg")),
-        "{:?}",
-        report.notes
-    );
-}
-
-#[test]
-fn a_lockspace_that_was_joined_again_is_not_dropped() {
-    for tells in [true, false] {
-        let bench = bench();
-        bench.node.state(|s| s.tells_generation = tells);
-        set(&bench, "vg1-lv1", |d| {
-            d.in_flight = InFlight::Until(seconds(1010));
-        });
-        bench.node.at(seconds(1005), |s| {
-            s.rejoin(&crate::host::simulated::uuid_of("vg1"));
-        });
-        let report = bench.fence();
-        assert_eq!(
-            (&report.outcome, report.locks),
-            (&Outcome::Proven, LocksOutcome::NotConfirmed),
-            "{report:#?}"
-        );
-        assert_eq!(bench.count("drop_vg vg1"), 0);
-    }
-}
-
-#[test]
 fn a_list_that_cannot_be_read_is_no_proof() {
     let bench = bench();
     let inventory = bench.node.inventory();
@@ -476,23 +321,6 @@ fn what_was_swapped_is_not_called_proven_before_it_is_read_back() {
 }
 
 #[test]
-fn a_lockspace_that_was_joined_again_and_frozen_again_is_not_dropped() {
-    let bench = bench();
-    set(&bench, "vg1-lv1", |d| {
-        d.in_flight = InFlight::Until(seconds(1010));
-    });
-    bench.node.at(seconds(1005), |s| {
-        s.rejoin(&crate::host::simulated::uuid_of("vg1"));
-        for l in &mut s.lockspaces {
-            l.lockspace.frozen = true;
-        }
-    });
-    let report = bench.fence();
-    assert_eq!(report.locks, LocksOutcome::NotConfirmed, "{report:#?}");
-    assert_eq!(bench.count("drop_vg vg1"), 0);
-}
-
-#[test]
 fn a_number_that_changes_hands_during_the_load_is_cleared_again() {
     let bench = bench();
     bench.node.state(|s| {
@@ -509,31 +337,6 @@ fn a_number_that_changes_hands_during_the_load_is_cleared_again() {
         DeviceOutcome::Gone
     );
     assert_eq!(report.locks, LocksOutcome::Released);
-}
-
-#[test]
-fn a_journal_that_cannot_be_written_is_noted_and_holds_nothing_up() {
-    let bench = bench();
-    std::fs::create_dir(bench.directory.path().join("journal.new")).expect("mkdir");
-    let (mut journal, _) = Journal::open(bench.directory.path(), "boot").expect("open");
-    let report = run(
-        &bench.node.host(),
-        &mut journal,
-        &bench.order,
-        bench.node.inventory(),
-        &|| false,
-        &mut |_| (),
-    );
-    bench.check();
-    assert_eq!(
-        (&report.outcome, report.locks),
-        (&Outcome::Proven, LocksOutcome::Released)
-    );
-    assert!(
-        report.notes.iter().any(|n| n.contains("journal")),
-        "{:?}",
-        report.notes
-    );
 }
 
 #[test]

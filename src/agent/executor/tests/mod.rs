@@ -2,6 +2,7 @@
 
 mod bench;
 mod crashes;
+mod daemons;
 mod faults;
 mod properties;
 mod scenarios;
