@@ -258,8 +258,8 @@ fn unfenced_is_not_supported_and_touches_nothing() {
 #[test]
 fn a_request_that_waits_for_the_paths_begins_when_they_are_gone() {
     let spec = json!({"volumeGroups": {"mode": "Named", "names": ["vg1"]}});
-    let mut world =
-        World::of([request("a", 1, &spec)]).knows("a", Outcome::Refused(RefusalReason::PathsRemain));
+    let mut world = World::of([request("a", 1, &spec)])
+        .knows("a", Outcome::Refused(RefusalReason::PathsRemain));
     assert_eq!(
         world.begins(),
         None,

@@ -84,7 +84,7 @@ fn command(args: &[String]) -> Result<bool> {
             Ok(true)
         }
         Some("demo") => {
-            options.filters = vec!["demo".to_owned()];
+            options.keep |= std::env::var("KEEP").is_ok_and(|keep| keep == "1");
             Ok(story::run(&scenarios::demo(), &options, stay))
         }
         Some("run") => {

@@ -11,7 +11,7 @@ use super::payload::Payload;
 use super::process::{RunDir, output, root};
 use super::san::{PathName, San};
 use super::vm::{Hardware, ScsiPath};
-use super::{Context, Result, accel, node_image, say};
+use super::{Context, Result, accel, node_image, operator, say};
 
 /// Emulated, two at once, on two busy cores.
 const BOOT_LIMIT: Duration = Duration::from_secs(180);
@@ -32,12 +32,12 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// Two nodes with two paths each to one LUN, no Kubernetes.
+    /// Two nodes and one LUN, no Kubernetes: n1 has two paths and multipath, n2 has one path and a plain disk, so that one boot shows both.
     pub fn storage() -> Self {
         let node = |host_id: u32| NodeSpec {
             name: format!("n{host_id}"),
             host_id,
-            paths: 2,
+            paths: if host_id == 1 { 2 } else { 1 },
         };
         Self {
             suite: "trixie".to_owned(),
@@ -332,7 +332,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Makes sure that `vg` exists as a shared VG on a LUN, and that every node has joined its lockspace.
+    /// Makes sure that `vg` exists as a shared VG on a LUN, that every node has joined its lockspace, and that it has no LV.
     pub fn shared_vg(&self, vg: &str, lun: usize) -> Result {
         let first = self.nodes.first().context("no nodes")?;
         let there = first.run(&format!("vgs {vg}"), COMMAND_LIMIT)?.code == 0;
@@ -348,7 +348,12 @@ impl Cluster {
         // A device that appeared before its PV was made has no PV in the others' caches.
         self.everywhere(&names, |_| {
             format!("lvmlockctl --info | grep -q 'VG {vg} ' || vgchange --lockstart {vg}")
-        })
+        })?;
+        // What a node held that was rebooted is its own again, or free, once it has joined.
+        first.sh(&format!(
+            "for lv in $(lvs --noheadings -o lv_name {vg}); do lvremove -qq -y {vg}/$lv; done"
+        ))?;
+        Ok(())
     }
 }
 
@@ -376,6 +381,7 @@ fn add_kubernetes(
     let pause = run.join("pause.tar");
     output(Command::new(root().join("tests/rig/images/pause-image")).arg(&pause))?;
     payload.images(&pause)?;
+    payload.images(&operator::image()?)?;
     for archive in images {
         payload.images(archive)?;
     }
