@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | [`observe`] | asks the node everything |
 //! | [`decide`] | which request's turn it is; pure |
-//! | [`act`] | threads that fence and look |
+//! | [`act`], `detect` | threads that fence and look, and when to look at once |
 //! | [`executor`] | carries a fence out |
 //! | [`journal`] | what a successor needs to know |
 //! | [`report`], [`node_storage`] | what the API server is told; pure |
@@ -13,6 +13,7 @@
 pub mod act;
 pub mod decide;
 pub mod desk;
+mod detect;
 pub mod executor;
 pub mod inspect;
 pub mod journal;

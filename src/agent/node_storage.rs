@@ -120,14 +120,16 @@ fn ready(inventory: &Inventory) -> (bool, &'static str, String) {
 
 fn fill(status: &mut NodeStorageStatus, inventory: &Inventory) {
     let shared = || inventory.volume_groups.iter().filter(|g| g.shared());
-    let (up, all) = shared().fold((0, 0), |(up, all), g| {
+    // Below the fence as well: that the paths are back is what a fenced node waits for.
+    let on_san = inventory.volume_groups.iter().filter(|g| g.on_san());
+    let (up, all) = on_san.fold((0, 0), |(up, all), g| {
         let (u, a) = g.paths();
         (up + u, all + a)
     });
     let fenced: Vec<&str> = inventory
         .volume_groups
         .iter()
-        .filter(|g| fenced(g))
+        .filter(|g| g.fenced())
         .map(|g| g.name.as_str())
         .collect();
     status.boot_id.clone_from(&inventory.boot_id);
@@ -151,10 +153,6 @@ fn fill(status: &mut NodeStorageStatus, inventory: &Inventory) {
 fn volumes(group: &VolumeGroup) -> impl Iterator<Item = &DmDevice> {
     const PLAIN: usize = "LVM-".len() + 32 + 32;
     group.devices.iter().filter(|d| d.uuid.len() == PLAIN)
-}
-
-fn fenced(group: &VolumeGroup) -> bool {
-    !group.devices.is_empty() && group.devices.iter().all(DmDevice::is_error_only)
 }
 
 fn group(group: &VolumeGroup) -> VolumeGroupStatus {
@@ -181,7 +179,7 @@ fn group(group: &VolumeGroup) -> VolumeGroupStatus {
             .take(OPEN_DEVICES)
             .map(|n| cut(n, 128))
             .collect(),
-        fenced: fenced(group),
+        fenced: group.fenced(),
     }
 }
 

@@ -102,6 +102,7 @@ fn disks(
                 Disk {
                     name: disk.name,
                     state: disk.state,
+                    io: disk.io,
                 },
             )
         })

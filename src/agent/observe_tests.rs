@@ -105,6 +105,7 @@ impl System for Node {
         (dev == SDA).then(|| DiskInfo {
             name: "sda".into(),
             state: "running".into(),
+            io: None,
         })
     }
 }

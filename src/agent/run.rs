@@ -18,7 +18,7 @@ use super::journal::{self, Journal};
 use super::metrics::Metrics;
 use super::options::Options;
 use super::publish::Board;
-use super::{memory, node_storage_task};
+use super::{detect, memory, node_storage_task};
 use crate::api::{AGENT_FIELD_MANAGER, StorageFenceRequest};
 use crate::host::{self, Host};
 use crate::kubernetes::backoff::Backoff;
@@ -92,8 +92,12 @@ pub async fn run(options: Options) -> Result<(), Error> {
     if let Err(error) = memory::lock() {
         tracing::warn!(%error, "memory not locked: in an outage the agent may wait for a disk. It needs CAP_IPC_LOCK or RLIMIT_MEMLOCK");
     }
-    let host = Host::real(&host::Paths::default());
-    let agent = Agent::start(options, host)?;
+    let paths = host::Paths::default();
+    let agent = Agent::start(options, Host::real(&paths))?;
+    detect::start(paths, agent.observer.clone()).map_err(|source| Error::System {
+        what: "thread to give",
+        source,
+    })?;
     // A fence that was left half-done is going on by now: it needs no API server.
     let config = clients::config().await?;
     agent.run_until(&config, stop).await

@@ -84,6 +84,17 @@ pub struct Path {
     pub active: bool,
     /// The disk's state in sysfs (`running`, `offline`, `blocked`, `transport-offline`, ...); `gone` when sysfs has no such disk.
     pub device_state: String,
+    /// What the kernel counts of its I/O; None when it is not told.
+    pub io: Option<IoCount>,
+}
+
+/// The kernel's own account of a disk's I/O: read without touching the disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IoCount {
+    /// Commands that were issued and have not ended.
+    pub in_flight: u64,
+    /// Commands that have ended, well or not, since the disk came.
+    pub completed: u64,
 }
 
 /// A multipath map.
@@ -234,6 +245,18 @@ impl VolumeGroup {
     #[must_use]
     pub fn shared(&self) -> bool {
         self.lockspace.is_some()
+    }
+
+    /// Whether its storage is a SAN's: it has a lockspace, or had one before it was fenced (the leases' volume is still there).
+    #[must_use]
+    pub fn on_san(&self) -> bool {
+        self.shared() || self.lvmlock.is_some()
+    }
+
+    /// Whether it stands fenced: every device of it leads nowhere.
+    #[must_use]
+    pub fn fenced(&self) -> bool {
+        !self.devices.is_empty() && self.devices.iter().all(DmDevice::is_error_only)
     }
 
     /// Paths: working, all.

@@ -5,6 +5,7 @@
 pub mod budget;
 pub mod inventory;
 pub mod order;
+pub mod outage;
 pub mod plan;
 pub mod report;
 pub mod selection;
@@ -12,8 +13,8 @@ pub mod time;
 pub mod topology;
 
 pub use inventory::{
-    DevNo, DmDevice, Inventory, LockManager, Lockspace, LockspaceState, MultipathMap, Path,
-    PhysicalVolume, PvKind, Target, VolumeGroup, Watchdog,
+    DevNo, DmDevice, Inventory, IoCount, LockManager, Lockspace, LockspaceState, MultipathMap,
+    Path, PhysicalVolume, PvKind, Target, VolumeGroup, Watchdog,
 };
 pub use order::Order;
 pub use report::FenceReport;

@@ -6,8 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::inventory::{
-    DevNo, DmDevice, Inventory, LockManager, Lockspace, LockspaceState, MultipathMap, Path,
-    PhysicalVolume, PvKind, VolumeGroup, Watchdog,
+    DevNo, DmDevice, Inventory, IoCount, LockManager, Lockspace, LockspaceState, MultipathMap,
+    Path, PhysicalVolume, PvKind, VolumeGroup, Watchdog,
 };
 use super::time::Monotonic;
 
@@ -23,6 +23,8 @@ pub struct Disk {
     pub name: String,
     /// State, `running` where sysfs has none.
     pub state: String,
+    /// Its I/O, as far as it is counted.
+    pub io: Option<IoCount>,
 }
 
 /// A multipath map as its own table and status describe it.
@@ -246,12 +248,14 @@ impl Below<'_> {
                 name: disk.name.clone(),
                 active: active_in_map && lets_commands_through(&disk.state),
                 device_state: disk.state.clone(),
+                io: disk.io,
             },
             None => Path {
                 dev,
                 name: dev.to_string(),
                 active: false,
                 device_state: GONE.to_owned(),
+                io: None,
             },
         }
     }
@@ -265,6 +269,7 @@ fn bottomless(device: &DmDevice) -> Path {
         name: device.name.clone(),
         active: kind.as_ref().is_some_and(|k| k != "error"),
         device_state: kind.unwrap_or_else(|| "no table".to_owned()),
+        io: None,
     }
 }
 

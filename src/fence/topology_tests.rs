@@ -72,6 +72,7 @@ fn observed(devices: Vec<DmDevice>, lockspaces: Vec<Lockspace>) -> Observed {
                 Disk {
                     name: format!("sd{}", d.minor),
                     state: "running".into(),
+                    io: None,
                 },
             )
         })

@@ -5,6 +5,7 @@
 
 mod bell;
 pub mod device_mapper;
+mod kernel_events;
 pub mod lvmlockd;
 pub mod multipath;
 mod paths;
@@ -13,14 +14,16 @@ pub mod sanlock;
 pub mod simulated;
 mod socket;
 pub mod system;
+pub mod uevent;
 pub mod wdmd;
 
 pub use bell::Bell;
+pub use kernel_events::KernelEvents;
 pub use paths::Paths;
 
 use std::time::Duration;
 
-use crate::fence::{DevNo, DmDevice, Lockspace, Monotonic, Watchdog};
+use crate::fence::{DevNo, DmDevice, IoCount, Lockspace, Monotonic, Watchdog};
 
 /// What went wrong when talking to the node.
 #[derive(Debug, thiserror::Error)]
@@ -139,6 +142,8 @@ pub struct DiskInfo {
     pub name: String,
     /// `device/state`; `running` for disks that have no such file.
     pub state: String,
+    /// From `stat`; None when it cannot be read.
+    pub io: Option<IoCount>,
 }
 
 /// Facts from sysfs and procfs.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use nix::time::{ClockId, clock_gettime};
 
 use super::{DiskInfo, Error, Paths, Result, System};
-use crate::fence::{DevNo, Monotonic};
+use crate::fence::{DevNo, IoCount, Monotonic};
 
 /// The real one.
 #[derive(Clone, Debug)]
@@ -65,8 +65,25 @@ impl System for Sysfs {
         // SCSI and NVMe have it; loop, RBD, md and virtio disks do not.
         let state = fs::read_to_string(folder.join("device/state"));
         let state = state.map_or_else(|_| "running".to_owned(), |s| s.trim().to_owned());
-        Some(DiskInfo { name, state })
+        let stat = fs::read_to_string(folder.join("stat"));
+        let io = stat.ok().and_then(|s| io_count(&s));
+        Some(DiskInfo { name, state, io })
     }
+}
+
+/// Reads a disk's `stat` (Linux `Documentation/block/stat.rst`): of reads, writes, discards and flushes how many have ended, and how many
+/// commands are under way. Old kernels know neither discards nor flushes.
+fn io_count(stat: &str) -> Option<IoCount> {
+    const ENDED: [usize; 4] = [0, 4, 11, 15];
+    const IN_FLIGHT: usize = 8;
+    let fields: Vec<u64> = stat
+        .split_whitespace()
+        .map(|f| f.parse().ok())
+        .collect::<Option<_>>()?;
+    Some(IoCount {
+        in_flight: *fields.get(IN_FLIGHT)?,
+        completed: ENDED.iter().filter_map(|at| fields.get(*at)).sum(),
+    })
 }
 
 #[cfg(test)]
@@ -82,6 +99,8 @@ mod tests {
         fs::create_dir_all(sda.join("device")).unwrap();
         fs::write(sda.join("sda1/partition"), "1\n").unwrap();
         fs::write(sda.join("device/state"), "transport-offline\n").unwrap();
+        let stat = "  10 1 2 3 20 5 6 7 4 9 9 40 0 0 0 80 0\n";
+        fs::write(sda.join("stat"), stat).unwrap();
         let rbd = paths.sys.join("devices/rbd/0/block/rbd0");
         fs::create_dir_all(&rbd).unwrap();
         let block = paths.sys.join("dev/block");
@@ -99,6 +118,10 @@ mod tests {
         let sda = DiskInfo {
             name: "sda".into(),
             state: "transport-offline".into(),
+            io: Some(IoCount {
+                in_flight: 4,
+                completed: 150,
+            }),
         };
         assert_eq!(system.disk(DevNo { major: 8, minor: 0 }), Some(sda.clone()));
         assert_eq!(system.disk(DevNo { major: 8, minor: 1 }), Some(sda));
@@ -110,6 +133,7 @@ mod tests {
         let rbd = DiskInfo {
             name: "rbd0".into(),
             state: "running".into(),
+            io: None,
         };
         assert_eq!(
             system.disk(DevNo {
@@ -125,6 +149,21 @@ mod tests {
             }),
             None
         );
+    }
+
+    #[test]
+    fn io_is_counted_on_old_kernels_too_and_nonsense_is_not() {
+        let count = |in_flight, completed| {
+            Some(IoCount {
+                in_flight,
+                completed,
+            })
+        };
+        assert_eq!(io_count("1 0 0 0 2 0 0 0 3 0 0\n"), count(3, 3));
+        assert_eq!(io_count("1 0 0 0 2 0 0 0 3 0 0 4 0 0 0"), count(3, 7));
+        for bad in ["", "1 0 0 0 2 0 0 0", "1 0 0 0 2 0 0 0 x"] {
+            assert_eq!(io_count(bad), None, "{bad:?}");
+        }
     }
 
     #[test]

@@ -39,6 +39,7 @@ mod sys {
     ioctl_readwrite!(table_deps, 0xfd, 11, Argument);
     ioctl_readwrite!(table_status, 0xfd, 12, Argument);
     ioctl_readwrite!(target_msg, 0xfd, 14, Argument);
+    ioctl_readwrite!(dev_arm_poll, 0xfd, 16, Argument);
 
     /// The numbers are ABI: a header of another size would make other numbers.
     const _: () =
@@ -56,6 +57,7 @@ enum Command {
     TableDeps,
     TableStatus,
     TargetMsg,
+    DevArmPoll,
 }
 
 impl Command {
@@ -70,6 +72,7 @@ impl Command {
             Self::TableDeps => "DM_TABLE_DEPS",
             Self::TableStatus => "DM_TABLE_STATUS",
             Self::TargetMsg => "DM_TARGET_MSG",
+            Self::DevArmPoll => "DM_DEV_ARM_POLL",
         }
     }
 
@@ -96,6 +99,7 @@ impl Command {
                 Self::TableDeps => sys::table_deps(fd, argument),
                 Self::TableStatus => sys::table_status(fd, argument),
                 Self::TargetMsg => sys::target_msg(fd, argument),
+                Self::DevArmPoll => sys::dev_arm_poll(fd, argument),
             }
         }
     }
@@ -196,7 +200,8 @@ impl Control {
         }
     }
 
-    fn file(&self) -> Result<Arc<File>> {
+    /// The open control file; opened now if it was not.
+    pub(super) fn file(&self) -> Result<Arc<File>> {
         let mut kept = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(file) = &*kept {
             return Ok(Arc::clone(file));
@@ -213,6 +218,11 @@ impl Control {
             source,
         })?;
         Ok(Arc::clone(kept.insert(Arc::new(file))))
+    }
+
+    /// `DM_DEV_ARM_POLL`: from now on the control file is readable once device mapper has told of something.
+    pub(super) fn arm_poll(&self) -> Result<()> {
+        self.order(Command::DevArmPoll, Request::default(), &[])
     }
 
     fn call(

@@ -99,3 +99,17 @@ fn a_buffer_that_lies_about_its_size_never_reaches_the_kernel() {
     buffer[12..16].copy_from_slice(&400u32.to_ne_bytes());
     assert_eq!(Command::Version.invoke(-1, &mut buffer), Err(Errno::EBADF));
 }
+
+#[test]
+fn without_a_control_device_there_are_no_events_but_an_error() {
+    let root = tempfile::tempdir().unwrap();
+    let paths = Paths::under(root.path());
+    let events = crate::host::device_mapper::Events::new(&paths);
+    assert!(matches!(events.arm(), Err(Error::Unavailable { .. })));
+    assert!(events.wait(std::time::Duration::ZERO).is_err());
+    fs::create_dir_all(paths.dev.join("mapper")).unwrap();
+    symlink("/dev/null", paths.dev.join("mapper/control")).unwrap();
+    let error = events.arm().unwrap_err().to_string();
+    assert!(error.contains("DM_DEV_ARM_POLL"), "{error}");
+    assert!(error.contains("not device mapper's"), "{error}");
+}

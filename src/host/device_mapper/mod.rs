@@ -1,8 +1,10 @@
-//! Device mapper: the bytes of its ioctls ([`codec`]) and their executor ([`Control`]).
+//! Device mapper: the bytes of its ioctls ([`codec`]), their executor ([`Control`]), and its bell ([`Events`]).
 
 pub mod codec;
 #[cfg(test)]
 mod codec_tests;
 mod control;
+mod events;
 
 pub use control::Control;
+pub use events::Events;

@@ -420,6 +420,7 @@ impl State {
             } else {
                 "offline".into()
             },
+            io: None,
         };
         let kind = match self.devices.get(&dev) {
             Some(d) => PvKind::Multipath(MultipathMap {

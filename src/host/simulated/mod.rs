@@ -404,6 +404,7 @@ impl System for Simulation {
         Some(super::DiskInfo {
             name: "sda".into(),
             state: "running".into(),
+            io: None,
         })
     }
 
