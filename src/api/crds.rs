@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
 
-use super::{NodeStorage, StorageFenceRequest};
+use super::{NodeStorage, StorageFencePolicy, StorageFenceRequest};
 
 const HEADER: &str = "# Generated from src/api by `storage-fence crds`: do not edit.\n";
 
@@ -43,7 +43,11 @@ pub enum CrdError {
 /// Every definition, in the order in which they are worth reading.
 #[must_use]
 pub fn definitions() -> Vec<CustomResourceDefinition> {
-    vec![StorageFenceRequest::crd(), NodeStorage::crd()]
+    vec![
+        StorageFenceRequest::crd(),
+        StorageFencePolicy::crd(),
+        NodeStorage::crd(),
+    ]
 }
 
 /// File names and contents of all definitions.
@@ -110,7 +114,7 @@ mod tests {
     fn what_was_written_is_up_to_date_until_it_is_changed() {
         let dir = tempfile::tempdir().unwrap();
         assert!(
-            matches!(check(dir.path()), Err(CrdError::OutOfDate { files, .. }) if files.len() == 2)
+            matches!(check(dir.path()), Err(CrdError::OutOfDate { files, .. }) if files.len() == definitions().len())
         );
         write(dir.path()).unwrap();
         check(dir.path()).unwrap();

@@ -7,10 +7,12 @@ pub mod condition;
 pub mod crds;
 pub mod governing;
 pub mod node_storage;
+pub mod policy;
 pub mod request;
 
 pub use condition::{Condition, ConditionStatus};
 pub use node_storage::{NodeStorage, NodeStorageSpec, NodeStorageStatus};
+pub use policy::{StorageFencePolicy, StorageFencePolicySpec, StorageFencePolicyStatus};
 pub use request::{StorageFenceRequest, StorageFenceRequestSpec, StorageFenceRequestStatus};
 
 /// API group of every kind in this crate.
@@ -21,6 +23,15 @@ pub const VERSION: &str = "v1alpha1";
 /// Node label that the controller sets while a request needs the agent there (`OnDemand` mode); the
 /// agent's `DaemonSet` selects it.
 pub const AGENT_WANTED_LABEL: &str = "storagefence.io/agent-wanted";
+/// Node label, of any value, that keeps the node out of every StorageFencePolicy.
+pub const EXCLUDE_LABEL: &str = "storagefence.io/exclude-from-policies";
+/// Types of the Node's conditions that the agent writes.
+pub mod node_condition_type {
+    /// Some path of every SAN volume group works. Seen below the fence, so that recovery is visible on a fenced node.
+    pub const SAN_PATHS_AVAILABLE: &str = "storagefence.io/SANPathsAvailable";
+    /// At least one volume group stands fenced.
+    pub const STORAGE_FENCED: &str = "storagefence.io/StorageFenced";
+}
 /// Server-side-apply field manager of the controller.
 pub const CONTROLLER_FIELD_MANAGER: &str = "storage-fence-controller";
 /// Server-side-apply field manager of an agent.

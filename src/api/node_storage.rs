@@ -59,7 +59,7 @@ pub struct NodeStorageStatus {
     pub shared_volume_groups: i32,
     /// How many logical volumes of these are active, lvmlock aside.
     pub active_logical_volumes: i32,
-    /// Working paths of all paths under shared volume groups, such as 2/4.
+    /// Working paths of all paths under shared and fenced volume groups, such as 2/4.
     #[schemars(length(max = 32))]
     pub paths: String,
     /// Names of the volume groups that stand fenced, comma-separated; empty when none does.

@@ -100,7 +100,7 @@ struct Disk {
 /// What is remembered from one look to the next.
 #[derive(Clone, Debug, Default)]
 pub struct Outages {
-    outages: BTreeMap<String, Outage>,
+    present: BTreeMap<String, Outage>,
     silent: BTreeMap<String, Monotonic>,
     had_paths: BTreeSet<String>,
     disks: BTreeMap<DevNo, Disk>,
@@ -111,7 +111,7 @@ impl Outages {
     #[must_use]
     pub fn resume(outages: BTreeMap<String, Outage>) -> Self {
         Self {
-            outages,
+            present: outages,
             ..Self::default()
         }
     }
@@ -119,13 +119,13 @@ impl Outages {
     /// Present outages by the UUID of the volume group.
     #[must_use]
     pub fn all(&self) -> &BTreeMap<String, Outage> {
-        &self.outages
+        &self.present
     }
 
     /// The outage of a volume group.
     #[must_use]
     pub fn of(&self, vg_uuid: &str) -> Option<&Outage> {
-        self.outages.get(vg_uuid)
+        self.present.get(vg_uuid)
     }
 
     /// Since when the storage of a volume group takes commands and ends none; None when it does not, or not for [`SILENT_AFTER`] yet.
@@ -145,7 +145,7 @@ impl Outages {
             self.note(group, found, now);
         }
         let there = |uuid: &String| inventory.volume_groups.iter().any(|g| g.uuid == **uuid);
-        self.outages.retain(|uuid, _| there(uuid));
+        self.present.retain(|uuid, _| there(uuid));
         self.silent = inventory
             .volume_groups
             .iter()
@@ -160,7 +160,7 @@ impl Outages {
     }
 
     fn note(&mut self, group: &VolumeGroup, found: Option<Loss>, now: Monotonic) {
-        match (self.outages.get_mut(&group.uuid), found) {
+        match (self.present.get_mut(&group.uuid), found) {
             (None, Some(loss)) => {
                 let outage = Outage {
                     since: now,
@@ -168,7 +168,7 @@ impl Outages {
                     loss_since: now,
                     up_since: None,
                 };
-                self.outages.insert(group.uuid.clone(), outage);
+                self.present.insert(group.uuid.clone(), outage);
             }
             (Some(outage), Some(loss)) => {
                 outage.up_since = None;
@@ -182,7 +182,7 @@ impl Outages {
             (Some(outage), None) => {
                 let up = *outage.up_since.get_or_insert(now);
                 if now.since(up) >= SETTLE {
-                    self.outages.remove(&group.uuid);
+                    self.present.remove(&group.uuid);
                 }
             }
             (None, None) => {}
