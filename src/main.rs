@@ -1,14 +1,15 @@
 //! The command line of the operator: wiring only.
 
 use std::error::Error;
-use std::io;
+use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
+use storage_fence::agent::hook::Verdict;
 use storage_fence::api::crds;
-use storage_fence::host::{Host, Paths};
+use storage_fence::host::{Host, Paths, kernel_log};
 use storage_fence::{agent, controller, telemetry};
 
 /// Fences a node's SAN storage instead of the node.
@@ -37,6 +38,9 @@ enum Command {
     /// Run the node's agent: watches the requests for this node, fences its storage, and reports. As root, in the host's network, with the
     /// host's /dev and /run.
     Agent(agent::Options),
+    /// What `lvmlockctl --kill VG` runs (lvm.conf: global/lvmlockctl_kill_command = "/path/storage-fence kill-hook"): has the agent fence the volume
+    /// group, or does it without the agent. Ends with 0 only with proof, since lvmlockctl then drops the lockspace.
+    KillHook(agent::hook::Options),
     /// Print what the agent would see of this node, as JSON. Changes nothing, reads nothing from the SAN, needs no cluster.
     Inspect,
     /// Write the custom resource definitions.
@@ -62,6 +66,7 @@ fn main() -> ExitCode {
     let result: Outcome = match cli.command {
         Command::Controller(options) => run_controller(&cli.log_level, options),
         Command::Agent(options) => run_agent(&cli.log_level, options),
+        Command::KillHook(options) => return kill_hook(&options),
         Command::Inspect => inspect(),
         Command::Crds { dir, check: true } => crds::check(&dir).map_err(Into::into),
         Command::Crds { dir, check: false } => crds::write(&dir).map_err(Into::into),
@@ -104,6 +109,29 @@ fn run_agent(log_level: &str, options: agent::Options) -> Outcome {
     // Nothing that still hangs somewhere may keep the process from ending.
     runtime.shutdown_background();
     Ok(result?)
+}
+
+/// Says little, and to the kernel's log: nobody reads its output, and a pipe that is full would hold it up.
+fn kill_hook(options: &agent::hook::Options) -> ExitCode {
+    let paths = Paths::default();
+    let mut tell = |line: &str| {
+        kernel_log::tell(&paths, line);
+        let _ = writeln!(io::stderr(), "storage-fence: {line}");
+    };
+    if let Err(error) = agent::memory::lock() {
+        tell(&format!("memory not locked: {error}"));
+    }
+    tell(&format!("the locks of {} are lost: fencing it", options.vg));
+    match agent::hook::run(&Host::real(&paths), options, &mut tell) {
+        Verdict::Proven(message) => {
+            tell(&message);
+            ExitCode::SUCCESS
+        }
+        Verdict::Unproven(message) => {
+            tell(&message);
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn inspect() -> Outcome {

@@ -8,7 +8,8 @@ use tokio::sync::{mpsc, watch};
 
 use super::decide::Known;
 use super::executor;
-use super::journal::{Journal, Record};
+use super::guard::News;
+use super::journal::{Journal, Record, Turn};
 use super::observe::observe;
 use crate::fence::report::{FenceReport, LocksOutcome, Outcome};
 use crate::fence::selection::RefusalReason;
@@ -22,9 +23,14 @@ pub enum Said {
     Progress(Box<Known>),
     /// It has ended; the report is the last one.
     Ended(Box<Known>),
-    /// The thread died: a bug. The journal knows how far it came.
+    /// The guard of standing fences has seen something.
+    Noticed(News),
+    /// The thread died, or another process has taken its fence over because it did not move. The journal knows how far it came.
     Died,
 }
+
+/// How long a kill hook that fences by itself is waited for. It goes quickly, or not at all.
+const TURN_LIMIT: Duration = Duration::from_secs(10);
 
 /// Carries fences out, one at a time.
 #[derive(Clone)]
@@ -59,6 +65,12 @@ impl Actor {
             },
             hear,
         )
+    }
+
+    /// Where others who have something to say to the desk may say it.
+    #[must_use]
+    pub fn said(&self) -> mpsc::UnboundedSender<Said> {
+        self.said.clone()
     }
 
     /// Begins to fence. The flag calls it off while that is possible.
@@ -108,19 +120,38 @@ impl Actor {
             "fence",
             Box::new(move || {
                 let mut obituary = Obituary(Some(me.said.clone()));
-                let known = |report: &FenceReport| {
+                let known = |order: &Order, report: &FenceReport| {
                     Box::new(Known {
                         order: order.clone(),
                         report: report.clone(),
                     })
                 };
-                let mut journal = me.journal.lock().unwrap_or_else(PoisonError::into_inner);
                 // Nobody listens any more only when the process ends.
-                let report = work(&me.host, &mut journal, &mut |report| {
-                    let _ = me.said.send(Said::Progress(known(report)));
-                });
+                let progress = |order: &Order, report: &FenceReport| {
+                    let _ = me.said.send(Said::Progress(known(order, report)));
+                };
+                let mut journal = me.journal.lock().unwrap_or_else(PoisonError::into_inner);
+                match Turn::take(journal.directory(), "agent", TURN_LIMIT) {
+                    Ok(turn) => journal.hold(turn),
+                    Err(error) => tracing::warn!(%error, "fencing without a turn: a kill hook may fence too"),
+                }
+                // A kill hook that was killed: its fence comes first, since the journal knows only one.
+                let left = journal.left().ok().flatten();
+                let others = |r: &Record| r.unfinished() && r.begun.order.uid != order.uid;
+                if let Some(record) = left.filter(others) {
+                    let of = record.begun.order.clone();
+                    tracing::warn!(order = of.name, "completing the fence of another process");
+                    executor::resume(&me.host, &mut journal, record, &mut |r| progress(&of, r));
+                }
+                let report = work(&me.host, &mut journal, &mut |r| progress(&order, r));
+                let taken_away = journal.taken_away();
+                journal.give_back();
                 drop(journal);
-                let _ = me.said.send(Said::Ended(known(&report)));
+                if taken_away {
+                    tracing::error!("another process went on with the fence, since this one did not move; starting anew");
+                    return;
+                }
+                let _ = me.said.send(Said::Ended(known(&order, &report)));
                 obituary.0 = None;
             }),
         )

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::hook;
 use crate::api::condition::find;
 use crate::api::governing;
 use crate::api::request::{
@@ -84,7 +85,7 @@ pub fn decide(view: View<'_>) -> Decision {
     let mut decision = Decision {
         call_off: view
             .running
-            .is_some_and(|r| !requests.get(&r.uid).is_some_and(alive)),
+            .is_some_and(|r| !hook::is_ours(&r.uid) && !requests.get(&r.uid).is_some_and(alive)),
         ..Decision::default()
     };
     let mut candidates = Vec::new();

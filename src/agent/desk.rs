@@ -14,13 +14,17 @@ use tokio_util::sync::CancellationToken;
 
 use super::act::{Actor, Observer, Said};
 use super::decide::{Decision, Known, Running, Stand, Uid, View, decide, waits};
+use super::guard::News;
+use super::hook;
+use super::hook::server::Call;
+use super::hook::waiting::Waiting;
 use super::journal::Record;
 use super::metrics::Metrics;
 use super::publish::Board;
 use super::report::{AgentPart, Context, from_report, governed, happened, not_supported};
 use crate::api::StorageFenceRequest;
-use crate::fence::Monotonic;
 use crate::fence::report::Outcome;
+use crate::fence::{Monotonic, Order};
 use crate::host::Host;
 use crate::kubernetes::events::{Events, Happening};
 use crate::kubernetes::watch::Seen;
@@ -69,6 +73,7 @@ pub struct Desk {
     known: BTreeMap<Uid, Known>,
     started: BTreeMap<Uid, (Monotonic, Timestamp)>,
     running: Option<(Running, Arc<AtomicBool>)>,
+    hooks: Waiting,
 }
 
 impl Desk {
@@ -86,6 +91,7 @@ impl Desk {
             known: BTreeMap::new(),
             started: BTreeMap::new(),
             running: None,
+            hooks: Waiting::default(),
         };
         let Some(record) = left else { return Ok(desk) };
         let order = record.begun.order.clone();
@@ -120,6 +126,7 @@ impl Desk {
         &mut self,
         watch: impl Stream<Item = Seen<StorageFenceRequest>>,
         mut said: mpsc::UnboundedReceiver<Said>,
+        mut calls: mpsc::UnboundedReceiver<Call>,
         stop: CancellationToken,
     ) -> Result<(), Died> {
         let mut watch = std::pin::pin!(watch);
@@ -130,6 +137,7 @@ impl Desk {
                 // What a fence says comes first: it frees the hands for the next.
                 biased;
                 Some(said) = said.recv() => self.hear(said)?,
+                Some(call) = calls.recv() => self.hooks.push(call),
                 Some(seen) = watch.next() => self.see(seen),
                 Ok(()) = inventory.changed() => {}
                 _ = again.tick() => {}
@@ -202,6 +210,10 @@ impl Desk {
         let (known, ended) = match said {
             Said::Progress(known) => (*known, false),
             Said::Ended(known) => (*known, true),
+            Said::Noticed(news) => {
+                self.noticed(&news);
+                return Ok(());
+            }
             Said::Died => return Err(Died),
         };
         let uid = known.order.uid.clone();
@@ -221,9 +233,31 @@ impl Desk {
         if ended {
             self.ended(&known);
         }
+        if ended && hook::is_ours(&uid) {
+            // No request asks for it; what stands is in NodeStorage.
+            self.known.remove(&uid);
+            return Ok(());
+        }
         self.begun(&known);
         self.known.insert(uid, known);
         Ok(())
+    }
+
+    /// What the guard has seen concerns the node, and no request any more.
+    fn noticed(&mut self, news: &News) {
+        tracing::warn!(reason = news.reason, news.note, "guard");
+        self.tools.observer.look();
+        if let Some(events) = &self.events {
+            events.tell(
+                self.node(),
+                &Happening {
+                    warning: news.warning,
+                    reason: news.reason,
+                    action: "Guard",
+                    note: &news.note,
+                },
+            );
+        }
     }
 
     fn ended(&mut self, known: &Known) {
@@ -231,10 +265,11 @@ impl Desk {
         self.tools.metrics.ended(&known.report);
         self.tools.metrics.fencing(false);
         self.running = None;
+        self.hooks.ended(known);
         // What NodeStorage says of the volume groups is no longer so.
         self.tools.observer.look();
         let fenced = matches!(known.report.outcome, Outcome::Proven | Outcome::NotProven);
-        if fenced && self.listed && !self.requests.contains_key(uid) {
+        if fenced && self.listed && !hook::is_ours(uid) && !self.requests.contains_key(uid) {
             let note = format!(
                 "Request {} was deleted when its fence could no longer be called off: it was completed. {}",
                 known.order.name, known.report.message
@@ -270,6 +305,16 @@ impl Desk {
 
     fn tell(&self, known: &Known, warning: bool, reason: &str, note: &str) {
         let Some(events) = &self.events else { return };
+        let happening = Happening {
+            warning,
+            reason,
+            action: "Fence",
+            note,
+        };
+        events.tell(self.node(), &happening);
+        if hook::is_ours(&known.order.uid) {
+            return;
+        }
         let request = ObjectReference {
             api_version: Some(StorageFenceRequest::api_version(&()).into_owned()),
             kind: Some(StorageFenceRequest::kind(&()).into_owned()),
@@ -277,26 +322,52 @@ impl Desk {
             uid: Some(known.order.uid.clone()),
             ..ObjectReference::default()
         };
-        // As the kubelet does it: with the name for a UID, which `kubectl describe node` looks for as well.
-        let node = ObjectReference {
+        events.tell(request, &happening);
+    }
+
+    /// As the kubelet does it: with the name for a UID, which `kubectl describe node` looks for as well.
+    fn node(&self) -> ObjectReference {
+        ObjectReference {
             api_version: Some("v1".into()),
             kind: Some("Node".into()),
             name: Some(self.tools.node_name.clone()),
             uid: Some(self.tools.node_name.clone()),
             ..ObjectReference::default()
-        };
-        let happening = Happening {
-            warning,
-            reason,
-            action: "Fence",
-            note,
-        };
-        events.tell(request, &happening);
-        events.tell(node, &happening);
+        }
+    }
+
+    /// A kill hook's turn comes before a request's: its lease has run out already.
+    fn settle_hooks(&mut self) {
+        if self.running.is_some() {
+            return;
+        }
+        let now = self.tools.host.system.monotonic().0.as_millis();
+        let Some(vg) = self.hooks.first() else { return };
+        let order = hook::order(vg, now.try_into().unwrap_or(u64::MAX));
+        self.begin(order);
+    }
+
+    fn begin(&mut self, order: Order) {
+        let uid = order.uid.clone();
+        tracing::info!(
+            order = order.name,
+            generation = order.generation,
+            "an order's turn"
+        );
+        match self.tools.actor.begin(order) {
+            Ok(cancel) => {
+                self.running = Some((Running { uid }, cancel));
+                self.tools.metrics.fencing(true);
+            }
+            Err(error) => tracing::error!(%error, "no thread for a fence; trying again"),
+        }
     }
 
     /// Decides, and does what was decided.
     fn settle(&mut self, may_begin: bool) {
+        if may_begin {
+            self.settle_hooks();
+        }
         let observation = self.tools.observer.latest().borrow().clone();
         let inventory = observation.as_ref().and_then(|o| o.as_ref().as_ref().ok());
         let Decision {
@@ -315,19 +386,7 @@ impl Desk {
             cancel.store(true, Ordering::Release);
         }
         if let Some(order) = begin.filter(|_| may_begin) {
-            let uid = order.uid.clone();
-            tracing::info!(
-                request = order.name,
-                generation = order.generation,
-                "a request's turn"
-            );
-            match self.tools.actor.begin(order) {
-                Ok(cancel) => {
-                    self.running = Some((Running { uid }, cancel));
-                    self.tools.metrics.fencing(true);
-                }
-                Err(error) => tracing::error!(%error, "no thread for a fence; trying again"),
-            }
+            self.begin(order);
         }
         for (uid, stand) in &stands {
             self.publish(uid, stand);

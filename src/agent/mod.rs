@@ -7,6 +7,8 @@
 //! | [`act`], `detect` | threads that fence and look, and when to look at once |
 //! | [`executor`] | carries a fence out |
 //! | [`journal`] | what a successor needs to know |
+//! | [`guard`] | watches fences that stand |
+//! | [`hook`] | the kill hook of the host, with or without the agent |
 //! | [`report`], [`node_storage`] | what the API server is told; pure |
 //! | [`desk`] | where all of it comes together |
 
@@ -15,6 +17,8 @@ pub mod decide;
 pub mod desk;
 mod detect;
 pub mod executor;
+pub mod guard;
+pub mod hook;
 pub mod inspect;
 pub mod journal;
 pub mod memory;

@@ -2,11 +2,12 @@
 
 use jiff::Timestamp;
 
+use super::journal::Standing;
 use super::report::{VERSION, cut};
 use crate::api::condition;
 use crate::api::node_storage::{
-    LockspaceStatus, PathStatus, PhysicalVolumeKind, PhysicalVolumeStatus, VolumeGroupStatus,
-    WatchdogStatus, condition_type,
+    FenceStatus, LockspaceStatus, PathStatus, PhysicalVolumeKind, PhysicalVolumeStatus,
+    VolumeGroupStatus, WatchdogStatus, condition_type,
 };
 use crate::api::{Condition, ConditionStatus, NodeStorageStatus};
 use crate::fence::budget::worst_case;
@@ -30,6 +31,29 @@ pub struct Reporter {
     pub boot_id: String,
     /// Name and UID of the agent's pod: `NAME (UID)`.
     pub pod: Option<String>,
+    /// Fences that stand.
+    pub fences: Vec<FenceStatus>,
+}
+
+/// What is told of the fences that stand.
+#[must_use]
+pub fn fences(standing: &[Standing]) -> Vec<FenceStatus> {
+    let fence = |s: &Standing| {
+        let opening = s.last_opening.as_ref();
+        let devices = opening.map(|o| o.devices.as_slice()).unwrap_or_default();
+        FenceStatus {
+            volume_group: cut(&s.group.name, 127),
+            uuid: cut(&s.group.uuid, 64),
+            by: cut(&s.by, 253),
+            locks: format!("{:?}", s.locks),
+            openings: s.openings.try_into().unwrap_or(i32::MAX),
+            last_opening_milliseconds: opening
+                .and_then(|o| o.open_at_most)
+                .map(|open| open.as_millis().try_into().unwrap_or(i64::MAX)),
+            last_opening_devices: devices.iter().take(16).map(|d| cut(d, 128)).collect(),
+        }
+    };
+    standing.iter().take(GROUPS).map(fence).collect()
 }
 
 /// The status for an inventory, or for the reason why there is none. `before` keeps the time of the condition's transition.
@@ -47,6 +71,7 @@ pub fn status(
         agent_pod: reporter.pod.clone(),
         paths: "0/0".to_owned(),
         conditions: before.to_vec(),
+        fences: reporter.fences.clone(),
         ..NodeStorageStatus::default()
     };
     if let Ok(inventory) = inventory {

@@ -8,8 +8,9 @@ use kube::{Api, Client};
 use serde_json::json;
 
 use super::act::Observer;
+use super::journal::Standing;
 use super::metrics::Metrics;
-use super::node_storage::{Reporter, status};
+use super::node_storage::{Reporter, fences, status};
 use super::run::LOOK_LIMIT;
 use crate::api::{AGENT_FIELD_MANAGER, NodeStorage, NodeStorageStatus};
 use crate::kubernetes::apply::{Result, Target, apply, apply_status, call};
@@ -30,6 +31,8 @@ pub struct Task {
     pub boot_id: String,
     /// Inventories.
     pub observer: Observer,
+    /// Fences that stand.
+    pub standing: tokio::sync::watch::Receiver<Vec<Standing>>,
     /// Counters.
     pub metrics: Metrics,
 }
@@ -38,11 +41,13 @@ impl Task {
     /// Writes for ever.
     pub async fn run(self) {
         let mut latest = self.observer.latest();
+        let mut standing = self.standing.clone();
         let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(15));
         let mut reporter = Reporter {
             node_uid: None,
             boot_id: self.boot_id.clone(),
             pod: self.pod.clone(),
+            fences: Vec::new(),
         };
         let mut before: Option<NodeStorageStatus> = None;
         let mut written: Option<Instant> = None;
@@ -68,7 +73,11 @@ impl Task {
                 backoff.reset();
             }
             // The pause is for a look that hangs, which changes nothing by itself.
-            let _ = tokio::time::timeout(LOOK_LIMIT, latest.changed()).await;
+            tokio::select! {
+                _ = tokio::time::timeout(LOOK_LIMIT, latest.changed()) => {}
+                // A guard that is gone tells of nothing any more: the pause is long enough then.
+                Ok(()) = standing.changed() => {}
+            }
         }
     }
 
@@ -95,6 +104,7 @@ impl Task {
             .as_ref()
             .map(|b| b.conditions.clone())
             .unwrap_or_default();
+        reporter.fences = fences(&self.standing.borrow());
         let wanted = status(
             observation.as_ref().map_err(String::as_str),
             reporter,

@@ -109,6 +109,12 @@ fn disks(
         .collect()
 }
 
+/// Only the lock manager: lvmlockd's lockspaces with what sanlock knows of each.
+#[must_use]
+pub fn lock_manager(host: &Host) -> LockManager {
+    daemons(host).0
+}
+
 /// Asks lvmlockd, sanlock and wdmd at the same time.
 fn daemons(host: &Host) -> (LockManager, Watchdog) {
     let failed =

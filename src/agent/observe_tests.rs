@@ -89,6 +89,9 @@ impl DeviceMapper for Node {
     fn clear_inactive(&self, _: Device) -> Result<()> {
         unimplemented!("an observation changes nothing")
     }
+    fn events(&self) -> Result<Box<dyn crate::host::DeviceEvents>> {
+        unimplemented!("an observation waits for nothing")
+    }
     fn message(&self, _: Device, _: &str) -> Result<()> {
         unimplemented!("an observation changes nothing")
     }

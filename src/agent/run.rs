@@ -12,9 +12,11 @@ use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::act::{Actor, Observer};
+use super::act::{Actor, Observer, Said};
 use super::desk::{Desk, Died, Tools};
-use super::journal::{self, Journal};
+use super::guard::{Guard, News};
+use super::hook::server::{Call, Server};
+use super::journal::{self, Journal, Standing, Standings};
 use super::metrics::Metrics;
 use super::options::Options;
 use super::publish::Board;
@@ -117,10 +119,14 @@ pub struct Agent {
     metrics: Metrics,
     listed: Arc<AtomicBool>,
     boot_id: String,
+    calls: tokio::sync::mpsc::UnboundedReceiver<Call>,
+    _hooks: Option<AbortOnDropHandle<()>>,
+    standing: tokio::sync::watch::Receiver<Vec<Standing>>,
 }
 
 impl Agent {
-    /// Opens the journal, completes what is in it, and looks at the node.
+    /// Opens the journal, completes what is in it, and looks at the node; opens the kill hook's socket, and guards the fences that stand. Within a
+    /// tokio runtime.
     ///
     /// # Errors
     /// When the boot ID or the journal cannot be read, or the system has no threads.
@@ -131,12 +137,15 @@ impl Agent {
         };
         let boot_id = host.system.boot_id().map_err(Error::BootId)?;
         let (journal, left) = Journal::open(&options.state_directory, &boot_id)?;
+        let standings = journal.standings();
         let metrics = Metrics::default();
         let (actor, said) = Actor::new(host.clone(), journal);
         let pause = Duration::from_secs(options.observe_seconds.into());
         let counts = metrics.clone();
         let observer = Observer::start(host.clone(), pause, move |took| counts.observed(took))
             .map_err(thread)?;
+        let standing = guard(&host, standings, actor.said()).map_err(thread)?;
+        let (calls, hooks) = listen(&options.state_directory);
         let (board, listed) = (Board::default(), Arc::new(AtomicBool::new(false)));
         tracing::info!(
             node = options.node_name,
@@ -165,6 +174,9 @@ impl Agent {
             metrics,
             listed,
             boot_id,
+            calls,
+            _hooks: hooks,
+            standing,
         })
     }
 
@@ -204,6 +216,7 @@ impl Agent {
             pod: self.options.pod(),
             boot_id: self.boot_id.clone(),
             observer: self.observer.clone(),
+            standing: self.standing,
             metrics: self.metrics.clone(),
         };
         let _node_storage = AbortOnDropHandle::new(tokio::spawn(task.run()));
@@ -219,7 +232,7 @@ impl Agent {
             tokio::time::sleep(FENCE_DRAIN).await;
         };
         tokio::select! {
-            result = self.desk.work(watch, self.said, stop.clone()) => result?,
+            result = self.desk.work(watch, self.said, self.calls, stop.clone()) => result?,
             error = http => return Err(error),
             () = drained => tracing::warn!("a fence is going on; the next agent completes it"),
         }
@@ -236,6 +249,51 @@ impl Agent {
         }
         Ok(())
     }
+}
+
+/// Guards the fences that stand, on a thread of its own for as long as the process lives. What stands comes out of the receiver.
+fn guard(
+    host: &Host,
+    standings: Standings,
+    said: tokio::sync::mpsc::UnboundedSender<Said>,
+) -> std::io::Result<tokio::sync::watch::Receiver<Vec<Standing>>> {
+    let (tell, standing) = tokio::sync::watch::channel(Vec::new());
+    let tell = move |news: Option<News>, now: &[Standing]| {
+        if let Some(news) = news {
+            // Nobody listens any more only when the process ends.
+            let _ = said.send(Said::Noticed(news));
+        }
+        tell.send_if_modified(|before| {
+            let modified = before != now;
+            if modified {
+                *before = now.to_vec();
+            }
+            modified
+        });
+    };
+    let guard = Guard::new(host.clone(), standings, Box::new(tell));
+    std::thread::Builder::new()
+        .name("guard".into())
+        .stack_size(256 * 1024)
+        .spawn(move || guard.run(|| false))?;
+    Ok(standing)
+}
+
+/// Opens the socket on which kill hooks hand over. Without it they fence by themselves.
+fn listen(
+    directory: &std::path::Path,
+) -> (
+    tokio::sync::mpsc::UnboundedReceiver<Call>,
+    Option<AbortOnDropHandle<()>>,
+) {
+    let (tell, calls) = tokio::sync::mpsc::unbounded_channel();
+    let server = Server::bind(directory).inspect_err(|error| {
+        tracing::warn!(%error, directory = %directory.display(), "no socket for the kill hook: it fences by itself if it is called");
+    });
+    let task = server
+        .ok()
+        .map(|server| AbortOnDropHandle::new(tokio::spawn(server.serve(tell))));
+    (calls, task)
 }
 
 async fn serve(

@@ -75,6 +75,10 @@ pub struct NodeStorageStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub volume_groups: Vec<VolumeGroupStatus>,
+    /// Fences that stand: volume groups that were cut off and have not been given back. They are watched.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub fences: Vec<FenceStatus>,
     /// The watchdog that resets this host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub watchdog: Option<WatchdogStatus>,
@@ -110,6 +114,33 @@ pub struct VolumeGroupStatus {
     /// Whether every device of it stands on the error target.
     #[serde(default)]
     pub fenced: bool,
+}
+
+/// A fence that stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FenceStatus {
+    /// Name of the volume group.
+    #[schemars(length(max = 127))]
+    pub volume_group: String,
+    /// UUID of the volume group.
+    #[schemars(length(max = 64))]
+    pub uuid: String,
+    /// Name of the request that made it, or `kill-hook of VG`.
+    #[schemars(length(max = 253))]
+    pub by: String,
+    /// What became of the locks: Released, Kept, NotConfirmed or Pending.
+    #[schemars(length(max = 32))]
+    pub locks: String,
+    /// How often it did not hold: somebody loaded a table that leads to the SAN. It is closed again at once.
+    pub openings: i32,
+    /// How long the last of these lasted at most, in milliseconds; absent while it lasts, and when there was none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_opening_milliseconds: Option<i64>,
+    /// Devices of the last of these, bounded.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(max = 128)))]
+    pub last_opening_devices: Vec<String>,
 }
 
 /// A lockspace as sanlock sees it.

@@ -6,6 +6,7 @@
 mod bell;
 pub mod device_mapper;
 mod kernel_events;
+pub mod kernel_log;
 pub mod lvmlockd;
 pub mod multipath;
 mod paths;
@@ -133,6 +134,26 @@ pub trait DeviceMapper: Send + Sync {
     /// # Errors
     /// What the target answered.
     fn message(&self, dev: Device, message: &str) -> Result<()>;
+    /// Begins to listen for changes of any device.
+    ///
+    /// # Errors
+    /// When the control device cannot be used.
+    fn events(&self) -> Result<Box<dyn DeviceEvents>>;
+}
+
+/// Tells that something has changed about some device: it came, went, got another table, or its target says so (a path that failed, say). Not
+/// what: look for yourself.
+pub trait DeviceEvents: Send {
+    /// From now on counts what [`Self::wait`] waits for.
+    ///
+    /// # Errors
+    /// When the control device cannot be used.
+    fn arm(&mut self) -> Result<()>;
+    /// Waits until something has changed since [`Self::arm`], or time is up. Whether it has.
+    ///
+    /// # Errors
+    /// When the control device cannot be used.
+    fn wait(&mut self, limit: Duration) -> Result<bool>;
 }
 
 /// What sysfs knows of a disk.

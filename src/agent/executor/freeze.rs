@@ -18,6 +18,9 @@ impl Fence<'_> {
     pub(super) fn freeze(&mut self, cancel: &dyn Fn() -> bool) -> bool {
         let mut committed = self.resumed;
         for group in 0..self.groups.len() {
+            if self.taken_away() {
+                return false;
+            }
             if !committed && cancel() {
                 self.report.outcome = Outcome::CalledOff;
                 self.report.message = "Called off before anything was touched".into();

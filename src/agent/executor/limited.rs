@@ -7,7 +7,7 @@ use crate::fence::Monotonic;
 use crate::host::{Bell, Error, Host, Result};
 
 /// A call that is going on.
-pub(super) struct Pending<T> {
+pub(in crate::agent) struct Pending<T> {
     what: &'static str,
     started: Monotonic,
     answer: Arc<Mutex<Option<Result<T>>>>,
@@ -15,7 +15,7 @@ pub(super) struct Pending<T> {
 
 impl<T: Send + 'static> Pending<T> {
     /// Starts `call` on a thread of its own; `bell` rings when it ends.
-    pub(super) fn start(
+    pub(in crate::agent) fn start(
         host: &Host,
         bell: &Bell,
         what: &'static str,
@@ -46,12 +46,12 @@ impl<T: Send + 'static> Pending<T> {
     }
 
     /// When it was started: its answer is not older.
-    pub(super) fn started(&self) -> Monotonic {
+    pub(in crate::agent) fn started(&self) -> Monotonic {
         self.started
     }
 
     /// The answer, once.
-    pub(super) fn take(&self) -> Option<Result<T>> {
+    pub(in crate::agent) fn take(&self) -> Option<Result<T>> {
         self.answer
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -62,7 +62,7 @@ impl<T: Send + 'static> Pending<T> {
     ///
     /// # Errors
     /// The call's own, or [`Error::TimedOut`]: its thread is then left to itself.
-    pub(super) fn wait(self, host: &Host, bell: &Bell, limit: Duration) -> Result<T> {
+    pub(in crate::agent) fn wait(self, host: &Host, bell: &Bell, limit: Duration) -> Result<T> {
         let until = self.started + limit;
         loop {
             let seen = bell.rings();
@@ -85,7 +85,7 @@ impl<T: Send + 'static> Pending<T> {
 ///
 /// # Errors
 /// The call's own, or [`Error::TimedOut`].
-pub(super) fn call<T: Send + 'static>(
+pub(in crate::agent) fn call<T: Send + 'static>(
     host: &Host,
     what: &'static str,
     limit: Duration,

@@ -5,8 +5,9 @@
 //! the host, which is what would happen for certain if the fence were refused. The report notes it.
 
 mod freeze;
-mod limited;
+pub(in crate::agent) mod limited;
 mod quiesce;
+mod refence;
 mod release;
 mod swap;
 #[cfg(test)]
@@ -14,9 +15,11 @@ mod tests;
 mod track;
 mod worker;
 
+pub use refence::{keep_queueing_off, open_devices, refence};
+
 use std::time::Duration;
 
-use crate::agent::journal::{Begun, GroupRecord, Journal, MapRecord, Record};
+use crate::agent::journal::{Begun, GroupRecord, Journal, MapRecord, Record, Standing};
 use crate::fence::budget::ResetWindow;
 use crate::fence::plan::{self, Plan};
 use crate::fence::report::{FenceReport, LocksOutcome, Outcome, StepKind, StepReport, StepResult};
@@ -30,6 +33,10 @@ const ASK: Duration = Duration::from_secs(3);
 const DAEMONS_LIMIT: Duration = Duration::from_secs(5);
 /// How often to look again where nobody tells of changes.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
+
+/// Another process goes on in our stead: this one was held up for too long.
+const TAKEN_AWAY: &str =
+    "Another process on the node goes on with this fence, since this one did not move";
 
 /// Fences what `order` means, from an inventory taken just now. Blocks; made for a thread of its own.
 ///
@@ -82,6 +89,7 @@ pub fn run(
         reset: plan.reset,
         report: plan.report,
         resumed: false,
+        leave: &|| false,
     };
     fence.report.message = "Going on".into();
     let begun = Begun {
@@ -121,6 +129,7 @@ pub fn resume(
         reset: record.begun.reset,
         report,
         resumed: true,
+        leave: &|| false,
     };
     fence.report.message = "Completing the fence of an agent that was killed".into();
     if let Err(e) = rewritten {
@@ -147,7 +156,9 @@ fn untouched(mut report: FenceReport, progress: &mut dyn FnMut(&FenceReport)) ->
     report
 }
 
-fn record(vg: &VolumeGroup) -> GroupRecord {
+/// What the journal keeps of a volume group.
+#[must_use]
+pub fn record(vg: &VolumeGroup) -> GroupRecord {
     let map = |m: &crate::fence::MultipathMap| MapRecord {
         uuid: m.uuid.clone(),
         name: m.name.clone(),
@@ -171,6 +182,8 @@ struct Fence<'a> {
     reset: Option<ResetWindow>,
     report: FenceReport,
     resumed: bool,
+    /// Whether to leave it where it is.
+    leave: &'a dyn Fn() -> bool,
 }
 
 impl Fence<'_> {
@@ -189,7 +202,43 @@ impl Fence<'_> {
                 read back from the kernel for every one of them"
                 .into();
             self.publish();
+            self.stand();
             self.release(&proof);
+            self.stand_released();
+        }
+    }
+
+    /// Whether to stop: another process has taken this fence over, or it is not wanted any more. It ends then: whatever it would do may be about another life of the volume group.
+    fn taken_away(&mut self) -> bool {
+        let taken = self.journal.taken_away();
+        if taken && self.report.outcome != Outcome::Proven {
+            self.report.outcome = Outcome::NotProven;
+            self.report.message = TAKEN_AWAY.into();
+            self.keep_locks("another process goes on with it");
+        }
+        taken || (self.leave)()
+    }
+
+    /// Notes that the volume groups stand fenced, and how far the locks got.
+    fn stand(&mut self) {
+        let now = self.host.system.monotonic();
+        let standings = self.journal.standings();
+        for standing in Standing::of(&self.report, &self.groups, now) {
+            if let Err(e) = standings.put(&standing) {
+                let name = &standing.group.name;
+                self.note(format!(
+                    "{e}. Volume group {name} is fenced, but nobody will watch that it stays so"
+                ));
+            }
+        }
+    }
+
+    fn stand_released(&mut self) {
+        let standings = self.journal.standings();
+        let locks = self.report.locks;
+        for group in &self.groups {
+            // The proof's note was written or complained about; this only completes it.
+            let _ = standings.update(&group.uuid, |s| s.locks = locks);
         }
     }
 

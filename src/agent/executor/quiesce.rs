@@ -26,7 +26,7 @@ struct Map {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Found {
+pub(super) enum Found {
     /// A path works: I/O ends by itself, and the map is left alone.
     PathWorks,
     /// Queueing is off, and was before.
@@ -182,7 +182,7 @@ impl Guard {
 
 /// Has a map fail its I/O, if it queues and (or `whatever_paths`) no path works. The map is looked up by its UUID: its number may be another's by
 /// now.
-fn turn_off(host: &Host, uuid: &str, whatever_paths: bool) -> Result<Found> {
+pub(super) fn turn_off(host: &Host, uuid: &str, whatever_paths: bool) -> Result<Found> {
     let mapper = &host.device_mapper;
     let found = mapper.devices()?.into_iter().find(|d| d.uuid == uuid);
     let map = found.ok_or_else(|| Error::NoSuchDevice {

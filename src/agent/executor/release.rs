@@ -65,7 +65,7 @@ impl Fence<'_> {
                 }
             }
             let now = self.host.system.monotonic();
-            if self.all_ended() || now >= until {
+            if self.all_ended() || now >= until || self.taken_away() {
                 break;
             }
             let at = (now + LOOK_AGAIN).min(until);
@@ -134,7 +134,7 @@ impl Fence<'_> {
 
     fn drop_group(&mut self, group: usize, drop: &mut Option<Sent>, bell: &Bell) {
         let release = self.step(StepKind::Release, group);
-        if drop.is_some() || !self.may_drop(group) {
+        if drop.is_some() || self.taken_away() || !self.may_drop(group) {
             return;
         }
         // Written down before it is done.

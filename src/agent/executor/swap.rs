@@ -70,6 +70,9 @@ impl Fence<'_> {
             self.begin(self.step(StepKind::Swap, group));
         }
         loop {
+            if self.taken_away() {
+                return None;
+            }
             let seen = swap.bell.rings();
             let now = self.host.system.monotonic();
             let arrived = std::mem::take(&mut *swap.letters());

@@ -5,18 +5,25 @@
 //! not wait for a disk. It says what was tried, never what is: whoever resumes asks the kernel.
 
 mod line;
+mod standing;
 #[cfg(test)]
 mod tests;
+mod turn;
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
 use crate::fence::Order;
 use crate::fence::budget::ResetWindow;
 use crate::fence::report::{FenceReport, Outcome, StepKind, StepReport, StepResult};
+
+pub use standing::{Opening, Standing, Standings};
+pub use turn::Turn;
 
 /// Where the journal is kept unless told otherwise.
 pub const DEFAULT_DIRECTORY: &str = "/run/storage-fence";
@@ -114,7 +121,10 @@ impl Record {
 #[derive(Debug)]
 pub struct Journal {
     path: PathBuf,
+    boot_id: String,
     file: Option<File>,
+    turn: Option<Turn>,
+    silent: bool,
 }
 
 impl Journal {
@@ -130,13 +140,67 @@ impl Journal {
             source,
         };
         std::fs::create_dir_all(directory).map_err(|e| fail(directory, "made", e))?;
-        let path = directory.join(FILE);
-        let left = match std::fs::read(&path) {
-            Ok(bytes) => read(&bytes).filter(|r| r.begun.report.boot_id == boot_id),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
-            Err(e) => return Err(fail(&path, "read", e)),
+        let journal = Self {
+            path: directory.join(FILE),
+            boot_id: boot_id.to_owned(),
+            file: None,
+            turn: None,
+            silent: false,
         };
-        Ok((Self { path, file: None }, left))
+        let left = journal.left()?;
+        Ok((journal, left))
+    }
+
+    /// One that keeps nothing: for what a successor finds out by itself.
+    #[must_use]
+    pub fn silent() -> Self {
+        Self {
+            path: PathBuf::new(),
+            boot_id: String::new(),
+            file: None,
+            turn: None,
+            silent: true,
+        }
+    }
+
+    /// What stands in the journal now, whoever wrote it.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn left(&self) -> Result<Option<Record>, Error> {
+        match std::fs::read(&self.path) {
+            Ok(bytes) => Ok(read(&bytes).filter(|r| r.begun.report.boot_id == self.boot_id)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(self.error("read", e)),
+        }
+    }
+
+    /// The folder that it lies in.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        self.path.parent().unwrap_or(Path::new("/"))
+    }
+
+    /// The fences that stand in this kernel.
+    #[must_use]
+    pub fn standings(&self) -> Standings {
+        Standings::new(self.directory(), &self.boot_id)
+    }
+
+    /// Writes from now on as long as it is this turn, and no longer.
+    pub fn hold(&mut self, turn: Turn) {
+        self.turn = Some(turn);
+    }
+
+    /// Gives the turn back, if there was one.
+    pub fn give_back(&mut self) {
+        self.turn = None;
+    }
+
+    /// Whether another process has taken the turn away, because this one did not move.
+    #[must_use]
+    pub fn taken_away(&self) -> bool {
+        self.turn.as_ref().is_some_and(|turn| !turn.mine())
     }
 
     /// Begins the journal of a new fence, in place of the former one.
@@ -188,7 +252,16 @@ impl Journal {
         }
     }
 
+    fn in_turn(&self) -> Result<(), Error> {
+        if self.taken_away() {
+            let why = "another process fences instead, since this one did not move";
+            return Err(self.error("written", io::Error::other(why)));
+        }
+        Ok(())
+    }
+
     fn replace(&mut self, entries: &[Entry]) -> Result<(), Error> {
+        self.in_turn()?;
         self.file = None;
         let new = self.path.with_extension("new");
         let write = || -> io::Result<File> {
@@ -210,6 +283,10 @@ impl Journal {
     }
 
     fn append(&mut self, entry: &Entry) -> Result<(), Error> {
+        if self.silent {
+            return Ok(());
+        }
+        self.in_turn()?;
         let Some(file) = self.file.as_mut() else {
             return Err(self.error("written", io::Error::other("it was never begun")));
         };
@@ -218,6 +295,15 @@ impl Journal {
             .and_then(|json| file.write_all(&line::encode(&json)));
         written.map_err(|e| self.error("written", e))
     }
+}
+
+/// A name beside `path` that no other thread or process uses at this time. Processes in containers may have the same number.
+fn beside(path: &Path) -> PathBuf {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    let nanos = now.unwrap_or_default().as_nanos();
+    path.with_extension(format!("{}-{count}-{nanos}.new", std::process::id()))
 }
 
 /// What the bytes tell, up to the first line that is torn or makes no sense.

@@ -12,7 +12,7 @@ use nix::libc::c_int;
 
 use super::codec::{self, HEADER, Header, Request, flag};
 use crate::fence::{DevNo, DmDevice, Target};
-use crate::host::{Device, DeviceMapper, Error, Paths, Result};
+use crate::host::{Device, DeviceEvents, DeviceMapper, Error, Paths, Result};
 
 /// First size of a buffer. Enough for nearly every table; the kernel copies all of it at each call, so not more.
 const BUFFER: usize = 4 * 1024;
@@ -196,6 +196,15 @@ impl Control {
         Self {
             path: paths.dev.join("mapper/control"),
             sys: paths.sys.clone(),
+            file: Mutex::default(),
+        }
+    }
+
+    /// The same device with an open file of its own.
+    fn another(&self) -> Self {
+        Self {
+            path: self.path.clone(),
+            sys: self.sys.clone(),
             file: Mutex::default(),
         }
     }
@@ -405,6 +414,10 @@ impl DeviceMapper for Control {
             },
             &codec::encode_message(message),
         )
+    }
+
+    fn events(&self) -> Result<Box<dyn DeviceEvents>> {
+        Ok(Box::new(super::Events::on(self.another())))
     }
 }
 

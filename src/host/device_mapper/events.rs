@@ -11,7 +11,7 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::Control;
-use crate::host::{Error, Paths, Result};
+use crate::host::{DeviceEvents, Error, Paths, Result};
 
 /// The bell. It has a control file of its own: what is armed belongs to the open file.
 #[derive(Debug)]
@@ -26,6 +26,11 @@ impl Events {
         Self {
             control: Control::new(paths),
         }
+    }
+
+    /// On that control device.
+    pub(super) const fn on(control: Control) -> Self {
+        Self { control }
     }
 
     /// Counts from now on what happens.
@@ -61,5 +66,15 @@ impl Events {
                 hint: "The node's state is read again every few seconds all the same",
             }),
         }
+    }
+}
+
+impl DeviceEvents for Events {
+    fn arm(&mut self) -> Result<()> {
+        Self::arm(self)
+    }
+
+    fn wait(&mut self, limit: Duration) -> Result<bool> {
+        Self::wait(self, limit)
     }
 }

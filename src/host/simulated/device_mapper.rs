@@ -1,8 +1,10 @@
 //! The kernel's side of the device-mapper ioctls.
 
+use std::time::Duration;
+
 use super::{Simulation, State, build};
 use crate::fence::{DevNo, DmDevice, Target};
-use crate::host::{Device, DeviceMapper, Error, Result};
+use crate::host::{Device, DeviceEvents, DeviceMapper, Error, Result};
 
 fn gone(dev: DevNo) -> Error {
     Error::NoSuchDevice {
@@ -138,6 +140,7 @@ impl DeviceMapper for Simulation {
             d.dm.deps.clear();
         }
         d.dm.suspended = false;
+        state.device_bell.ring();
         self.leave(state);
         Ok(())
     }
@@ -161,5 +164,34 @@ impl DeviceMapper for Simulation {
         }
         self.leave(state);
         Ok(())
+    }
+
+    fn events(&self) -> Result<Box<dyn DeviceEvents>> {
+        Ok(Box::new(Events {
+            node: self.clone(),
+            seen: 0,
+        }))
+    }
+}
+
+struct Events {
+    node: Simulation,
+    seen: u64,
+}
+
+impl DeviceEvents for Events {
+    fn arm(&mut self) -> Result<()> {
+        self.seen = self.node.enter().device_bell.rings();
+        Ok(())
+    }
+
+    fn wait(&mut self, limit: Duration) -> Result<bool> {
+        let (bell, until) = {
+            let state = self.node.enter();
+            (state.device_bell.clone(), state.now + limit)
+        };
+        let waited = (bell.clone(), self.seen);
+        drop(self.node.wait_until(Some(until), Some(waited), None));
+        Ok(bell.rings() > self.seen)
     }
 }

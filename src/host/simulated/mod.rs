@@ -102,6 +102,8 @@ pub struct State {
     next_waiter: u64,
     events: BTreeMap<(Duration, u64), Event>,
     next_event: u64,
+    /// Rings when a table has changed.
+    device_bell: super::Bell,
     calls: u64,
     calls_at_last_tick: u64,
     crash_at: Option<u64>,
@@ -349,6 +351,29 @@ impl State {
         let is = |l: &&SimulatedLockspace| l.lockspace.vg_uuid == vg_uuid;
         let held = |l: &SimulatedLockspace| l.lockspace.state != LockspaceState::Removing;
         self.lockspaces.iter().find(is).is_some_and(held)
+    }
+
+    /// An administrator's `lvchange --refresh`: a real table again, on the same device below, without asking for any lock.
+    pub fn refresh(&mut self, name: &str, below: DevNo) {
+        if let Some(d) = self.device(name) {
+            d.inactive = None;
+            d.dm.deps = vec![below];
+            d.dm.targets = vec![Target {
+                start: 0,
+                length: d.dm.sectors,
+                kind: "linear".into(),
+                params: format!("{below} 0"),
+            }];
+        }
+        self.device_bell.ring();
+    }
+
+    /// The lockspace of a volume group is joined after it had gone: another generation.
+    pub fn join(&mut self, lockspace: crate::fence::Lockspace) {
+        self.lockspaces.push(SimulatedLockspace {
+            lockspace,
+            armed: true,
+        });
     }
 
     /// Takes down the lockspace of a volume group and joins it again: the next generation.

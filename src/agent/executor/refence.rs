@@ -1,0 +1,108 @@
+//! Closing a fence again that no longer holds (S6): the swap and its proof, without anything about locks.
+
+use std::time::Duration;
+
+use super::limited;
+use super::quiesce::{Found, turn_off};
+use super::{ASK, Fence};
+use crate::agent::journal::{GroupRecord, Journal};
+use crate::fence::order::{Order, ReleaseLocks};
+use crate::fence::report::{
+    FenceReport, LocksOutcome, Outcome, StepKind, StepReport, StepResult, VolumeGroupReport,
+};
+use crate::fence::topology::volume_group_uuid;
+use crate::fence::{DmDevice, Monotonic};
+use crate::host::{Host, Result};
+
+/// A closing waits as long as it takes: I/O that went out while it was open has to end, and nobody waits for the result.
+const NO_DEADLINE: Duration = Duration::from_hours(24 * 365);
+
+/// The devices of a volume group that are not cut off, by that list of all devices: those that have a way to the SAN, or would have one after a
+/// resume. Names for people.
+#[must_use]
+pub fn open_devices(list: &[DmDevice], group: &GroupRecord) -> Vec<String> {
+    let ours = |d: &&DmDevice| volume_group_uuid(&d.uuid) == Some(group.uuid.as_str());
+    let leases = |d: &&DmDevice| group.lvmlock.as_deref() == Some(d.uuid.as_str());
+    let open = list
+        .iter()
+        .filter(ours)
+        .filter(|d| !leases(d) && !d.is_error_only());
+    open.map(|d| d.name.clone()).collect()
+}
+
+/// Has a map fail its I/O that began to queue while no path works. Whether it had.
+///
+/// # Errors
+/// When the map cannot be asked in time.
+pub fn keep_queueing_off(host: &Host, map_uuid: &str) -> Result<bool> {
+    let uuid = map_uuid.to_owned();
+    let call = move |h: &Host| turn_off(h, &uuid, false);
+    let found = limited::call(host, "looking after the queueing", ASK, call)?;
+    Ok(found == Found::TurnedOff)
+}
+
+/// Cuts the devices of a volume group off again. Ends with proof, or when `leave` says so; `progress` is told in between.
+pub fn refence(
+    host: &Host,
+    group: &GroupRecord,
+    leave: &dyn Fn() -> bool,
+    progress: &mut dyn FnMut(&FenceReport),
+) -> FenceReport {
+    let started = host.system.monotonic();
+    let mut fence = Fence {
+        host,
+        journal: &mut Journal::silent(),
+        progress,
+        order: Order {
+            release_locks: ReleaseLocks::Never,
+            drain_timeout: NO_DEADLINE,
+            ..Order::default()
+        },
+        groups: vec![group.clone()],
+        reset: None,
+        report: report(group, started),
+        resumed: true,
+        leave,
+    };
+    // A map with a working path is left alone, here as in every fence: I/O ends by itself.
+    let guard = fence.quiesce();
+    if fence.swap(guard).is_some() {
+        fence.report.outcome = Outcome::Proven;
+    }
+    fence.report.finished_after = Some(host.system.monotonic().since(started));
+    fence.report
+}
+
+fn report(group: &GroupRecord, started: Monotonic) -> FenceReport {
+    let step = |kind, map: Option<&str>| StepReport {
+        kind,
+        volume_group: group.name.clone(),
+        map: map.map(str::to_owned),
+        // Whether it queues is looked at every second, and changed only where no path works.
+        result: if kind == StepKind::Quiesce {
+            StepResult::Skipped
+        } else {
+            StepResult::Planned
+        },
+        at: None,
+        took: None,
+        message: None,
+    };
+    let mut steps: Vec<StepReport> = group
+        .maps
+        .iter()
+        .map(|m| step(StepKind::Quiesce, Some(&m.name)))
+        .collect();
+    steps.extend([step(StepKind::Swap, None), step(StepKind::Verify, None)]);
+    FenceReport {
+        started,
+        volume_groups: vec![VolumeGroupReport {
+            name: group.name.clone(),
+            uuid: group.uuid.clone(),
+            ..VolumeGroupReport::default()
+        }],
+        steps,
+        locks: LocksOutcome::Kept,
+        ..FenceReport::default()
+    }
+}

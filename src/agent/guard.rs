@@ -1,0 +1,360 @@
+//! Watches fences that stand (S6): an `lvchange --refresh`, or whatever loads a real table, opens a fence without asking anybody. It is closed
+//! again at once, and told with the time that it was open.
+//!
+//! Device mapper rings at every change; the kernel is asked again every second all the same. A fence stands from its proof until it is lifted
+//! ([`Standings::lift`](super::journal::Standings::lift)) or its volume group has been joined to its lockspace again: then its volumes come back
+//! under new locks, and rightly.
+
+mod closing;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::executor::{keep_queueing_off, limited, open_devices};
+use super::journal::{Opening, Standing, Standings};
+use super::observe::lock_manager;
+use crate::fence::{DmDevice, LockManager, LockspaceState, Monotonic};
+use crate::host::{Bell, DeviceEvents, Host};
+use closing::{Closing, Shared};
+
+/// The kernel is asked at least this often while a fence stands...
+const LOOK: Duration = Duration::from_secs(1);
+/// ...more often while one is being closed...
+const LOOK_CLOSELY: Duration = Duration::from_millis(100);
+/// ...and not more often than this, however often device mapper rings.
+const LEAST: Duration = Duration::from_millis(20);
+/// Whether volume groups were joined anew, and whether maps queue.
+const LOOK_AROUND: Duration = Duration::from_secs(5);
+const LIST_LIMIT: Duration = Duration::from_secs(5);
+/// A lock manager that does not answer must not hold up the closing.
+const ASK: Duration = Duration::from_secs(1);
+/// Of the devices that were open, so many are named.
+const NAMED: usize = 16;
+
+/// Something that people should know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct News {
+    /// Whether it is a reason to worry.
+    pub warning: bool,
+    /// For programs.
+    pub reason: &'static str,
+    /// What happened, to what, and what to do next.
+    pub note: String,
+}
+
+/// Where news and the list of standing fences go.
+pub type Tell = Box<dyn FnMut(Option<News>, &[Standing]) + Send>;
+
+/// The guard of a node.
+pub struct Guard {
+    host: Host,
+    standings: Standings,
+    events: Option<Box<dyn DeviceEvents>>,
+    /// When each was last seen closed.
+    closed: BTreeMap<String, Monotonic>,
+    closing: BTreeMap<String, Closing>,
+    around: Option<Monotonic>,
+    queueing: Shared<Vec<String>>,
+    problem: Option<String>,
+    tell: Tell,
+}
+
+impl Guard {
+    /// Over the fences in `standings`.
+    #[must_use]
+    pub fn new(host: Host, standings: Standings, tell: Tell) -> Self {
+        Self {
+            host,
+            standings,
+            events: None,
+            closed: BTreeMap::new(),
+            closing: BTreeMap::new(),
+            around: None,
+            queueing: Shared::default(),
+            problem: None,
+            tell,
+        }
+    }
+
+    /// Watches until `stop` says so.
+    pub fn run(mut self, stop: impl Fn() -> bool) {
+        while !stop() {
+            let began = self.host.system.monotonic();
+            let armed = self.arm();
+            let wait = self.round();
+            let woken = armed && self.events.as_mut().is_some_and(|e| e.wait(wait).is_ok());
+            let now = self.host.system.monotonic();
+            let until = if woken { began + LEAST } else { now + wait };
+            if until > now {
+                self.host.system.wait(&Bell::default(), 0, until);
+            }
+        }
+    }
+
+    /// Before the look: what changes during it rings.
+    fn arm(&mut self) -> bool {
+        if self.events.is_none() {
+            self.events = self.host.device_mapper.events().ok();
+        }
+        let armed = self.events.as_mut().is_some_and(|e| e.arm().is_ok());
+        if !armed {
+            self.events = None;
+        }
+        armed
+    }
+
+    /// Looks once. How long until the next look.
+    pub fn round(&mut self) -> Duration {
+        let standing = match self.standings.all() {
+            Ok(standing) => standing,
+            Err(e) => {
+                self.trouble(format!("which fences stand cannot be read: {e}"));
+                return LOOK;
+            }
+        };
+        let stands = |uuid: &String| standing.iter().any(|s| s.group.uuid == *uuid);
+        self.closed.retain(|uuid, _| stands(uuid));
+        self.closing.retain(|uuid, closing| {
+            let goes_on = stands(uuid);
+            if !goes_on {
+                closing.leave();
+            }
+            goes_on
+        });
+        if standing.is_empty() {
+            self.problem = None;
+            (self.tell)(None, &[]);
+            return LOOK;
+        }
+        let began = self.host.system.monotonic();
+        let list = |h: &Host| h.device_mapper.devices();
+        let list = match limited::call(&self.host, "listing the devices", LIST_LIMIT, list) {
+            Ok(list) => list,
+            Err(e) => {
+                self.trouble(format!("whether the fences hold is not known: {e}"));
+                return LOOK;
+            }
+        };
+        self.problem = None;
+        for one in &standing {
+            self.first_sight(one);
+            self.look_at(one, &list, began);
+        }
+        if self.around.is_none_or(|at| began.since(at) >= LOOK_AROUND) {
+            self.around = Some(began);
+            let still = self.standings.all().unwrap_or_default();
+            self.look_around(&still);
+        }
+        let now = self.standings.all().unwrap_or(standing);
+        (self.tell)(None, &now);
+        if self.closing.is_empty() {
+            LOOK
+        } else {
+            LOOK_CLOSELY
+        }
+    }
+
+    /// The kill hook fences when there is no agent: it is told by the agent that comes next.
+    fn first_sight(&mut self, one: &Standing) {
+        if one.told || !super::hook::is_ours(&one.uid) {
+            return;
+        }
+        let told = self.standings.update(&one.group.uuid, |s| s.told = true);
+        if told.is_ok() {
+            self.news(
+                true,
+                "FencedByKillHook",
+                format!(
+                    "Volume group {} was fenced by the kill hook, because its lease was lost: every device is cut off from the SAN. Locks: {:?}. \
+                     Move what used it to another node",
+                    one.group.name, one.locks
+                ),
+            );
+        }
+    }
+
+    fn look_at(&mut self, one: &Standing, list: &[DmDevice], began: Monotonic) {
+        let uuid = &one.group.uuid;
+        let open = open_devices(list, &one.group);
+        if let Some(closing) = self.closing.get(uuid)
+            && closing.ended()
+        {
+            self.closing.remove(uuid);
+        }
+        if open.is_empty() {
+            if !self.closing.contains_key(uuid) {
+                self.is_closed(one, began);
+            }
+            return;
+        }
+        if self.closing.contains_key(uuid) {
+            return;
+        }
+        if self.joined_anew(one) {
+            self.lift(one);
+            return;
+        }
+        self.is_open(one, &open);
+    }
+
+    fn is_open(&mut self, one: &Standing, open: &[String]) {
+        let uuid = &one.group.uuid;
+        let noticed = self.host.system.monotonic();
+        // One that was noticed by an earlier agent and not closed is the same one.
+        let known = one
+            .last_opening
+            .as_ref()
+            .is_some_and(|o| o.open_at_most.is_none());
+        if !known {
+            let closed = self.closed.get(uuid).copied().unwrap_or(one.proven);
+            let opening = Opening {
+                noticed,
+                closed_before: closed,
+                devices: open.iter().take(NAMED).cloned().collect(),
+                open_at_most: None,
+            };
+            let noted = self.standings.update(uuid, |s| {
+                s.openings += 1;
+                s.last_opening = Some(opening);
+            });
+            let note = noted.err().map(|e| format!(" ({e})")).unwrap_or_default();
+            self.news(
+                true,
+                "FenceOpened",
+                format!(
+                    "Volume group {} no longer stands fenced: {} got a table that leads to the SAN, without any lock. It is being closed again. Was it \
+                     an lvchange or vgchange --refresh? Do not run these on a fenced node{note}",
+                    one.group.name,
+                    open.join(", ")
+                ),
+            );
+        }
+        let closing = Closing::start(&self.host, &one.group, &self.standings);
+        match closing {
+            Ok(closing) => {
+                self.closing.insert(uuid.clone(), closing);
+            }
+            Err(e) => self.trouble(format!("no thread to close a fence again: {e}")),
+        }
+    }
+
+    fn is_closed(&mut self, one: &Standing, began: Monotonic) {
+        let uuid = &one.group.uuid;
+        self.closed.insert(uuid.clone(), began);
+        let Some(opening) = one
+            .last_opening
+            .as_ref()
+            .filter(|o| o.open_at_most.is_none())
+        else {
+            return;
+        };
+        // By this reading, which began only when it was closed.
+        let open = self.host.system.monotonic().since(opening.closed_before);
+        let noted = self.standings.update(uuid, |s| {
+            if let Some(opening) = &mut s.last_opening {
+                opening.open_at_most = Some(open);
+            }
+        });
+        // What cannot be noted is told again at the next look, which is the lesser evil.
+        let note = noted.err().map(|e| format!(" ({e})")).unwrap_or_default();
+        self.news(
+            true,
+            "FenceClosedAgain",
+            format!(
+                "Volume group {} stands fenced again, read back for every device. {} could reach the SAN for at most {} ms without a lock: check \
+                 what was written there meanwhile{note}",
+                one.group.name,
+                opening.devices.join(", "),
+                open.as_millis()
+            ),
+        );
+    }
+
+    /// What needs no hurry: volume groups that were joined again while nothing of them was open, and maps that queue again.
+    fn look_around(&mut self, standing: &[Standing]) {
+        for map in self.queueing.take().unwrap_or_default() {
+            self.news(
+                true,
+                "QueueingCameBack",
+                format!(
+                    "Multipath map {map} under a fenced volume group queued I/O again while no path works: it was turned off again"
+                ),
+            );
+        }
+        let maps: Vec<_> = standing.iter().flat_map(|s| s.group.maps.clone()).collect();
+        let (with, found) = (self.host.clone(), self.queueing.clone());
+        if !maps.is_empty() && found.start() {
+            let work = move || {
+                let turned_off = |m: &&super::journal::MapRecord| {
+                    keep_queueing_off(&with, &m.uuid).is_ok_and(|was_on| was_on)
+                };
+                let names = maps.iter().filter(turned_off).map(|m| m.name.clone());
+                found.put(names.collect());
+            };
+            if self.host.system.spawn("queueing", Box::new(work)).is_err() {
+                self.queueing.put(Vec::new());
+            }
+        }
+        for one in standing {
+            if !self.closing.contains_key(&one.group.uuid) && self.joined_anew(one) {
+                self.lift(one);
+            }
+        }
+    }
+
+    /// Whether the volume group has been joined to its lockspace again since the fence. Unknown is no: the fence holds.
+    fn joined_anew(&self, one: &Standing) -> bool {
+        let Some(name) = &one.lockspace else {
+            return false;
+        };
+        let manager = limited::call(&self.host, "asking the lock manager", ASK, |h| {
+            Ok(lock_manager(h))
+        });
+        let Ok(LockManager::Running(lockspaces)) = manager else {
+            return false;
+        };
+        let joined = |state| !matches!(state, LockspaceState::Adding | LockspaceState::Removing);
+        lockspaces
+            .iter()
+            .filter(|l| l.name == *name && joined(l.state))
+            .any(|l| match (one.generation, l.generation) {
+                (Some(before), Some(now)) => before != now || one.host_id != Some(l.host_id),
+                // The fence froze it, and only joining anew thaws it.
+                _ => !l.frozen,
+            })
+    }
+
+    fn lift(&mut self, one: &Standing) {
+        match self.standings.lift(&one.group.uuid) {
+            Ok(_) => self.news(
+                false,
+                "FenceLifted",
+                format!(
+                    "Volume group {} was joined to its lockspace again: its fence is over, and it is no longer watched",
+                    one.group.name
+                ),
+            ),
+            Err(e) => self.trouble(e.to_string()),
+        }
+    }
+
+    fn news(&mut self, warning: bool, reason: &'static str, note: String) {
+        let news = News {
+            warning,
+            reason,
+            note,
+        };
+        let standing = self.standings.all().unwrap_or_default();
+        (self.tell)(Some(news), &standing);
+    }
+
+    /// Told once, not at every look.
+    fn trouble(&mut self, what: String) {
+        if self.problem.as_ref() != Some(&what) {
+            tracing::warn!(problem = what, "the guard of fences that stand");
+            self.problem = Some(what);
+        }
+    }
+}

@@ -1,0 +1,288 @@
+//! The guard on the simulated node: fences that stand, and what opens them.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use super::*;
+use crate::agent::executor;
+use crate::agent::hook::order;
+use crate::agent::journal::Journal;
+use crate::fence::report::Outcome;
+use crate::fence::{DevNo, Lockspace};
+use crate::host::simulated::{Daemon, Group, InFlight, Layout, Simulation, uuid_of};
+
+struct Bench {
+    node: Simulation,
+    state: tempfile::TempDir,
+    news: Arc<Mutex<Vec<News>>>,
+}
+
+const PV: DevNo = DevNo { major: 8, minor: 9 };
+
+impl Bench {
+    /// vg1 stands fenced and released.
+    fn new() -> Self {
+        let layout = Layout {
+            groups: vec![Group::bystander("other", true), Group::target("vg1")],
+        };
+        let me = Self {
+            node: Simulation::new(&layout),
+            state: tempfile::tempdir().expect("a directory"),
+            news: Arc::default(),
+        };
+        let inventory = me.node.inventory();
+        let host = me.node.host();
+        let report = executor::run(
+            &host,
+            &mut me.journal(),
+            &order("vg1", 1),
+            inventory,
+            &|| false,
+            &mut |_| (),
+        );
+        assert_eq!(report.outcome, Outcome::Proven);
+        me
+    }
+
+    fn journal(&self) -> Journal {
+        let boot_id = self.node.host().system.boot_id().expect("boot ID");
+        Journal::open(self.state.path(), &boot_id).expect("open").0
+    }
+
+    fn standing(&self) -> Standing {
+        let standing = self.journal().standings().of(&uuid_of("vg1"));
+        standing.expect("read").expect("it stands")
+    }
+
+    fn guard(&self) -> Guard {
+        let news = Arc::clone(&self.news);
+        let tell = move |one: Option<News>, _: &[Standing]| {
+            news.lock().expect("lock").extend(one);
+        };
+        Guard::new(self.node.host(), self.journal().standings(), Box::new(tell))
+    }
+
+    fn reasons(&self) -> Vec<&'static str> {
+        let news = self.news.lock().expect("lock");
+        news.iter().map(|n| n.reason).collect()
+    }
+
+    /// Looks for so long, as the guard's own loop does.
+    fn watch(&self, guard: &mut Guard, span: Duration) {
+        let host = self.node.host();
+        let until = host.system.monotonic() + span;
+        while host.system.monotonic() < until {
+            let wait = guard.round().min(LOOK_CLOSELY);
+            let at = host.system.monotonic() + wait;
+            host.system.wait(&Bell::default(), 0, at);
+        }
+    }
+
+    fn open(&self) -> Vec<String> {
+        self.node.state(|s| s.not_fenced(&uuid_of("vg1")))
+    }
+
+    fn refresh(&self) {
+        self.node.state(|s| s.refresh("vg1-lv0", PV));
+        assert_eq!(self.open(), ["vg1-lv0"]);
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        assert_eq!(self.node.violations(), Vec::<String>::new());
+        self.node.end();
+    }
+}
+
+const SPAN: Duration = Duration::from_secs(10);
+
+#[test]
+fn a_refresh_is_fenced_again_and_told_with_its_time() {
+    let bench = Bench::new();
+    let mut guard = bench.guard();
+    bench.watch(&mut guard, SPAN);
+    assert_eq!(bench.reasons(), ["FencedByKillHook"]);
+    let locks = |log: Vec<String>| log.iter().filter(|l| l.contains("_vg")).count();
+    let before = locks(bench.node.log());
+    let opened = bench.node.now();
+    bench.node.state(|s| {
+        // I/O that went out while it was open takes three seconds.
+        let until = InFlight::Until(opened + Duration::from_secs(3));
+        s.device("vg1-lv0").expect("device").in_flight = until;
+    });
+    bench.refresh();
+    bench.watch(&mut guard, SPAN);
+    assert_eq!(bench.open(), Vec::<String>::new());
+    assert_eq!(
+        bench.reasons(),
+        ["FencedByKillHook", "FenceOpened", "FenceClosedAgain"]
+    );
+    let standing = bench.standing();
+    assert_eq!(standing.openings, 1);
+    let opening = standing.last_opening.expect("an opening");
+    assert_eq!(opening.devices, ["vg1-lv0"]);
+    let open = opening.open_at_most.expect("closed");
+    // Never less than it was, and not much more.
+    assert!(
+        open >= Duration::from_secs(3) && open < Duration::from_secs(5),
+        "{open:?}"
+    );
+    assert_eq!(locks(bench.node.log()), before, "no lock is touched");
+}
+
+#[test]
+fn the_kernel_rings_so_that_it_does_not_stay_open_for_a_second() {
+    let bench = Bench::new();
+    let guard = bench.guard();
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = Arc::clone(&stop);
+    let host = bench.node.host();
+    let work = move || guard.run(|| stopped.load(Ordering::Relaxed));
+    host.system.spawn("guard", Box::new(work)).expect("thread");
+    let begin = bench.node.now() + Duration::from_millis(5300);
+    bench.node.at(begin, |s| s.refresh("vg1-lv0", PV));
+    let closed = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&closed);
+    bench.node.at(begin + Duration::from_millis(250), move |s| {
+        seen.store(s.not_fenced(&uuid_of("vg1")).is_empty(), Ordering::Relaxed);
+    });
+    let until = host.system.monotonic() + SPAN;
+    host.system.wait(&Bell::default(), 0, until);
+    stop.store(true, Ordering::Relaxed);
+    assert!(closed.load(Ordering::Relaxed), "{:?}", bench.reasons());
+    assert_eq!(bench.standing().openings, 1);
+}
+
+#[test]
+fn a_fence_that_is_lifted_is_not_guarded() {
+    let bench = Bench::new();
+    let mut guard = bench.guard();
+    bench.watch(&mut guard, SPAN);
+    assert!(
+        bench
+            .journal()
+            .standings()
+            .lift(&uuid_of("vg1"))
+            .expect("lift")
+    );
+    bench.refresh();
+    bench.watch(&mut guard, SPAN);
+    assert_eq!(bench.open(), ["vg1-lv0"]);
+    assert_eq!(bench.reasons(), ["FencedByKillHook"]);
+}
+
+#[test]
+fn a_closing_that_goes_on_ends_when_the_fence_is_lifted() {
+    let bench = Bench::new();
+    let mut guard = bench.guard();
+    bench.refresh();
+    bench.node.state(|s| {
+        s.device("vg1-lv0").expect("device").in_flight = InFlight::Forever;
+    });
+    bench.watch(&mut guard, SPAN);
+    assert_eq!(bench.open(), ["vg1-lv0"]);
+    assert_eq!(
+        bench.standing().last_opening.expect("open").open_at_most,
+        None
+    );
+    assert!(
+        bench
+            .journal()
+            .standings()
+            .lift(&uuid_of("vg1"))
+            .expect("lift")
+    );
+    bench.watch(&mut guard, SPAN);
+    assert!(guard.closing.is_empty());
+}
+
+#[test]
+fn a_volume_group_that_was_joined_anew_is_not_fenced_again() {
+    for tells in [true, false] {
+        let bench = Bench::new();
+        let mut guard = bench.guard();
+        bench.watch(&mut guard, SPAN);
+        bench.node.state(|s| {
+            s.tells_generation = tells;
+            s.join(Lockspace {
+                name: "lvm_vg1".into(),
+                vg_name: "vg1".into(),
+                vg_uuid: uuid_of("vg1"),
+                host_id: 7,
+                generation: Some(4),
+                io_timeout: 10,
+                last_renewal: Some(Monotonic::from_secs(1000)),
+                ..Lockspace::default()
+            });
+        });
+        bench.refresh();
+        bench.watch(&mut guard, SPAN);
+        assert_eq!(bench.open(), ["vg1-lv0"], "{:?}", bench.reasons());
+        assert_eq!(bench.reasons(), ["FencedByKillHook", "FenceLifted"]);
+        assert_eq!(bench.journal().standings().all().expect("read"), vec![]);
+    }
+}
+
+#[test]
+fn a_lock_manager_that_does_not_answer_lifts_nothing() {
+    let bench = Bench::new();
+    let mut guard = bench.guard();
+    bench
+        .node
+        .state(|s| (s.lvmlockd, s.sanlock) = (Daemon::Dead, Daemon::Dead));
+    bench.refresh();
+    bench.watch(&mut guard, SPAN);
+    assert_eq!(bench.open(), Vec::<String>::new());
+    assert_eq!(bench.standing().openings, 1);
+}
+
+#[test]
+fn the_next_agent_goes_on_with_what_an_earlier_one_noticed() {
+    let bench = Bench::new();
+    let mut guard = bench.guard();
+    bench.watch(&mut guard, SPAN);
+    bench.refresh();
+    bench.node.state(|s| {
+        s.device("vg1-lv0").expect("device").in_flight = InFlight::Forever;
+    });
+    guard.round();
+    drop(guard);
+    let opening = bench.standing().last_opening.expect("noticed");
+    bench.node.state(|s| {
+        s.device("vg1-lv0").expect("device").in_flight = InFlight::None;
+    });
+    bench.watch(&mut bench.guard(), SPAN);
+    let standing = bench.standing();
+    assert_eq!((standing.openings, bench.open()), (1, vec![]));
+    let closed = standing.last_opening.expect("noticed");
+    assert_eq!(closed.closed_before, opening.closed_before);
+    assert!(closed.open_at_most.is_some());
+    assert_eq!(
+        bench.reasons(),
+        ["FencedByKillHook", "FenceOpened", "FenceClosedAgain"]
+    );
+}
+
+#[test]
+fn queueing_stays_off_while_a_fence_stands() {
+    let bench = Bench::new();
+    let mut guard = bench.guard();
+    bench.watch(&mut guard, SPAN);
+    let host = bench.node.host();
+    host.multipathd
+        .restore_queueing("mpath-vg1-0")
+        .expect("restore");
+    bench.node.state(crate::host::simulated::State::requeue_now);
+    bench.watch(&mut guard, SPAN * 2);
+    assert!(
+        bench.reasons().contains(&"QueueingCameBack"),
+        "{:?}",
+        bench.reasons()
+    );
+    let queues = bench.node.state(|s| {
+        let map = s.device("mpath-vg1-0").expect("map");
+        map.dm.targets[0].params.contains("queue_if_no_path")
+    });
+    assert!(!queues);
+}

@@ -1,0 +1,259 @@
+//! The hook itself: hands over, or fences; and looks for itself before it says that it is proven.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::client::{Asked, ask};
+use super::protocol::is_name;
+use super::{SOCKET, order};
+use crate::agent::executor::limited;
+use crate::agent::executor::{self, open_devices};
+use crate::agent::journal::{DEFAULT_DIRECTORY, GroupRecord, Journal, Record, Turn};
+use crate::agent::observe::observe;
+use crate::fence::budget::ResetWindow;
+use crate::fence::report::{FenceReport, Outcome};
+use crate::fence::selection::RefusalReason;
+use crate::fence::{Inventory, Monotonic, VolumeGroup};
+use crate::host::{Bell, Host};
+
+/// One look at the node, or one list of its devices.
+const LOOK: Duration = Duration::from_secs(8);
+const PAUSE: Duration = Duration::from_secs(1);
+/// When nobody tells how long the watchdog leaves.
+const UNKNOWN: Duration = Duration::from_mins(10);
+
+/// Options of `storage-fence kill-hook`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// Name of the volume group whose locks are lost.
+    #[arg(value_parser = name)]
+    pub vg: String,
+    /// Folder of the journal and of the agent's socket.
+    #[arg(long, env = "STATE_DIRECTORY", default_value = DEFAULT_DIRECTORY)]
+    pub state_directory: PathBuf,
+}
+
+fn name(text: &str) -> Result<String, String> {
+    if is_name(text) {
+        Ok(text.to_owned())
+    } else {
+        Err("no volume group can have that name".into())
+    }
+}
+
+/// What lvmlockctl is told, by the exit code, and people in words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// 0: every device of the volume group was read back from the kernel, by this process.
+    Proven(String),
+    /// Anything else.
+    Unproven(String),
+}
+
+/// How one attempt of our own ended.
+enum Own {
+    Verdict(Verdict),
+    /// What was missing may come.
+    TryAgain(String),
+}
+
+/// Fences the volume group, by the agent or without it. Ends when it is proven, or at the latest when the watchdog must have reset the host.
+///
+/// `tell` is told what is going on, a line at a time.
+pub fn run(host: &Host, options: &Options, tell: &mut dyn FnMut(&str)) -> Verdict {
+    let began = host.system.monotonic();
+    let mut until = began + UNKNOWN;
+    loop {
+        let problem = match look(host) {
+            Err(why) => why,
+            Ok(inventory) => {
+                let Some(group) = find(&inventory, &options.vg) else {
+                    return without_lockspace(host, options, &inventory);
+                };
+                let reset = ResetWindow::of(group.lockspace.as_ref(), &inventory.watchdog);
+                until = reset.map_or(until, |r| r.latest);
+                match once(host, options, group, reset, tell) {
+                    Own::Verdict(verdict) => return verdict,
+                    Own::TryAgain(why) => why,
+                }
+            }
+        };
+        let now = host.system.monotonic();
+        if now >= until {
+            let vg = &options.vg;
+            let why = format!("{vg} was not fenced: {problem}. Nothing was released");
+            return Verdict::Unproven(why);
+        }
+        tell(&format!("{problem}; trying again"));
+        host.system.wait(&Bell::default(), 0, now + PAUSE);
+    }
+}
+
+fn look(host: &Host) -> Result<Inventory, String> {
+    limited::call(host, "looking at the node", LOOK, observe).map_err(|e| e.to_string())
+}
+
+fn find<'a>(inventory: &'a Inventory, vg: &str) -> Option<&'a VolumeGroup> {
+    let named = |g: &&VolumeGroup| g.name == vg && g.shared();
+    inventory.volume_groups.iter().find(named)
+}
+
+/// A volume group whose lockspace lvmlockd does not have: either the lock manager does not answer, or it stands fenced and released.
+fn without_lockspace(host: &Host, options: &Options, inventory: &Inventory) -> Verdict {
+    let vg = &options.vg;
+    let standings = Journal::open(&options.state_directory, &inventory.boot_id)
+        .ok()
+        .and_then(|(journal, _)| journal.standings().all().ok())
+        .unwrap_or_default();
+    if let Some(standing) = standings.iter().find(|s| s.group.name == *vg)
+        && let Ok(message) = proven(host, &standing.group)
+    {
+        return Verdict::Proven(format!("{message}; it had been fenced by {}", standing.by));
+    }
+    Verdict::Unproven(format!(
+        "{vg} is no volume group that can be fenced here: no lockspace of it is running that has an active device. Nothing was touched"
+    ))
+}
+
+/// By the agent, or without it.
+fn once(
+    host: &Host,
+    options: &Options,
+    group: &VolumeGroup,
+    reset: Option<ResetWindow>,
+    tell: &mut dyn FnMut(&str),
+) -> Own {
+    let budget = reset.map(|r| r.budget(host.system.monotonic()));
+    let patience = budget.map_or(Duration::from_secs(20), |b| {
+        (b / 2).clamp(Duration::from_secs(5), Duration::from_mins(1))
+    });
+    let socket = options.state_directory.join(SOCKET);
+    match ask(&socket, &options.vg, patience) {
+        Asked::Proven => match proven(host, &executor::record(group)) {
+            Ok(message) => return Own::Verdict(Verdict::Proven(message)),
+            Err(why) => tell(&format!(
+                "the agent says that it is fenced, but {why}: fencing without it"
+            )),
+        },
+        Asked::Unproven(why) => tell(&format!(
+            "the agent did not fence it ({why}): fencing without it"
+        )),
+        Asked::NoAgent(why) => tell(&format!("no agent ({why}): fencing without it")),
+    }
+    alone(host, options, group, budget, tell)
+}
+
+/// By this process, with the agent's own executor and journal.
+fn alone(
+    host: &Host,
+    options: &Options,
+    group: &VolumeGroup,
+    budget: Option<Duration>,
+    tell: &mut dyn FnMut(&str),
+) -> Own {
+    let boot_id = match host.system.boot_id() {
+        Ok(id) => id,
+        Err(e) => return Own::TryAgain(e.to_string()),
+    };
+    let limit = budget.map_or(Duration::from_secs(5), |b| {
+        (b / 8).clamp(Duration::from_secs(1), Duration::from_secs(8))
+    });
+    let (mut journal, left) = open(options, &boot_id, limit, tell);
+    let record = executor::record(group);
+    let mut progress = |_: &FenceReport| ();
+    if let Some(left) = left.filter(Record::unfinished) {
+        tell(&format!(
+            "completing the fence of {} first, whose agent was killed",
+            left.begun.order.name
+        ));
+        let covered = left.begun.groups.iter().any(|g| g.uuid == group.uuid);
+        let report = executor::resume(host, &mut journal, left, &mut progress);
+        if journal.taken_away() {
+            return Own::TryAgain("the agent has come back and goes on with it".into());
+        }
+        if covered && report.outcome == Outcome::Proven {
+            return conclude(host, &record, &report);
+        }
+    }
+    let inventory = match look(host) {
+        Ok(inventory) => inventory,
+        Err(why) => return Own::TryAgain(why),
+    };
+    let order = order(&options.vg, millis(host.system.monotonic()));
+    let report = executor::run(
+        host,
+        &mut journal,
+        &order,
+        inventory,
+        &|| false,
+        &mut progress,
+    );
+    if journal.taken_away() {
+        return Own::TryAgain("the agent has come back and goes on with it".into());
+    }
+    match &report.outcome {
+        Outcome::Proven => conclude(host, &record, &report),
+        Outcome::Refused(
+            RefusalReason::LvmlockdUnavailable
+            | RefusalReason::SanlockUnavailable
+            | RefusalReason::DeviceMapperUnavailable,
+        ) => Own::TryAgain(report.message),
+        _ => Own::Verdict(Verdict::Unproven(report.message)),
+    }
+}
+
+/// The journal in our turn. What cannot be had is done without: a fence that is not written down is better than none.
+fn open(
+    options: &Options,
+    boot_id: &str,
+    limit: Duration,
+    tell: &mut dyn FnMut(&str),
+) -> (Journal, Option<Record>) {
+    let directory = &options.state_directory;
+    let turn = Turn::take(directory, "kill-hook", limit)
+        .map_err(|e| tell(&e.to_string()))
+        .ok();
+    if let Some(from) = turn.as_ref().and_then(|t| t.taken_from.as_ref()) {
+        tell(&format!(
+            "process {from} has begun a fence and does not end it: going on in its place"
+        ));
+    }
+    let (mut journal, left) = Journal::open(directory, boot_id).unwrap_or_else(|e| {
+        tell(&e.to_string());
+        (Journal::silent(), None)
+    });
+    if let Some(turn) = turn {
+        journal.hold(turn);
+    }
+    (journal, left)
+}
+
+/// The executor's proof, looked at once more by the one who vouches for it.
+fn conclude(host: &Host, group: &GroupRecord, report: &FenceReport) -> Own {
+    match proven(host, group) {
+        Ok(message) => Own::Verdict(Verdict::Proven(format!(
+            "{message}. {}",
+            report.locks_message
+        ))),
+        Err(why) => Own::TryAgain(why),
+    }
+}
+
+/// Whether every device of the volume group is cut off now, read back from the kernel.
+fn proven(host: &Host, group: &GroupRecord) -> Result<String, String> {
+    let list = |h: &Host| h.device_mapper.devices();
+    let list = limited::call(host, "listing the devices", LOOK, list)
+        .map_err(|e| format!("the devices cannot be read back: {e}"))?;
+    let open = open_devices(&list, group);
+    if open.is_empty() {
+        return Ok(format!(
+            "volume group {} is cut off from its storage: every device was read back",
+            group.name
+        ));
+    }
+    Err(format!("{} may still reach the SAN", open.join(", ")))
+}
+
+fn millis(at: Monotonic) -> u64 {
+    at.0.as_millis().try_into().unwrap_or(u64::MAX)
+}

@@ -1,0 +1,286 @@
+//! Fences that stand: volume groups that were proven to be cut off and have not been given back (S6).
+//!
+//! One file a volume group beside the journal, which only knows the latest fence. It is there from the moment of the proof until the fence is
+//! *lifted*: whoever un-fences a volume group on purpose calls [`Standings::lift`] first, before it touches a device, and the guard stops.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Error, GroupRecord, line};
+use crate::fence::Monotonic;
+use crate::fence::report::{FenceReport, LocksOutcome};
+
+const FOLDER: &str = "fenced";
+
+/// What the guard knows of a time when a fence did not hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Opening {
+    /// When it was noticed.
+    pub noticed: Monotonic,
+    /// The last look before that found it closed, or the proof.
+    pub closed_before: Monotonic,
+    /// Device-mapper names of the devices that could reach the SAN, bounded.
+    pub devices: Vec<String>,
+    /// How long it was open at most: from the last look that found it closed to the proof that it is closed again. None: it is still open.
+    pub open_at_most: Option<std::time::Duration>,
+}
+
+/// A volume group that stands fenced.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Standing {
+    /// The volume group.
+    pub group: GroupRecord,
+    /// Boot ID of the kernel that it stands fenced in.
+    pub boot_id: String,
+    /// Name of the request, or of the kill hook's order.
+    pub by: String,
+    /// UID of it.
+    pub uid: String,
+    /// Lockspace that the fence met.
+    pub lockspace: Option<String>,
+    /// This host's id in it.
+    pub host_id: Option<u64>,
+    /// Generation of that id, when the lock manager told.
+    pub generation: Option<u64>,
+    /// When it was proven.
+    pub proven: Monotonic,
+    /// What became of the locks.
+    pub locks: LocksOutcome,
+    /// Whether it has been told to people that the kill hook made it.
+    #[serde(default)]
+    pub told: bool,
+    /// How often it did not hold.
+    pub openings: u32,
+    /// The last time.
+    pub last_opening: Option<Opening>,
+}
+
+impl Standing {
+    /// Those that a proven fence makes: one a volume group.
+    #[must_use]
+    pub fn of(report: &FenceReport, groups: &[GroupRecord], now: Monotonic) -> Vec<Self> {
+        let standing = |(group, told): (&GroupRecord, _)| {
+            let told: &crate::fence::report::VolumeGroupReport = told;
+            Self {
+                group: group.clone(),
+                boot_id: report.boot_id.clone(),
+                by: report.request.clone(),
+                uid: report.uid.clone(),
+                lockspace: told.lockspace.clone(),
+                host_id: told.host_id,
+                generation: told.generation,
+                proven: now,
+                locks: report.locks,
+                told: false,
+                openings: 0,
+                last_opening: None,
+            }
+        };
+        groups
+            .iter()
+            .zip(&report.volume_groups)
+            .map(standing)
+            .collect()
+    }
+}
+
+/// All of them, on tmpfs: they outlive the agent and not the kernel.
+#[derive(Clone, Debug)]
+pub struct Standings {
+    folder: PathBuf,
+    boot_id: String,
+}
+
+impl Standings {
+    /// In the state directory. Reads nothing yet.
+    #[must_use]
+    pub fn new(directory: &Path, boot_id: &str) -> Self {
+        Self {
+            folder: directory.join(FOLDER),
+            boot_id: boot_id.to_owned(),
+        }
+    }
+
+    /// Every volume group that stands fenced in this kernel, by name.
+    ///
+    /// # Errors
+    /// When the folder cannot be read: whether something stands fenced is not known then. A file that makes no sense is left out; it cannot come
+    /// from here, since files appear whole.
+    pub fn all(&self) -> Result<Vec<Standing>, Error> {
+        let error = |source| self.error(&self.folder, "read", source);
+        let entries = match std::fs::read_dir(&self.folder) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(error(e)),
+        };
+        let mut all = Vec::new();
+        for entry in entries {
+            let path = entry.map_err(error)?.path();
+            if path.extension().is_some() {
+                continue;
+            }
+            match std::fs::read(&path) {
+                Ok(bytes) => all.extend(self.decode(&bytes)),
+                // Lifted meanwhile.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(error(e)),
+            }
+        }
+        all.sort_by(|a, b| (&a.group.name, &a.group.uuid).cmp(&(&b.group.name, &b.group.uuid)));
+        Ok(all)
+    }
+
+    /// The one of that volume group.
+    ///
+    /// # Errors
+    /// As [`Self::all`].
+    pub fn of(&self, vg_uuid: &str) -> Result<Option<Standing>, Error> {
+        Ok(self.all()?.into_iter().find(|s| s.group.uuid == vg_uuid))
+    }
+
+    /// Writes one, in place of what was there of the same volume group.
+    ///
+    /// # Errors
+    /// When it cannot be written: then the volume group is not guarded after the agent has been restarted.
+    pub fn put(&self, standing: &Standing) -> Result<(), Error> {
+        let path = self.path(&standing.group.uuid);
+        let new = super::beside(&path);
+        let write = || {
+            std::fs::create_dir_all(&self.folder)?;
+            let text = serde_json::to_string(standing)?;
+            std::fs::write(&new, line::encode(&text))?;
+            std::fs::rename(&new, &path)
+        };
+        write().map_err(|e| self.error(&path, "written", e))
+    }
+
+    /// Changes one that is still there. Whether it was.
+    ///
+    /// # Errors
+    /// As [`Self::put`].
+    pub fn update(&self, vg_uuid: &str, change: impl FnOnce(&mut Standing)) -> Result<bool, Error> {
+        let Some(mut standing) = self.of(vg_uuid)? else {
+            return Ok(false);
+        };
+        change(&mut standing);
+        self.put(&standing).map(|()| true)
+    }
+
+    /// Lifts the fence of a volume group: from now on its devices may come back. Whether one stood.
+    ///
+    /// To be called by whoever gives a volume group back, before the first device is touched.
+    ///
+    /// # Errors
+    /// When the file cannot be removed: the fence then still stands, and is guarded.
+    pub fn lift(&self, vg_uuid: &str) -> Result<bool, Error> {
+        let path = self.path(vg_uuid);
+        match std::fs::remove_file(&path) {
+            Ok(()) => Ok(true),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(self.error(&path, "removed", e)),
+        }
+    }
+
+    fn decode(&self, bytes: &[u8]) -> Option<Standing> {
+        let text = line::decode(bytes).next()?;
+        let standing: Standing = serde_json::from_str(text).ok()?;
+        (standing.boot_id == self.boot_id).then_some(standing)
+    }
+
+    /// The UUID's characters are LVM's choice: what is no letter or digit is written as a number.
+    fn path(&self, vg_uuid: &str) -> PathBuf {
+        let safe = |c: char| {
+            if c.is_ascii_alphanumeric() {
+                c.to_string()
+            } else {
+                format!("_{:x}", u32::from(c))
+            }
+        };
+        self.folder
+            .join(vg_uuid.chars().map(safe).collect::<String>())
+    }
+
+    #[expect(clippy::unused_self, reason = "reads as the others do")]
+    fn error(&self, path: &Path, what: &'static str, source: io::Error) -> Error {
+        Error {
+            path: path.to_owned(),
+            what,
+            source,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn standing(uuid: &str, boot_id: &str) -> Standing {
+        Standing {
+            group: GroupRecord {
+                name: "vg".into(),
+                uuid: uuid.into(),
+                lvmlock: None,
+                pvs: vec![],
+                maps: vec![],
+            },
+            boot_id: boot_id.into(),
+            by: "r".into(),
+            uid: "u".into(),
+            lockspace: None,
+            host_id: Some(1),
+            generation: Some(2),
+            proven: Monotonic::from_secs(3),
+            locks: LocksOutcome::Pending,
+            told: false,
+            openings: 0,
+            last_opening: None,
+        }
+    }
+
+    #[test]
+    fn one_stands_until_it_is_lifted_or_the_kernel_is_another() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let standings = Standings::new(dir.path(), "boot");
+        assert_eq!(standings.all().expect("read"), vec![]);
+        let (one, two) = (standing("a#/!", "boot"), standing("b", "boot"));
+        standings.put(&one).expect("put");
+        standings.put(&two).expect("put");
+        standings.put(&standing("c", "before")).expect("put");
+        assert_eq!(
+            Standings::new(dir.path(), "boot").all().expect("read"),
+            vec![one.clone(), two.clone()]
+        );
+        assert!(standings.update("b", |s| s.openings = 4).expect("update"));
+        assert_eq!(
+            standings.of("b").expect("read").map(|s| s.openings),
+            Some(4)
+        );
+        assert!(standings.lift("a#/!").expect("lift"));
+        assert!(!standings.lift("a#/!").expect("lift"));
+        assert!(!standings.update("a#/!", |_| ()).expect("update"));
+        assert_eq!(standings.all().expect("read").len(), 1);
+    }
+
+    #[test]
+    fn a_torn_or_foreign_file_is_none() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let standings = Standings::new(dir.path(), "boot");
+        standings.put(&standing("a", "boot")).expect("put");
+        let path = dir.path().join(FOLDER).join("a");
+        let bytes = std::fs::read(&path).expect("read");
+        std::fs::write(&path, &bytes[..bytes.len() - 2]).expect("write");
+        std::fs::write(dir.path().join(FOLDER).join("b"), "garbage").expect("write");
+        assert_eq!(standings.all().expect("read"), vec![]);
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_read_is_not_an_empty_one() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        std::fs::write(dir.path().join(FOLDER), "a file").expect("write");
+        let standings = Standings::new(dir.path(), "boot");
+        assert!(standings.all().is_err());
+        assert!(standings.put(&standing("a", "boot")).is_err());
+    }
+}

@@ -1,0 +1,224 @@
+//! Whose turn it is: one fence at a time on a node, by the agent or by the kill hook, which are different processes.
+//!
+//! The lock is the kernel's (flock), so that it dies with its holder. A holder that lives but hangs is another matter: after a time limit the
+//! turn is taken from it by putting a new file in the place of the locked one. Whoever holds a turn asks before each step whether the file is
+//! still its own ([`Turn::mine`]), so that one that wakes up late does nothing any more.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::Error;
+
+const FILE: &str = "turn";
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// How long others that take a turn away are waited for.
+const TAKING: Duration = Duration::from_millis(500);
+
+/// The right to fence. Given back when dropped.
+#[derive(Debug)]
+pub struct Turn {
+    path: PathBuf,
+    file: File,
+    /// Who had it, when it was taken from a holder that would not give it back: `NAME PID`.
+    pub taken_from: Option<String>,
+}
+
+impl Turn {
+    /// Takes the turn for `who`. Waits for its holder at most `limit`, and then takes it from it.
+    ///
+    /// # Errors
+    /// When the files cannot be made or locked. Whoever fences then does so without: two fences of one volume group do the same thing.
+    pub fn take(directory: &Path, who: &str, limit: Duration) -> Result<Self, Error> {
+        let path = directory.join(FILE);
+        let error = |what, source| Error {
+            path: path.clone(),
+            what,
+            source,
+        };
+        std::fs::create_dir_all(directory).map_err(|e| error("made", e))?;
+        let mut until = Instant::now() + limit;
+        let mut waits_for = None;
+        loop {
+            let file = open(&path).map_err(|e| error("opened", e))?;
+            let id = file.metadata().map(|m| (m.dev(), m.ino())).ok();
+            if waits_for != id {
+                // Another holder has the whole time again.
+                waits_for = id;
+                until = Instant::now() + limit;
+            }
+            match file.try_lock() {
+                Ok(()) => {
+                    let turn = Self {
+                        path: path.clone(),
+                        file,
+                        taken_from: None,
+                    };
+                    // While it was waited for, another file may have come into its place.
+                    if turn.mine() {
+                        return turn.signed(who).map_err(|e| error("written", e));
+                    }
+                }
+                Err(TryLockError::WouldBlock) if Instant::now() >= until => {
+                    let former = Self {
+                        path: path.clone(),
+                        file,
+                        taken_from: None,
+                    };
+                    if let Some(turn) = former.replaced(who).map_err(|e| error("replaced", e))? {
+                        return Ok(turn);
+                    }
+                }
+                Err(TryLockError::WouldBlock) => std::thread::sleep(LOOK_AGAIN),
+                Err(TryLockError::Error(e)) => return Err(error("locked", e)),
+            }
+        }
+    }
+
+    /// Whether nobody has taken it away. A file that cannot be looked up counts as one's own: nobody has put another in its place.
+    #[must_use]
+    pub fn mine(&self) -> bool {
+        let Ok(there) = std::fs::metadata(&self.path) else {
+            return true;
+        };
+        self.file
+            .metadata()
+            .is_ok_and(|own| (own.dev(), own.ino()) == (there.dev(), there.ino()))
+    }
+
+    /// Takes it from its holder; None when somebody else was quicker. Those that do this at the same time do it one after another, for as long as
+    /// none of them hangs too.
+    fn replaced(&self, who: &str) -> io::Result<Option<Self>> {
+        let one_at_a_time = open(&self.path.with_extension("taking"))?;
+        let until = Instant::now() + TAKING;
+        while one_at_a_time.try_lock().is_err() && Instant::now() < until {
+            std::thread::sleep(LOOK_AGAIN);
+        }
+        if !self.mine() {
+            return Ok(None);
+        }
+        let turn = replace(&self.path, who)?;
+        Ok(turn.mine().then(|| Self {
+            taken_from: Some(read(&self.file)),
+            ..turn
+        }))
+    }
+
+    /// Notes who holds it, for whoever has to wait.
+    fn signed(mut self, who: &str) -> io::Result<Self> {
+        self.file.set_len(0)?;
+        write!(self.file, "{who} {}", std::process::id())?;
+        Ok(self)
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .open(path)
+}
+
+/// A new file, locked before anybody else can see it, in the place of the old one.
+fn replace(path: &Path, who: &str) -> io::Result<Turn> {
+    let new = super::beside(path);
+    let file = open(&new)?;
+    file.lock()?;
+    let turn = Turn {
+        path: path.to_owned(),
+        file,
+        taken_from: None,
+    }
+    .signed(who)?;
+    std::fs::rename(&new, path)?;
+    Ok(turn)
+}
+
+fn read(file: &File) -> String {
+    let mut text = String::new();
+    let holder = file.take(100).read_to_string(&mut text);
+    match holder {
+        Ok(1..) => text,
+        _ => "an unknown process".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOON: Duration = Duration::from_millis(100);
+    const LONG: Duration = Duration::from_mins(1);
+
+    #[test]
+    fn it_is_one_at_a_time_and_given_back_at_the_end() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let first = Turn::take(dir.path(), "agent", LONG).expect("take");
+        let path = dir.path().to_owned();
+        let other = std::thread::spawn(move || Turn::take(&path, "kill-hook", LONG));
+        std::thread::sleep(SOON);
+        assert!(!other.is_finished() && first.mine());
+        drop(first);
+        let second = other.join().expect("join").expect("take");
+        assert!(second.mine() && second.taken_from.is_none());
+    }
+
+    #[test]
+    fn it_is_taken_from_a_holder_that_hangs_and_the_holder_sees_that() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let hung = Turn::take(dir.path(), "agent", LONG).expect("take");
+        let began = Instant::now();
+        let taken = Turn::take(dir.path(), "kill-hook", SOON).expect("take");
+        assert!(began.elapsed() >= SOON);
+        assert_eq!(
+            taken.taken_from,
+            Some(format!("agent {}", std::process::id()))
+        );
+        assert!(taken.mine() && !hung.mine());
+        // What the former holder gives back is nobody's any more.
+        drop(hung);
+        assert!(taken.mine());
+        let path = dir.path().to_owned();
+        let third = std::thread::spawn(move || Turn::take(&path, "agent", LONG));
+        std::thread::sleep(SOON);
+        assert!(!third.is_finished());
+        drop(taken);
+        assert!(third.join().expect("join").is_ok_and(|t| t.mine()));
+    }
+
+    #[test]
+    fn many_that_take_it_away_end_up_with_one_holder() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let _hung = Turn::take(dir.path(), "agent", LONG).expect("take");
+        let holders = std::sync::Arc::new(std::sync::Mutex::new(0));
+        let hooks: Vec<_> = (0..8)
+            .map(|_| {
+                let (path, holders) = (dir.path().to_owned(), holders.clone());
+                std::thread::spawn(move || {
+                    let turn = Turn::take(&path, "kill-hook", Duration::from_secs(2));
+                    let turn = turn.expect("take");
+                    let mut held = holders.lock().expect("lock");
+                    assert!(turn.mine());
+                    *held += 1;
+                })
+            })
+            .collect();
+        for hook in hooks {
+            hook.join().expect("join");
+        }
+        assert_eq!(*holders.lock().expect("lock"), 8);
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_made_is_an_error() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let file = dir.path().join("file");
+        std::fs::write(&file, "").expect("write");
+        let error = Turn::take(&file, "agent", SOON).expect_err("no folder");
+        assert!(error.to_string().contains("tmpfs"), "{error}");
+    }
+}
