@@ -11,7 +11,7 @@ use crate::fence::{
 
 pub(super) const BOOT_ID: &str = "00000000-0000-0000-0000-000000000001";
 /// When every simulation begins, seconds.
-const START: u64 = 1000;
+pub(super) const START: u64 = 1000;
 const SECTORS: u64 = 2048;
 
 /// What a volume group lies on.

@@ -3,6 +3,7 @@
 use std::sync::MutexGuard;
 use std::time::Duration;
 
+use super::build::START;
 use super::{InFlight, Simulation, State, die_if_killed};
 use crate::fence::DevNo;
 use crate::host::Bell;
@@ -58,7 +59,20 @@ impl State {
         let Some(next) = waits.chain(drains).chain(events).min() else {
             return false;
         };
-        self.now = self.now.max(next);
+        self.move_to(next);
+        true
+    }
+
+    /// Follows the wall's clock, if that is the one.
+    pub(super) fn follow_the_wall(&mut self) {
+        if let Some(began) = self.real_time {
+            self.move_to(Duration::from_secs(START) + began.elapsed());
+        }
+    }
+
+    /// Moves the clock, and has happen what happens until then.
+    fn move_to(&mut self, now: Duration) {
+        self.now = self.now.max(now);
         self.calls_at_last_tick = self.calls;
         while let Some(first) = self.events.first_entry() {
             if first.key().0 > self.now {
@@ -67,7 +81,6 @@ impl State {
             let event = first.remove();
             event(self);
         }
-        true
     }
 }
 
@@ -90,16 +103,20 @@ impl Simulation {
                 drained,
             },
         );
-        state.running -= 1;
+        // On the wall's clock nobody counts who works.
+        state.running = state.running.saturating_sub(1);
         self.0.wake.notify_all();
         loop {
+            state.follow_the_wall();
             let ready = state.waiters.get(&id).is_none_or(|w| state.ready(w));
             if ready || state.crashed {
                 state.waiters.remove(&id);
                 state.running += 1;
                 return die_if_killed(state);
             }
-            let nobody = state.running == 0 && !state.waiters.values().any(|w| state.ready(w));
+            let nobody = state.real_time.is_none()
+                && state.running == 0
+                && !state.waiters.values().any(|w| state.ready(w));
             if nobody {
                 if !state.advance() {
                     // A real agent would stand like that until the watchdog fires.

@@ -4,6 +4,7 @@
 //! own account of what must never happen ([`Simulation::violations`]), without knowing anything of the engine.
 //!
 //! The thread that makes the simulation counts as working; other threads have to be started with [`System::spawn`].
+//! [`Simulation::in_real_time`] follows the wall's clock instead, for a whole agent that lives beside other processes.
 
 mod build;
 mod clock;
@@ -12,7 +13,7 @@ mod device_mapper;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clock::Waiter;
 
@@ -96,6 +97,8 @@ type Event = Box<dyn FnOnce(&mut State) + Send>;
 #[derive(Default)]
 pub struct State {
     now: Duration,
+    /// When the clock began, if it is the wall's.
+    real_time: Option<Instant>,
     running: usize,
     threads: usize,
     waiters: BTreeMap<u64, Waiter>,
@@ -159,10 +162,22 @@ impl Simulation {
     /// A node of that layout.
     #[must_use]
     pub fn new(layout: &Layout) -> Self {
-        let state = State {
+        Self::of(State {
             running: 1,
             ..build::state(layout)
-        };
+        })
+    }
+
+    /// A node of that layout whose clock is the wall's: whatever thread may call it, and nothing is waited for that others wait for too.
+    #[must_use]
+    pub fn in_real_time(layout: &Layout) -> Self {
+        Self::of(State {
+            real_time: Some(Instant::now()),
+            ..build::state(layout)
+        })
+    }
+
+    fn of(state: State) -> Self {
         Self(Arc::new(Shared {
             state: Mutex::new(state),
             wake: Condvar::new(),
@@ -170,7 +185,9 @@ impl Simulation {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.follow_the_wall();
+        state
     }
 
     /// The traits.
@@ -449,7 +466,7 @@ impl System for Simulation {
             // Killed, or done: nobody asks.
             let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
             let mut state = me.lock();
-            state.running -= 1;
+            state.running = state.running.saturating_sub(1);
             state.threads -= 1;
             me.0.wake.notify_all();
         };
