@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use super::control_plane::ControlPlane;
+use super::control_plane::{ControlPlane, HOST_IN_GUEST};
 use super::node::{COMMAND_LIMIT, Node, NodeSpec, succeeded};
 use super::payload::Payload;
 use super::process::{RunDir, output, root};
@@ -118,7 +118,7 @@ impl Cluster {
         let mut control_plane = None;
         if shape.kubernetes {
             let begin = Instant::now();
-            let started = ControlPlane::start(&run)?;
+            let started = ControlPlane::start(&run, &["--san", HOST_IN_GUEST])?;
             say(format!(
                 "control plane ready on port {} ({:.1} s)",
                 started.port(),

@@ -9,50 +9,26 @@
 pub mod accel;
 pub mod agent;
 pub mod cluster;
-pub mod control_plane;
 pub mod node;
 pub mod node_image;
 pub mod operator;
 pub mod payload;
-pub mod process;
-pub mod progress;
 pub mod qmp;
 pub mod san;
 pub mod story;
+#[path = "../../support/mod.rs"]
+mod support;
 pub mod timeline;
 pub mod vm;
-pub mod wait;
 pub mod writer;
 
 pub use cluster::{Cluster, Shape};
 #[allow(unused_imports)]
 pub use node::Node;
-pub use progress::say;
 pub use story::{Scenario, ensure};
-pub use wait::until;
-
-/// What went wrong, as a person reads it.
-pub type Error = Box<dyn std::error::Error + Send + Sync>;
-/// The result of everything in the rig.
-pub type Result<T = ()> = std::result::Result<T, Error>;
-
-/// Says what was being done when an error came.
-pub trait Context<T> {
-    /// Puts `what` before the error's text.
-    fn context(self, what: impl std::fmt::Display) -> Result<T>;
-}
-
-impl<T, E: std::fmt::Display> Context<T> for std::result::Result<T, E> {
-    fn context(self, what: impl std::fmt::Display) -> Result<T> {
-        self.map_err(|error| format!("{what}: {error}").into())
-    }
-}
-
-impl<T> Context<T> for Option<T> {
-    fn context(self, what: impl std::fmt::Display) -> Result<T> {
-        self.ok_or_else(|| what.to_string().into())
-    }
-}
+pub use support::progress::say;
+pub use support::wait::until;
+pub use support::{Context, Result, control_plane, process, wait};
 
 /// Locks, whatever a thread that died while holding the lock left: the values here are maps and lists that are whole after every line.
 pub fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -22,7 +22,7 @@ pub struct RunDir {
     janitor: Child,
 }
 
-const PREFIX: &str = "sf-rig-";
+const PREFIX: &str = "sf-run-";
 
 impl RunDir {
     /// Makes the folder of this run. Short, because a UNIX socket's path has 107 bytes at most.

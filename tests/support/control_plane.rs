@@ -1,16 +1,18 @@
-//! A real Kubernetes control plane on this machine, that the nodes' kubelets join.
+//! A real Kubernetes control plane on this machine. In the rig, the nodes' kubelets join it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
+
 use super::process::{Guarded, RunDir, output, root, succeeded};
 use super::wait::until;
 use super::{Context, Result};
 
 /// The host's loopback, as a guest sees it in QEMU's user-mode network.
-const HOST_IN_GUEST: &str = "10.0.2.2";
+pub const HOST_IN_GUEST: &str = "10.0.2.2";
 
 /// The control plane of a run.
 pub struct ControlPlane {
@@ -33,15 +35,17 @@ pub fn program() -> Result<PathBuf> {
 }
 
 impl ControlPlane {
-    /// Starts it and waits until it is ready.
-    pub fn start(run: &RunDir) -> Result<Self> {
+    /// Starts it and waits until it is ready. `flags` are some of `up`'s.
+    pub fn start(run: &RunDir, flags: &[&str]) -> Result<Self> {
         let program = program()?;
         let dir = run.join("control-plane");
         let log = run.join("control-plane.log");
-        let mut args: Vec<String> = ["up", "--san", HOST_IN_GUEST, "--dir"]
-            .map(str::to_owned)
-            .into();
-        args.push(dir.display().to_string());
+        let mut args = vec![
+            "up".to_owned(),
+            "--dir".to_owned(),
+            dir.display().to_string(),
+        ];
+        args.extend(flags.iter().map(|&flag| flag.to_owned()));
         let server = Guarded::start("the control plane", &program, &args, &log)?;
         let mut control_plane = Self {
             program,
@@ -58,24 +62,20 @@ impl ControlPlane {
     fn wait_until_ready(&mut self) -> Result {
         let log = self.log.clone();
         let server = &mut self.server;
-        let url = until(
-            "the control plane is ready",
-            Duration::from_secs(120),
-            || {
-                let said = fs::read_to_string(&log)?;
-                if let Some(status) = server.ended() {
-                    return Err(format!("the control plane ended ({status}): {said}").into());
-                }
-                Ok(said
-                    .lines()
-                    .find_map(|line| line.strip_prefix("READY "))
-                    .and_then(|rest| {
-                        rest.split(' ')
-                            .find_map(|word| word.strip_prefix("server="))
-                    })
-                    .map(str::to_owned))
-            },
-        )?;
+        let url = until("the control plane is ready", Duration::from_mins(2), || {
+            let said = fs::read_to_string(&log)?;
+            if let Some(status) = server.ended() {
+                return Err(format!("the control plane ended ({status}): {said}").into());
+            }
+            Ok(said
+                .lines()
+                .find_map(|line| line.strip_prefix("READY "))
+                .and_then(|rest| {
+                    rest.split(' ')
+                        .find_map(|word| word.strip_prefix("server="))
+                })
+                .map(str::to_owned))
+        })?;
         self.port = url
             .rsplit(':')
             .next()
@@ -95,6 +95,28 @@ impl ControlPlane {
         args.extend(["--port".to_owned(), self.port.to_string()]);
         self.server = Guarded::start("the control plane", &self.program, &args, &self.log)?;
         self.wait_until_ready()
+    }
+
+    /// Stops the API server alone, and waits until it is gone.
+    pub fn stop_api_server(&mut self) -> Result {
+        self.switch_api_server(Signal::SIGUSR1, "APISERVER stopped")
+    }
+
+    /// Starts the API server again, and waits until it is ready.
+    pub fn start_api_server(&mut self) -> Result {
+        self.switch_api_server(Signal::SIGUSR2, "APISERVER ready")
+    }
+
+    fn switch_api_server(&mut self, signal: Signal, word: &str) -> Result {
+        let log = self.log.clone();
+        let said = || -> Result<usize> { Ok(fs::read_to_string(&log)?.matches(word).count()) };
+        let before = said()?;
+        self.server.signal(signal)?;
+        until(
+            &format!("the control plane says {word}"),
+            Duration::from_mins(2),
+            || Ok((said()? > before).then_some(())),
+        )
     }
 
     /// The API server's port on this machine's loopback.
