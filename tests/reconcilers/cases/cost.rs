@@ -1,0 +1,181 @@
+//! How quickly, and for how many requests to the API server. The figures are printed; docs/measurements.md has them.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures::StreamExt;
+use jiff::Timestamp;
+use kube::api::{WatchEvent, WatchParams};
+use serde_json::json;
+
+use crate::bed::Bed;
+use crate::node::{RunningAgent, TestNode, storage};
+use crate::support::progress::say;
+use crate::support::{Context, Result};
+use crate::wait::ensure;
+
+/// What is not missed on the slowest machine; the goal is far below.
+const FIRST_STEP_LIMIT: Duration = Duration::from_secs(10);
+const ROUNDS: usize = 5;
+/// Longer than any pause of ours but the agents' watch, which is opened anew after two minutes.
+const IDLE: Duration = Duration::from_mins(1);
+
+async fn with_agents<'a>(
+    bed: &'a Bed,
+    name: &str,
+    count: usize,
+    paths: u32,
+) -> Result<Vec<(TestNode<'a>, RunningAgent)>> {
+    let join = |n: usize| async move {
+        let node = TestNode::join_with(bed, &format!("{name}-{n}"), &storage(paths)).await?;
+        let agent = node.start_agent().await?;
+        bed.reports(&node.name, "it is there", |s| s.status.is_some())
+            .await?;
+        Ok((node, agent))
+    };
+    let joined: Vec<Result<_>> = futures::future::join_all((0..count).map(join)).await;
+    joined.into_iter().collect()
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort();
+    times.get(times.len() / 2).copied().unwrap_or_default()
+}
+
+/// From `kubectl apply` to the agent's first step, and to the status that tells of it.
+pub async fn the_first_step_comes_at_once(bed: &Bed) -> Result {
+    let nodes = with_agents(bed, "speed", ROUNDS, 0).await?;
+    let (mut applied, mut begun, mut told) = (Vec::new(), Vec::new(), Vec::new());
+    for (node, _) in &nodes {
+        let yaml = json!({
+            "apiVersion": "storagefence.io/v1alpha1", "kind": "StorageFenceRequest",
+            "metadata": { "name": node.name }, "spec": { "nodeName": node.name },
+        });
+        let file = bed.dir().join(format!("{}.yaml", node.name));
+        std::fs::write(&file, yaml.to_string())?;
+        let requests = bed.requests();
+        let of_it = WatchParams::default()
+            .fields(&format!("metadata.name={}", node.name))
+            .timeout(120);
+        let newest = requests
+            .list(&kube::api::ListParams::default().limit(1))
+            .await?;
+        let from = newest.metadata.resource_version.context("no version")?;
+        let mut watch = std::pin::pin!(requests.watch(&of_it, &from).await?.boxed());
+        let typed = Timestamp::now();
+        let (out, seen) = tokio::join!(
+            async {
+                let out = bed
+                    .kubectl(&["apply", "-f", &file.display().to_string()])
+                    .await;
+                (out, Timestamp::now())
+            },
+            async {
+                while let Some(event) = watch.next().await {
+                    if let WatchEvent::Added(r) | WatchEvent::Modified(r) = event?
+                        && let Some(step) = r.status.and_then(|s| s.node?.started_at)
+                    {
+                        return Result::Ok((step, Timestamp::now()));
+                    }
+                }
+                Err("the watch ended before the first step".into())
+            },
+        );
+        let (first_step, seen) = seen?;
+        let since = |t: Timestamp| Duration::try_from(t.duration_since(typed)).unwrap_or_default();
+        out.0?;
+        applied.push(since(out.1));
+        begun.push(since(first_step));
+        told.push(since(seen));
+        bed.settles(&node.name, "Fenced", &["Fenced=True/Proven"])
+            .await?;
+        bed.withdraw(&node.name).await?;
+    }
+    let (applied, begun, told) = (median(applied), median(begun), median(told));
+    say(format!(
+        "measured: kubectl apply, from the start of kubectl: {} ms to the agent's first step, {} ms until its status is seen, \
+         {} ms until kubectl has ended (medians of {ROUNDS}; goal: 300 ms to the first step)",
+        begun.as_millis(),
+        told.as_millis(),
+        applied.as_millis()
+    ));
+    for (_, agent) in nodes {
+        agent.stop().await?;
+    }
+    ensure(
+        begun < FIRST_STEP_LIMIT,
+        format!("the first step within {FIRST_STEP_LIMIT:?}: {begun:?}"),
+    )
+}
+
+/// Requests that the API server has answered so far, by group, resource and verb.
+async fn answered(bed: &Bed) -> Result<BTreeMap<String, u64>> {
+    let metrics = bed.kubectl(&["get", "--raw", "/metrics"]).await?;
+    let mut requests = BTreeMap::new();
+    for line in metrics
+        .lines()
+        .filter(|l| l.starts_with("apiserver_request_total{"))
+    {
+        let label = |name: &str| {
+            let rest = line.split(&format!("{name}=\"")).nth(1).unwrap_or_default();
+            rest.split('"').next().unwrap_or_default().to_owned()
+        };
+        // With what comes before it: `subresource` ends in the name of another.
+        let key = format!(
+            "{}/{} {}",
+            label(",group"),
+            label(",resource"),
+            label(",verb")
+        );
+        let count: f64 = line.rsplit(' ').next().unwrap_or_default().parse()?;
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a counter"
+        )]
+        let count = count as u64;
+        *requests.entry(key).or_default() += count;
+    }
+    Ok(requests)
+}
+
+pub async fn an_idle_cluster_is_left_alone(bed: &Bed) -> Result {
+    const NODES: usize = 6;
+    let nodes = with_agents(bed, "idle", NODES, 2).await?;
+    // Whatever the start still has to say is said.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let before = answered(bed).await?;
+    let counts = before.get("storagefence.io/nodestorages APPLY").copied();
+    ensure(
+        counts.unwrap_or_default() >= 2 * NODES as u64,
+        format!("the reports were counted: {counts:?}"),
+    )?;
+    tokio::time::sleep(IDLE).await;
+    let after = answered(bed).await?;
+    let delta = |ours: fn(&str) -> bool| -> BTreeMap<&str, u64> {
+        let grown = after
+            .iter()
+            .map(|(k, n)| (k.as_str(), n - before.get(k).copied().unwrap_or_default()));
+        grown.filter(|(k, n)| *n > 0 && ours(k)).collect()
+    };
+    let ours = delta(|key| key.starts_with("storagefence.io/"));
+    let lease: u64 = delta(|key| key == "coordination.k8s.io/leases PUT")
+        .values()
+        .sum();
+    #[expect(clippy::cast_precision_loss, reason = "a handful")]
+    let a_node_and_minute =
+        ours.values().sum::<u64>() as f64 / NODES as f64 / (IDLE.as_secs_f64() / 60.0);
+    say(format!(
+        "measured: {NODES} idle nodes for {} s: {a_node_and_minute:.2} requests a node and minute to storagefence.io ({ours:?}); {lease} \
+         renewals of leases for the whole cluster (goal: 1 a node and minute)",
+        IDLE.as_secs()
+    ));
+    for (node, agent) in nodes {
+        node.untouched()?;
+        agent.stop().await?;
+    }
+    ensure(
+        a_node_and_minute <= 1.0,
+        format!("at most one request a node and minute: {ours:?}"),
+    )
+}

@@ -1,0 +1,95 @@
+//! The cases, by subject. A stage stands on what its preparation makes, whatever came before.
+
+mod cost;
+mod credentials;
+mod definitions;
+mod dry_run;
+mod failures;
+mod half_way;
+mod installation;
+mod life;
+mod on_demand;
+mod refusals;
+
+use crate::bed::Bed;
+use crate::case;
+use crate::runner::Stage;
+use crate::support::Result;
+
+/// All of them, in order.
+pub fn stages() -> Vec<Stage> {
+    vec![
+        Stage {
+            name: "definitions",
+            prepare: |bed| Box::pin(bed.install_crds()),
+            at_a_time: 4,
+            cases: vec![
+                case!(definitions::the_crds_are_established),
+                case!(definitions::the_rules_of_the_schema_hold),
+                case!(definitions::kubectl_shows_finds_and_explains),
+                case!(definitions::the_status_is_written_apart),
+            ],
+        },
+        Stage {
+            name: "installation",
+            prepare: |_| Box::pin(async { Ok(()) }),
+            at_a_time: 1,
+            cases: vec![
+                case!(installation::kustomize_installs_and_removes),
+                case!(installation::helm_installs_upgrades_and_uninstalls),
+            ],
+        },
+        Stage {
+            name: "resident",
+            prepare: |bed| Box::pin(resident(bed)),
+            at_a_time: 5,
+            cases: vec![
+                case!(life::a_request_is_carried_out_and_told),
+                case!(life::nothing_is_written_while_nothing_changes),
+                case!(dry_run::a_dry_run_touches_nothing_and_lists_what_the_run_does),
+                case!(refusals::an_unknown_node_is_named_and_waited_for),
+                case!(refusals::a_node_without_an_agent_is_said_so_in_time),
+                case!(refusals::volume_groups_that_must_not_be_fenced_are_refused),
+                case!(refusals::the_older_of_two_requests_governs),
+                case!(refusals::without_device_mapper_nothing_is_touched),
+                case!(refusals::without_lvmlockd_or_sanlock_nothing_is_touched),
+                case!(half_way::a_request_deleted_half_way_is_completed_and_told),
+                case!(half_way::a_spec_changed_half_way_waits_for_its_turn),
+                case!(half_way::the_agents_successor_completes_the_fence),
+                case!(credentials::an_agent_writes_for_its_own_node_only),
+                case!(credentials::a_token_that_names_no_node_is_refused),
+            ],
+        },
+        Stage {
+            name: "failures",
+            prepare: |bed| Box::pin(resident(bed)),
+            at_a_time: 1,
+            cases: vec![
+                case!(cost::the_first_step_comes_at_once),
+                case!(own cost::an_idle_cluster_is_left_alone),
+                case!(failures::an_unreadable_request_stops_nobody),
+                case!(failures::a_dead_leader_does_not_hold_the_fence_up),
+                case!(own failures::a_fence_needs_no_api_server),
+            ],
+        },
+        Stage {
+            name: "on demand",
+            prepare: |bed| Box::pin(on_demand(bed)),
+            at_a_time: 2,
+            cases: vec![
+                case!(on_demand::the_agent_comes_when_needed_and_goes),
+                case!(on_demand::an_agent_that_fenced_stays),
+            ],
+        },
+    ]
+}
+
+async fn resident(bed: &Bed) -> Result {
+    bed.install("Resident").await?;
+    bed.controllers.only_one(bed, "Resident").await
+}
+
+async fn on_demand(bed: &Bed) -> Result {
+    bed.install("OnDemand").await?;
+    bed.controllers.only_one(bed, "OnDemand").await
+}

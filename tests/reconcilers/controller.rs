@@ -1,0 +1,112 @@
+//! The built controller as a process, with the credentials that the chart gives it.
+
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use k8s_openapi::api::coordination::v1::Lease;
+use nix::sys::signal::Signal;
+
+use crate::bed::{Bed, NAMESPACE};
+use crate::support::process::Guarded;
+use crate::support::{Context, Result};
+use crate::wait::{LIMIT, until};
+
+/// When `NoAgent` is said here.
+pub const AGENT_TIMEOUT: Duration = Duration::from_secs(8);
+const PROGRAM: &str = env!("CARGO_BIN_EXE_storage-fence");
+const LEASE: &str = "storage-fence-controller";
+
+/// The replicas that run.
+#[derive(Default)]
+pub struct Controllers(Mutex<Vec<Replica>>);
+
+struct Replica {
+    name: String,
+    process: Guarded,
+    log: PathBuf,
+}
+
+impl Controllers {
+    fn replicas(&self) -> MutexGuard<'_, Vec<Replica>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts one more, and waits until somebody leads. In that mode: Resident or OnDemand.
+    pub async fn start(&self, bed: &Bed, name: &str, mode: &str) -> Result {
+        let token = bed.token("storage-fence-controller", None).await?;
+        let kubeconfig = bed.kubeconfig_with(&token, name)?;
+        let log = bed.dir().join(format!("{name}.log"));
+        let args = [
+            // The environment is this way for the child alone.
+            format!("KUBECONFIG={}", kubeconfig.display()),
+            format!("POD_NAME={name}"),
+            PROGRAM.to_owned(),
+            "controller".to_owned(),
+            format!("--agent-mode={mode}"),
+            format!("--agent-timeout-seconds={}", AGENT_TIMEOUT.as_secs()),
+            format!("--namespace={NAMESPACE}"),
+            "--health-listen=127.0.0.1:0".to_owned(),
+            "--log-level=info,storage_fence=debug".to_owned(),
+        ];
+        let process = Guarded::start(name, "/usr/bin/env", &args, &log)?;
+        let name = name.to_owned();
+        self.replicas().push(Replica { name, process, log });
+        until("a controller leads", LIMIT, async || {
+            self.all_alive()?;
+            Ok(leader(bed).await?.ok_or_else(|| "nobody does".to_owned()))
+        })
+        .await
+        .map(drop)
+    }
+
+    /// One replica in that mode, and no other.
+    pub async fn only_one(&self, bed: &Bed, mode: &str) -> Result {
+        self.stop_all().await;
+        self.start(bed, &format!("{}-1", mode.to_lowercase()), mode)
+            .await
+    }
+
+    /// Kills one as nothing can be prepared for.
+    pub fn kill(&self, name: &str) -> Result {
+        let mut replicas = self.replicas();
+        let at = replicas.iter().position(|r| r.name == name);
+        let mut replica = replicas.remove(at.context(format!("no controller {name}"))?);
+        replica.process.signal(Signal::SIGKILL)?;
+        replica.process.end();
+        Ok(())
+    }
+
+    /// Ends all of them as a Deployment does; they give the lease back.
+    pub async fn stop_all(&self) {
+        let mut replicas = std::mem::take(&mut *self.replicas());
+        let ended = tokio::task::spawn_blocking(move || {
+            for replica in &mut replicas {
+                replica.process.terminate(Duration::from_secs(30));
+            }
+        });
+        let _ = ended.await;
+    }
+
+    /// An error if one of them has ended by itself.
+    pub fn all_alive(&self) -> Result {
+        for replica in self.replicas().iter_mut() {
+            if let Some(status) = replica.process.ended() {
+                let log = std::fs::read_to_string(&replica.log)?;
+                let last: Vec<&str> = log.lines().rev().take(10).collect();
+                return Err(
+                    format!("controller {} ended ({status}): {last:?}", replica.name).into(),
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Name of the replica that holds the lease.
+pub async fn leader(bed: &Bed) -> Result<Option<String>> {
+    let lease = bed.ours::<Lease>().get_opt(LEASE).await?;
+    let holder = lease.and_then(|l| l.spec?.holder_identity);
+    let name = holder.as_deref().and_then(|h| h.split('_').next());
+    Ok(name.filter(|n| !n.is_empty()).map(str::to_owned))
+}
