@@ -19,7 +19,7 @@ impl Writer {
     pub fn start(node: &Node, name: &str, target: &str) -> Result<Self> {
         let owner = node.name();
         node.sh(&format!(
-            "mkdir -p /run/writers; setsid /payload/bin/rig guest-writer '{name}' '{target}' '{owner}' >/run/writers/{name}.log 2>&1 </dev/null &"
+            "mkdir -p /run/writers; rm -f '/run/writers/{name}.'*; setsid /payload/bin/rig guest-writer '{name}' '{target}' '{owner}' >/run/writers/{name}.log 2>&1 </dev/null &"
         ))?;
         let writer = Self {
             name: name.to_owned(),

@@ -31,9 +31,7 @@ const SPEC: [&str; 2] = ["volumeGroups: {mode: AllShared}", "whenPathsRemain: Fe
 
 /// Processes of our image with that first argument.
 fn pids(role: &str) -> String {
-    format!(
-        "for p in /proc/[0-9]*; do tr '\\0' ' ' <$p/cmdline 2>/dev/null | grep -q '^/storage-fence {role}' && basename $p; done; true"
-    )
+    format!("pgrep -f '^/storage-fence {role}' || true")
 }
 
 /// Begins a fence of a node that cannot end, since its SAN answers nothing; gives the watch of the request.
