@@ -31,6 +31,8 @@ pub mod node_condition_type {
     pub const SAN_PATHS_AVAILABLE: &str = "storagefence.io/SANPathsAvailable";
     /// At least one volume group stands fenced.
     pub const STORAGE_FENCED: &str = "storagefence.io/StorageFenced";
+    /// Reason of both when they are Unknown because no agent answers: written by the controller.
+    pub const AGENT_GONE: &str = "AgentGone";
 }
 /// Server-side-apply field manager of the controller.
 pub const CONTROLLER_FIELD_MANAGER: &str = "storage-fence-controller";

@@ -114,6 +114,10 @@ pub struct VolumeGroupStatus {
     /// Whether every device of it stands on the error target.
     #[serde(default)]
     pub fenced: bool,
+    /// Name of the StorageFencePolicy that governs it on this node; absent when none does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub policy: Option<String>,
 }
 
 /// A fence that stands.

@@ -211,6 +211,7 @@ impl Default for RequestSettings {
     plural = "storagefencepolicies",
     shortname = "sfp",
     category = "storagefence",
+    derive = "PartialEq",
     doc = "What nodes do by themselves when they lose their SAN. Without a policy, nothing is fenced unless somebody asks for it.",
     status = "StorageFencePolicyStatus",
     printcolumn = r#"{"name":"Response","type":"string","jsonPath":".spec.response"}"#,

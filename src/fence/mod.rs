@@ -11,6 +11,7 @@ pub mod report;
 pub mod selection;
 pub mod time;
 pub mod topology;
+pub mod trigger;
 
 pub use inventory::{
     DevNo, DmDevice, Inventory, IoCount, LockManager, Lockspace, LockspaceState, MultipathMap,
