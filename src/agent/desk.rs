@@ -1,5 +1,7 @@
 //! Where everything comes together: requests, what the fences say, and inventories come in; orders, statuses and events go out.
 
+mod alone;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,6 +24,9 @@ use super::journal::Record;
 use super::metrics::Metrics;
 use super::publish::Board;
 use super::report::{AgentPart, Context, from_report, governed, happened, not_supported};
+use super::sentry::Sentry;
+use super::sentry::in_force::Learned;
+use super::sentry::records::worth_a_record;
 use crate::api::StorageFenceRequest;
 use crate::fence::report::Outcome;
 use crate::fence::{Monotonic, Order};
@@ -53,6 +58,10 @@ pub struct Tools {
     pub actor: Actor,
     /// Eyes.
     pub observer: Observer,
+    /// What the node does by itself.
+    pub sentry: Sentry,
+    /// What the API server tells of policies and the Node.
+    pub news: mpsc::UnboundedReceiver<Learned>,
     /// Between two looks otherwise.
     pub pause: Duration,
     /// Statuses.
@@ -93,6 +102,9 @@ impl Desk {
             running: None,
             hooks: Waiting::default(),
         };
+        for known in desk.tools.sentry.resume(left.as_ref()) {
+            desk.known.insert(known.order.uid.clone(), known);
+        }
         let Some(record) = left else { return Ok(desk) };
         let order = record.begun.order.clone();
         if record.unfinished() {
@@ -101,12 +113,14 @@ impl Desk {
                 "completing the fence of an earlier agent"
             );
             let running = Running {
-                uid: order.uid.clone(),
+                uid: desk.tools.sentry.uid_now(&order.uid),
             };
             desk.tools.actor.resume(record)?;
             desk.running = Some((running, Arc::default()));
             desk.tools.metrics.fencing(true);
-        } else if let Some(report) = record.finished {
+        } else if let Some(report) = record.finished
+            && Self::recorded(&order.uid)
+        {
             desk.known
                 .insert(order.uid.clone(), Known { order, report });
         }
@@ -132,7 +146,9 @@ impl Desk {
         let mut watch = std::pin::pin!(watch);
         let mut inventory = self.tools.observer.latest();
         let mut again = tokio::time::interval(AGAIN);
+        let mut wait = None;
         loop {
+            let due = tokio::time::sleep(wait.unwrap_or(AGAIN));
             tokio::select! {
                 // What a fence says comes first: it frees the hands for the next.
                 biased;
@@ -140,10 +156,12 @@ impl Desk {
                 Some(call) = calls.recv() => self.hooks.push(call),
                 Some(seen) = watch.next() => self.see(seen),
                 Ok(()) = inventory.changed() => {}
+                Some(news) = self.tools.news.recv() => self.tools.sentry.hear(news),
                 _ = again.tick() => {}
+                () = due => {}
                 () = stop.cancelled(), if self.running.is_none() => return Ok(()),
             }
-            self.settle(!stop.is_cancelled());
+            wait = self.settle(!stop.is_cancelled());
         }
     }
 
@@ -152,11 +170,13 @@ impl Desk {
         match seen {
             Seen::Listing => self.listing = Some(BTreeMap::new()),
             Seen::Is(request, true) => {
+                self.adopt(&request);
                 if let Some(listing) = &mut self.listing {
                     listing.insert(uid(&request), *request);
                 }
             }
             Seen::Is(request, false) => {
+                self.adopt(&request);
                 self.requests.insert(uid(&request), *request);
             }
             Seen::Gone(request) => {
@@ -207,7 +227,7 @@ impl Desk {
     }
 
     fn hear(&mut self, said: Said) -> Result<(), Died> {
-        let (known, ended) = match said {
+        let (mut known, ended) = match said {
             Said::Progress(known) => (*known, false),
             Said::Ended(known) => (*known, true),
             Said::Noticed(news) => {
@@ -216,6 +236,8 @@ impl Desk {
             }
             Said::Died => return Err(Died),
         };
+        let now = self.tools.host.system.monotonic();
+        self.tools.sentry.goes(&mut known, ended, now);
         let uid = known.order.uid.clone();
         let before = self
             .known
@@ -239,7 +261,13 @@ impl Desk {
             return Ok(());
         }
         self.begun(&known);
-        self.known.insert(uid, known);
+        // One of our own that came to nothing is not recorded, so there is nothing to remember.
+        if Self::recorded(&uid) || !ended || worth_a_record(&known.report) {
+            self.known.insert(uid, known);
+        } else {
+            self.known.remove(&uid);
+            self.started.remove(&uid);
+        }
         Ok(())
     }
 
@@ -269,7 +297,8 @@ impl Desk {
         // What NodeStorage says of the volume groups is no longer so.
         self.tools.observer.look();
         let fenced = matches!(known.report.outcome, Outcome::Proven | Outcome::NotProven);
-        if fenced && self.listed && !hook::is_ours(uid) && !self.requests.contains_key(uid) {
+        let asked_for = Self::recorded(uid) && !hook::is_ours(uid);
+        if fenced && asked_for && self.listed && !self.requests.contains_key(uid) {
             let note = format!(
                 "Request {} was deleted when its fence could no longer be called off: it was completed. {}",
                 known.order.name, known.report.message
@@ -304,15 +333,9 @@ impl Desk {
     }
 
     fn tell(&self, known: &Known, warning: bool, reason: &str, note: &str) {
+        self.tell_node(warning, reason, note);
         let Some(events) = &self.events else { return };
-        let happening = Happening {
-            warning,
-            reason,
-            action: "Fence",
-            note,
-        };
-        events.tell(self.node(), &happening);
-        if hook::is_ours(&known.order.uid) {
+        if hook::is_ours(&known.order.uid) || !Self::recorded(&known.order.uid) {
             return;
         }
         let request = ObjectReference {
@@ -322,7 +345,13 @@ impl Desk {
             uid: Some(known.order.uid.clone()),
             ..ObjectReference::default()
         };
-        events.tell(request, &happening);
+        events.tell(request, &happening(warning, reason, note));
+    }
+
+    fn tell_node(&self, warning: bool, reason: &str, note: &str) {
+        if let Some(events) = &self.events {
+            events.tell(self.node(), &happening(warning, reason, note));
+        }
     }
 
     /// As the kubelet does it: with the name for a UID, which `kubectl describe node` looks for as well.
@@ -347,7 +376,8 @@ impl Desk {
         self.begin(order);
     }
 
-    fn begin(&mut self, order: Order) {
+    /// Begins a fence. Whether the system had a thread for it.
+    fn begin(&mut self, order: Order) -> bool {
         let uid = order.uid.clone();
         tracing::info!(
             order = order.name,
@@ -359,17 +389,23 @@ impl Desk {
                 self.running = Some((Running { uid }, cancel));
                 self.tools.metrics.fencing(true);
             }
-            Err(error) => tracing::error!(%error, "no thread for a fence; trying again"),
+            Err(error) => {
+                tracing::error!(%error, "no thread for a fence; trying again");
+                return false;
+            }
         }
+        true
     }
 
-    /// Decides, and does what was decided.
-    fn settle(&mut self, may_begin: bool) {
+    /// Decides, and does what was decided. Gives when it is worth doing again, if nothing else happens.
+    fn settle(&mut self, may_begin: bool) -> Option<Duration> {
         if may_begin {
             self.settle_hooks();
         }
         let observation = self.tools.observer.latest().borrow().clone();
         let inventory = observation.as_ref().and_then(|o| o.as_ref().as_ref().ok());
+        // First: it may be that a watchdog is running.
+        let wait = self.stand_guard(observation.as_ref(), may_begin);
         let Decision {
             stands,
             begin,
@@ -382,8 +418,8 @@ impl Desk {
             known: &self.known,
             inventory,
         });
-        if call_off && let Some((_, cancel)) = &self.running {
-            cancel.store(true, Ordering::Release);
+        if call_off {
+            self.call_off();
         }
         if let Some(order) = begin.filter(|_| may_begin) {
             self.begin(order);
@@ -395,12 +431,13 @@ impl Desk {
             .known
             .values()
             .any(|k| matches!(k.report.outcome, Outcome::Refused(why) if waits(why)));
-        let pause = if waiting {
+        let pause = if waiting || self.tools.sentry.alarmed() {
             LOOK_CLOSELY.min(self.tools.pause)
         } else {
             self.tools.pause
         };
         self.tools.observer.every(pause);
+        wait
     }
 
     fn publish(&mut self, uid: &str, stand: &Stand) {
@@ -441,6 +478,15 @@ impl Desk {
             return;
         };
         self.tools.board.want(uid, &name, part, || stored(request));
+    }
+}
+
+fn happening<'a>(warning: bool, reason: &'a str, note: &'a str) -> Happening<'a> {
+    Happening {
+        warning,
+        reason,
+        action: "Fence",
+        note,
     }
 }
 

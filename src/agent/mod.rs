@@ -9,7 +9,8 @@
 //! | [`journal`] | what a successor needs to know |
 //! | [`guard`] | watches fences that stand |
 //! | [`hook`] | the kill hook of the host, with or without the agent |
-//! | [`report`], [`node_storage`] | what the API server is told; pure |
+//! | [`sentry`] | what the node does by itself |
+//! | [`report`], [`node_storage`], [`node_conditions`] | what the API server is told; pure |
 //! | [`desk`] | where all of it comes together |
 
 pub mod act;
@@ -23,6 +24,7 @@ pub mod inspect;
 pub mod journal;
 pub mod memory;
 pub mod metrics;
+pub mod node_conditions;
 pub mod node_storage;
 mod node_storage_task;
 pub mod observe;
@@ -30,6 +32,7 @@ mod options;
 pub mod publish;
 pub mod report;
 mod run;
+pub mod sentry;
 
 pub use options::Options;
 pub use run::{Agent, Error, run};

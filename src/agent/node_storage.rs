@@ -1,5 +1,7 @@
 //! What a NodeStorage says, from an inventory. Pure; without clocks, so that it changes only when something has changed.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 
 use super::journal::Standing;
@@ -33,6 +35,8 @@ pub struct Reporter {
     pub pod: Option<String>,
     /// Fences that stand.
     pub fences: Vec<FenceStatus>,
+    /// Which policy governs which volume group, by UUID.
+    pub policies: BTreeMap<String, String>,
 }
 
 /// What is told of the fences that stand.
@@ -75,7 +79,7 @@ pub fn status(
         ..NodeStorageStatus::default()
     };
     if let Ok(inventory) = inventory {
-        fill(&mut status, inventory);
+        fill(&mut status, inventory, &reporter.policies);
     }
     let (ready, reason, message) = match inventory {
         Ok(inventory) => ready(inventory),
@@ -143,7 +147,11 @@ fn ready(inventory: &Inventory) -> (bool, &'static str, String) {
     }
 }
 
-fn fill(status: &mut NodeStorageStatus, inventory: &Inventory) {
+fn fill(
+    status: &mut NodeStorageStatus,
+    inventory: &Inventory,
+    policies: &BTreeMap<String, String>,
+) {
     let shared = || inventory.volume_groups.iter().filter(|g| g.shared());
     // Below the fence as well: that the paths are back is what a fenced node waits for.
     let on_san = inventory.volume_groups.iter().filter(|g| g.on_san());
@@ -166,7 +174,10 @@ fn fill(status: &mut NodeStorageStatus, inventory: &Inventory) {
         .volume_groups
         .iter()
         .take(GROUPS)
-        .map(group)
+        .map(|g| VolumeGroupStatus {
+            policy: policies.get(&g.uuid).cloned(),
+            ..group(g)
+        })
         .collect();
     status.watchdog = Some(watchdog(
         &inventory.watchdog,
@@ -205,6 +216,7 @@ fn group(group: &VolumeGroup) -> VolumeGroupStatus {
             .map(|n| cut(n, 128))
             .collect(),
         fenced: group.fenced(),
+        policy: None,
     }
 }
 

@@ -12,6 +12,7 @@ use super::journal::Standing;
 use super::metrics::Metrics;
 use super::node_storage::{Reporter, fences, status};
 use super::run::LOOK_LIMIT;
+use super::sentry::Outlook;
 use crate::api::{AGENT_FIELD_MANAGER, NodeStorage, NodeStorageStatus};
 use crate::kubernetes::apply::{Result, Target, apply, apply_status, call};
 use crate::kubernetes::backoff::Backoff;
@@ -33,6 +34,8 @@ pub struct Task {
     pub observer: Observer,
     /// Fences that stand.
     pub standing: tokio::sync::watch::Receiver<Vec<Standing>>,
+    /// Which policies govern.
+    pub outlook: tokio::sync::watch::Receiver<Outlook>,
     /// Counters.
     pub metrics: Metrics,
 }
@@ -42,12 +45,14 @@ impl Task {
     pub async fn run(self) {
         let mut latest = self.observer.latest();
         let mut standing = self.standing.clone();
+        let mut outlook = self.outlook.clone();
         let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(15));
         let mut reporter = Reporter {
             node_uid: None,
             boot_id: self.boot_id.clone(),
             pod: self.pod.clone(),
             fences: Vec::new(),
+            policies: std::collections::BTreeMap::new(),
         };
         let mut before: Option<NodeStorageStatus> = None;
         let mut written: Option<Instant> = None;
@@ -77,6 +82,7 @@ impl Task {
                 _ = tokio::time::timeout(LOOK_LIMIT, latest.changed()) => {}
                 // A guard that is gone tells of nothing any more: the pause is long enough then.
                 Ok(()) = standing.changed() => {}
+                Ok(()) = outlook.changed() => {}
             }
         }
     }
@@ -105,6 +111,9 @@ impl Task {
             .map(|b| b.conditions.clone())
             .unwrap_or_default();
         reporter.fences = fences(&self.standing.borrow());
+        reporter
+            .policies
+            .clone_from(&self.outlook.borrow().policies);
         let wanted = status(
             observation.as_ref().map_err(String::as_str),
             reporter,

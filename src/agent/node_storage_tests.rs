@@ -9,6 +9,7 @@ fn reporter() -> Reporter {
         boot_id: "boot".into(),
         pod: Some("agent-x (pod-uid)".into()),
         fences: Vec::new(),
+        policies: std::collections::BTreeMap::new(),
     }
 }
 

@@ -20,6 +20,9 @@ use super::journal::{self, Journal, Standing, Standings};
 use super::metrics::Metrics;
 use super::options::Options;
 use super::publish::Board;
+use super::sentry::in_force::Learned;
+use super::sentry::store::Store;
+use super::sentry::{Outlook, Sentry, tasks};
 use super::{detect, memory, node_storage_task};
 use crate::api::{AGENT_FIELD_MANAGER, StorageFenceRequest};
 use crate::host::{self, Host};
@@ -122,6 +125,9 @@ pub struct Agent {
     calls: tokio::sync::mpsc::UnboundedReceiver<Call>,
     _hooks: Option<AbortOnDropHandle<()>>,
     standing: tokio::sync::watch::Receiver<Vec<Standing>>,
+    outlook: tokio::sync::watch::Receiver<Outlook>,
+    tell_news: tokio::sync::mpsc::UnboundedSender<Learned>,
+    to_record: tokio::sync::mpsc::UnboundedReceiver<StorageFenceRequest>,
 }
 
 impl Agent {
@@ -153,7 +159,13 @@ impl Agent {
             version = super::report::VERSION,
             "agent starts"
         );
+        let store = Store::new(&options.state_directory, &boot_id);
+        let (sentry, to_record) = Sentry::new(&options.node_name, store, host.system.monotonic());
+        let outlook = sentry.outlook();
+        let (tell_news, news) = tokio::sync::mpsc::unbounded_channel();
         let tools = Tools {
+            sentry,
+            news,
             node_name: options.node_name.clone(),
             boot_id: boot_id.clone(),
             host,
@@ -177,6 +189,9 @@ impl Agent {
             calls,
             _hooks: hooks,
             standing,
+            outlook,
+            tell_news,
+            to_record,
         })
     }
 
@@ -206,6 +221,34 @@ impl Agent {
             Backoff::agent(),
         );
 
+        let (watcher, node_name) = (
+            client(config, Purpose::Watch)?,
+            self.options.node_name.clone(),
+        );
+        let (counts, outlook) = (self.metrics.clone(), self.outlook.clone());
+        let spawn = |task| AbortOnDropHandle::new(task);
+        let _sentry = [
+            spawn(tokio::spawn(tasks::policies(
+                watcher.clone(),
+                self.tell_news.clone(),
+            ))),
+            spawn(tokio::spawn(tasks::node(
+                watcher,
+                node_name.clone(),
+                self.tell_news,
+            ))),
+            spawn(tokio::spawn(tasks::record(
+                write.clone(),
+                self.to_record,
+                counts.clone(),
+            ))),
+            spawn(tokio::spawn(tasks::conditions(
+                write.clone(),
+                node_name,
+                self.outlook,
+                counts,
+            ))),
+        ];
         let (board, metrics, publisher) = (self.board.clone(), self.metrics.clone(), write.clone());
         let _publisher = AbortOnDropHandle::new(tokio::spawn(async move {
             board.publish(publisher, &metrics).await;
@@ -217,6 +260,7 @@ impl Agent {
             boot_id: self.boot_id.clone(),
             observer: self.observer.clone(),
             standing: self.standing,
+            outlook,
             metrics: self.metrics.clone(),
         };
         let _node_storage = AbortOnDropHandle::new(tokio::spawn(task.run()));

@@ -1,0 +1,85 @@
+//! The desk's part in what the node does by itself: fences that no request asked for, and the requests that turn up as their records.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::Desk;
+use crate::agent::act::Observation;
+use crate::agent::run::LOOK_LIMIT;
+use crate::agent::sentry::records::{is_local, rename};
+use crate::api::StorageFenceRequest;
+
+impl Desk {
+    /// Has the sentry look, and begins what is due. Gives when it is worth asking again.
+    pub(super) fn stand_guard(
+        &mut self,
+        observation: Option<&Observation>,
+        may_begin: bool,
+    ) -> Option<Duration> {
+        let now = self.tools.host.system.monotonic();
+        let hangs = self.tools.observer.age() > LOOK_LIMIT;
+        let inventory = match observation.map(|o| o.as_ref().as_ref()) {
+            _ if hangs => Err("a look at it has not ended; the kernel or a daemon hangs"),
+            // Not looked at yet: nothing is known, and nothing is said.
+            None => return None,
+            Some(Ok(inventory)) => Ok(inventory),
+            Some(Err(why)) => Err(why.as_str()),
+        };
+        self.tools.sentry.look(inventory, now);
+        let inventory = inventory.ok()?;
+        let busy = self.running.is_some() || !may_begin;
+        let due = self
+            .tools
+            .sentry
+            .due(inventory, now, Timestamp::now(), busy);
+        for report in &due.reports {
+            tracing::warn!(report, "a policy's trigger");
+            self.tell_node(true, "PolicyTriggered", report);
+        }
+        if let Some((order, why)) = due.fence {
+            tracing::warn!(request = order.name, why, "a policy's trigger");
+            self.tell_node(true, "PolicyTriggered", &why);
+            if !self.begin(order.clone()) {
+                self.tools.sentry.not_begun(&order, now);
+            }
+        }
+        due.wait
+    }
+
+    /// Whether the fence that is going on may be called off because its request is gone. One that has no request yet may not.
+    pub(super) fn call_off(&self) {
+        if let Some((running, cancel)) = &self.running
+            && !self.tools.sentry.owns(&running.uid)
+        {
+            cancel.store(true, Ordering::Release);
+        }
+    }
+
+    /// A request has turned up. If it is the record of one of our own fences, what is known of that fence is about it from now on.
+    pub(super) fn adopt(&mut self, request: &StorageFenceRequest) {
+        let Some(local) = self.tools.sentry.adopt(request) else {
+            return;
+        };
+        let uid = request.metadata.uid.clone().unwrap_or_default();
+        let generation = request.metadata.generation.unwrap_or_default();
+        if let Some(mut known) = self.known.remove(&local) {
+            rename(&mut known, &uid, generation);
+            self.known.insert(uid.clone(), known);
+        }
+        if let Some(started) = self.started.remove(&local) {
+            self.started.insert(uid.clone(), started);
+        }
+        if let Some((running, _)) = &mut self.running
+            && running.uid == local
+        {
+            running.uid = uid;
+        }
+    }
+
+    /// Whether a report is about a request that the API server holds.
+    pub(super) fn recorded(uid: &str) -> bool {
+        !is_local(uid)
+    }
+}

@@ -1,0 +1,194 @@
+//! The Node's conditions, from what was seen. Pure; without clocks in the messages, so that they change only when something has changed.
+
+use crate::api::ConditionStatus;
+use crate::api::node_condition_type::{SAN_PATHS_AVAILABLE, STORAGE_FENCED};
+use crate::fence::outage::{Loss, Outages};
+use crate::fence::trigger::renewals_fail;
+use crate::fence::{Inventory, Monotonic, VolumeGroup};
+
+/// Reasons of both conditions.
+pub mod reason {
+    /// SANPathsAvailable=True: every path works.
+    pub const PATHS_WORK: &str = "PathsWork";
+    /// SANPathsAvailable=True: some path of every physical volume works, others do not.
+    pub const SOME_PATHS_LOST: &str = "SomePathsLost";
+    /// SANPathsAvailable=True: there is nothing to lose.
+    pub const NO_SAN: &str = "NoSharedVolumeGroup";
+    /// SANPathsAvailable=False: no path of a volume group works; they may return.
+    pub const ALL_PATHS_DOWN: &str = "AllPathsDown";
+    /// SANPathsAvailable=False: the devices are gone for good.
+    pub const PERMANENT_DEVICE_LOSS: &str = "PermanentDeviceLoss";
+    /// SANPathsAvailable=False: paths look alive, but nothing that is sent there ends.
+    pub const NO_ANSWER: &str = "NoAnswer";
+    /// SANPathsAvailable=Unknown: the physical volumes are not known.
+    pub const PATHS_UNKNOWN: &str = "PathsUnknown";
+    /// StorageFenced=True: volume groups stand on the error target.
+    pub const FENCED: &str = "Fenced";
+    /// StorageFenced=False.
+    pub const NOT_FENCED: &str = "NotFenced";
+    /// Unknown: the agent cannot see the node's storage.
+    pub const NOT_OBSERVED: &str = "NotObserved";
+}
+
+/// What a condition says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Says {
+    /// Type.
+    pub type_: &'static str,
+    /// Status.
+    pub status: ConditionStatus,
+    /// Reason.
+    pub reason: &'static str,
+    /// Message.
+    pub message: String,
+}
+
+/// How bad it stands with a volume group's paths; the worst speaks for the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Reach {
+    All,
+    Some,
+    Unknown,
+    Silent,
+    Down,
+    Gone,
+}
+
+fn reach(group: &VolumeGroup, outages: &Outages, now: Monotonic) -> Reach {
+    // An outage goes on until its end has settled.
+    if let Some(outage) = outages.of(&group.uuid) {
+        return match outage.loss {
+            Loss::DeviceGone => Reach::Gone,
+            Loss::PathsDown => Reach::Down,
+        };
+    }
+    if group.pvs.is_empty() {
+        return Reach::Unknown;
+    }
+    let unrenewed = |g: &VolumeGroup| g.lockspace.as_ref().is_some_and(|l| renewals_fail(l, now));
+    if outages.silent(&group.uuid, now).is_some() || unrenewed(group) {
+        return Reach::Silent;
+    }
+    match group.paths() {
+        (up, all) if up == all => Reach::All,
+        _ => Reach::Some,
+    }
+}
+
+/// Both conditions.
+#[must_use]
+pub fn conditions(
+    inventory: Result<&Inventory, &str>,
+    outages: &Outages,
+    now: Monotonic,
+) -> [Says; 2] {
+    match inventory {
+        Ok(inventory) => [paths(inventory, outages, now), fenced(inventory)],
+        Err(why) => [SAN_PATHS_AVAILABLE, STORAGE_FENCED].map(|type_| Says {
+            type_,
+            status: ConditionStatus::Unknown,
+            reason: reason::NOT_OBSERVED,
+            message: format!("The agent cannot see the node's storage: {why}"),
+        }),
+    }
+}
+
+fn paths(inventory: &Inventory, outages: &Outages, now: Monotonic) -> Says {
+    let groups: Vec<(&VolumeGroup, Reach)> = inventory
+        .volume_groups
+        .iter()
+        .filter(|g| g.on_san())
+        .map(|g| (g, reach(g, outages, now)))
+        .collect();
+    let worst = groups.iter().map(|(_, reach)| *reach).max();
+    let which: Vec<&str> = groups
+        .iter()
+        .filter(|(_, reach)| Some(*reach) == worst)
+        .map(|(group, _)| group.name.as_str())
+        .collect();
+    let which = which.join(", ");
+    let (status, reason, message) = match worst {
+        None => (
+            ConditionStatus::True,
+            reason::NO_SAN,
+            "The node has no shared volume group".to_owned(),
+        ),
+        Some(Reach::All) => (
+            ConditionStatus::True,
+            reason::PATHS_WORK,
+            format!("Every path of {which} works"),
+        ),
+        Some(Reach::Some) => (
+            ConditionStatus::True,
+            reason::SOME_PATHS_LOST,
+            format!("{which}: not every path works; look at the node's NodeStorage"),
+        ),
+        Some(Reach::Unknown) => (
+            ConditionStatus::Unknown,
+            reason::PATHS_UNKNOWN,
+            format!(
+                "{which}: no active volume leads to a physical volume, so its paths are not known"
+            ),
+        ),
+        Some(Reach::Silent) => (
+            ConditionStatus::False,
+            reason::NO_ANSWER,
+            format!(
+                "{which}: paths look alive, but commands do not end or sanlock's lease is not renewed"
+            ),
+        ),
+        Some(Reach::Down) => (
+            ConditionStatus::False,
+            reason::ALL_PATHS_DOWN,
+            format!("{which}: no path works; they may return"),
+        ),
+        Some(Reach::Gone) => (
+            ConditionStatus::False,
+            reason::PERMANENT_DEVICE_LOSS,
+            format!(
+                "{which}: no path works, and the disks are gone for good: unmapped, dropped or given up by the kernel"
+            ),
+        ),
+    };
+    Says {
+        type_: SAN_PATHS_AVAILABLE,
+        status,
+        reason,
+        message,
+    }
+}
+
+fn fenced(inventory: &Inventory) -> Says {
+    let names: Vec<&str> = inventory
+        .volume_groups
+        .iter()
+        .filter(|g| g.fenced())
+        .map(|g| g.name.as_str())
+        .collect();
+    let (status, reason, message) = if names.is_empty() {
+        (
+            ConditionStatus::False,
+            reason::NOT_FENCED,
+            "No volume group stands fenced".to_owned(),
+        )
+    } else {
+        (
+            ConditionStatus::True,
+            reason::FENCED,
+            format!(
+                "{}: every device leads nowhere (the error target)",
+                names.join(", ")
+            ),
+        )
+    };
+    Says {
+        type_: STORAGE_FENCED,
+        status,
+        reason,
+        message,
+    }
+}
+
+#[cfg(test)]
+#[path = "node_conditions_tests.rs"]
+mod tests;

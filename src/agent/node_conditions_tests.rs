@@ -1,0 +1,188 @@
+use super::*;
+use crate::fence::outage::SETTLE;
+use crate::fence::{
+    DevNo, DmDevice, LockManager, Lockspace, LockspaceState, Path, PhysicalVolume, PvKind, Target,
+    Watchdog,
+};
+
+fn group(name: &str, states: &[(bool, &str)]) -> VolumeGroup {
+    let pvs = (0..)
+        .zip(states)
+        .map(|(minor, (active, state))| PhysicalVolume {
+            dev: DevNo { major: 8, minor },
+            kind: PvKind::Disk(Path {
+                active: *active,
+                device_state: (*state).into(),
+                ..Path::default()
+            }),
+        });
+    VolumeGroup {
+        name: name.into(),
+        uuid: name.into(),
+        pvs: pvs.collect(),
+        lockspace: Some(Lockspace {
+            io_timeout: 10,
+            last_renewal: Some(Monotonic::from_secs(1000)),
+            ..Lockspace::default()
+        }),
+        ..VolumeGroup::default()
+    }
+}
+
+fn inventory(second: u64, volume_groups: Vec<VolumeGroup>) -> Inventory {
+    Inventory {
+        taken_at: Monotonic::from_secs(second),
+        boot_id: String::new(),
+        volume_groups,
+        lock_manager: LockManager::Running(vec![]),
+        watchdog: Watchdog::default(),
+    }
+}
+
+fn ask(outages: &mut Outages, second: u64, groups: Vec<VolumeGroup>) -> [Says; 2] {
+    let inventory = inventory(second, groups);
+    outages.see(&inventory);
+    conditions(Ok(&inventory), outages, inventory.taken_at)
+}
+
+#[test]
+fn the_worst_volume_group_speaks_for_the_node() {
+    use ConditionStatus::{False, True, Unknown};
+    let fine = || group("fine", &[(true, "running")]);
+    let failing = Lockspace {
+        state: LockspaceState::RenewalFailing,
+        ..fine().lockspace.unwrap()
+    };
+    let silent = VolumeGroup {
+        lockspace: Some(failing),
+        ..group("silent", &[(true, "running")])
+    };
+    let local = VolumeGroup {
+        lockspace: None,
+        ..group("local", &[(false, "running")])
+    };
+    for (groups, status, reason, names) in [
+        (vec![], True, reason::NO_SAN, ""),
+        (vec![local.clone()], True, reason::NO_SAN, ""),
+        (vec![fine(), local], True, reason::PATHS_WORK, "fine"),
+        (
+            vec![
+                fine(),
+                group("half", &[(true, "running"), (false, "running")]),
+            ],
+            True,
+            reason::SOME_PATHS_LOST,
+            "half",
+        ),
+        (
+            vec![fine(), group("blank", &[])],
+            Unknown,
+            reason::PATHS_UNKNOWN,
+            "blank",
+        ),
+        (
+            vec![fine(), silent.clone()],
+            False,
+            reason::NO_ANSWER,
+            "silent",
+        ),
+        (
+            vec![silent, group("down", &[(false, "running")])],
+            False,
+            reason::ALL_PATHS_DOWN,
+            "down",
+        ),
+        (
+            vec![
+                group("down", &[(false, "running")]),
+                group("gone", &[(false, "gone")]),
+            ],
+            False,
+            reason::PERMANENT_DEVICE_LOSS,
+            "gone",
+        ),
+    ] {
+        let [says, fenced] = ask(&mut Outages::default(), 1010, groups);
+        assert_eq!((says.status, says.reason), (status, reason), "{says:?}");
+        assert!(says.message.contains(names), "{says:?}");
+        assert_eq!(fenced.status, False);
+    }
+}
+
+#[test]
+fn recovery_is_said_when_it_has_settled() {
+    let mut outages = Outages::default();
+    let down = || vec![group("san", &[(false, "running")])];
+    let up = || vec![group("san", &[(true, "running")])];
+    assert_eq!(
+        ask(&mut outages, 1000, down())[0].status,
+        ConditionStatus::False
+    );
+    for second in 1001..1020 {
+        // It flaps: one word all the time.
+        let groups = if second % 2 == 0 { down() } else { up() };
+        assert_eq!(
+            ask(&mut outages, second, groups)[0].status,
+            ConditionStatus::False
+        );
+    }
+    let settled = 1020 + SETTLE.as_secs();
+    assert_eq!(
+        ask(&mut outages, 1020, up())[0].status,
+        ConditionStatus::False
+    );
+    assert_eq!(
+        ask(&mut outages, settled, up())[0].status,
+        ConditionStatus::True
+    );
+}
+
+/// Computed below the fence: a fenced volume group has no lockspace any more, and its tables lead nowhere, but the leases' volume is still there.
+#[test]
+fn the_paths_of_a_fenced_volume_group_are_still_seen() {
+    let cut_off = DmDevice {
+        sectors: 8,
+        targets: vec![Target {
+            length: 8,
+            kind: "error".into(),
+            ..Target::default()
+        }],
+        ..DmDevice::default()
+    };
+    let fenced = |active| VolumeGroup {
+        lockspace: None,
+        lvmlock: Some(DmDevice::default()),
+        devices: vec![cut_off.clone()],
+        ..group("san", &[(active, "running")])
+    };
+    let mut outages = Outages::default();
+    let [paths, stands] = ask(&mut outages, 1000, vec![fenced(false)]);
+    assert_eq!(paths.status, ConditionStatus::False);
+    assert_eq!(
+        (stands.status, stands.reason),
+        (ConditionStatus::True, reason::FENCED)
+    );
+    assert!(stands.message.contains("san"));
+    ask(&mut outages, 1010, vec![fenced(true)]);
+    let [paths, stands] = ask(&mut outages, 1020, vec![fenced(true)]);
+    assert_eq!(
+        paths.status,
+        ConditionStatus::True,
+        "recovery is visible while fenced"
+    );
+    assert_eq!(stands.status, ConditionStatus::True);
+}
+
+#[test]
+fn what_is_not_seen_is_unknown() {
+    let both = conditions(
+        Err("no /dev/mapper/control"),
+        &Outages::default(),
+        Monotonic::default(),
+    );
+    for says in both {
+        assert_eq!(says.status, ConditionStatus::Unknown);
+        assert_eq!(says.reason, reason::NOT_OBSERVED);
+        assert!(says.message.contains("no /dev/mapper/control"));
+    }
+}
