@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use super::facts::Settings;
 use super::metrics::Metrics;
+use super::node::absence::Absences;
 use super::watches::Caches;
 use crate::kubernetes::apply::Error;
 use crate::kubernetes::events::Events;
@@ -31,6 +32,8 @@ pub struct Context {
     pub written: Written,
     /// Failures in a row, by UID.
     pub failures: Failures,
+    /// Nodes whose agent is gone.
+    pub absences: Absences,
 }
 
 impl Context {

@@ -10,6 +10,7 @@ mod fixtures;
 mod metrics;
 pub mod node;
 mod options;
+pub mod policy;
 pub mod request;
 pub mod watches;
 
@@ -80,7 +81,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
         on_signal.cancel();
     }));
     let config = clients::config().await?;
-    run_until(options, &config, stop).await
+    Box::pin(run_until(options, &config, stop)).await
 }
 
 /// Runs until `stop`.
@@ -117,6 +118,7 @@ pub async fn run_until(
         leading: leading.clone(),
         written: Written::default(),
         failures: Failures::default(),
+        absences: node::absence::Absences::default(),
     });
     let election = leader::Election::new(&options.namespace, LEASE, &identity);
     // The lease is given back only when nothing is being written any more.
@@ -177,6 +179,7 @@ async fn reconcile(
             Arc::clone(&context),
         )
         .for_each(async |result| log(result));
+    let policies = Box::pin(policy::run(Arc::clone(&context), bell.policies.clone()));
     let nodes = Controller::for_stream(futures::stream::pending(), caches.nodes.clone())
         .with_config(config())
         .reconcile_on(references(node_triggers, caches.clone(), nodes_for))
@@ -204,7 +207,10 @@ async fn reconcile(
     };
     let controllers = async {
         caches.filled().await;
-        tokio::join!(requests, nodes);
+        tokio::select! {
+            _ = async { tokio::join!(requests, nodes) } => {}
+            () = policies => {}
+        }
     };
     let after_stop = async {
         stop.cancelled().await;
@@ -253,7 +259,7 @@ async fn serve(
                 Ok(())
             } else {
                 Err("the caches are not filled yet: is the API server up, are the CRDs installed, and may this service account list \
-                     storagefencerequests, nodestorages, nodes, and pods of its namespace?"
+                     storagefencerequests, storagefencepolicies, nodestorages, nodes, and pods of its namespace?"
                     .to_owned())
             }
         },

@@ -3,6 +3,7 @@
 //! Every replica runs them, so that the one that becomes leader has warm caches.
 
 use std::fmt::Debug;
+use std::sync::Arc;
 
 use futures::{Stream, StreamExt, TryStreamExt};
 use jiff::Timestamp;
@@ -13,16 +14,19 @@ use kube::runtime::watcher::{Config, Event, watcher};
 use kube::runtime::{WatchStreamExt, reflector};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
+use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinSet;
 
 use super::metrics::{KindLabels, Metrics};
-use crate::api::{AGENT_WANTED_LABEL, NodeStorage, StorageFenceRequest};
+use crate::api::{AGENT_WANTED_LABEL, NodeStorage, StorageFencePolicy, StorageFenceRequest};
 
 /// A request, or what is left of one that cannot be read.
 pub type Request = DeserializeGuard<StorageFenceRequest>;
 /// A NodeStorage, or what is left of one that cannot be read.
 pub type Storage = DeserializeGuard<NodeStorage>;
+/// A policy, or what is left of one that cannot be read.
+pub type Policy = DeserializeGuard<StorageFencePolicy>;
 /// A Node without its bulk.
 pub type NodeMeta = PartialObjectMeta<Node>;
 
@@ -31,17 +35,21 @@ pub type NodeMeta = PartialObjectMeta<Node>;
 pub enum Trigger {
     /// A node and all requests for it.
     Node(String),
+    /// A policy.
+    Policy(String),
     /// A request whose node cannot be told.
     Request(String),
     /// Everything: the cache was read anew (what went away meanwhile is not said), or this replica became leader.
     All,
 }
 
-/// Rings both controllers.
+/// Rings both controllers, and whoever writes the statuses of policies.
 #[derive(Clone, Debug)]
 pub struct Bell {
     requests: UnboundedSender<Trigger>,
     nodes: UnboundedSender<Trigger>,
+    /// Rung with every trigger.
+    pub policies: Arc<Notify>,
 }
 
 impl Bell {
@@ -49,6 +57,7 @@ impl Bell {
     pub fn ring(&self, trigger: Trigger) {
         let _ = self.requests.send(trigger.clone());
         let _ = self.nodes.send(trigger);
+        self.policies.notify_one();
     }
 }
 
@@ -57,6 +66,8 @@ impl Bell {
 pub struct Caches {
     /// Requests.
     pub requests: Store<Request>,
+    /// Policies.
+    pub policies: Store<Policy>,
     /// Reports of the agents.
     pub storages: Store<Storage>,
     /// Nodes.
@@ -83,6 +94,7 @@ impl Caches {
         // The writers live as long as the watches; when those end, so does the process.
         let _ = tokio::join!(
             self.requests.wait_until_ready(),
+            self.policies.wait_until_ready(),
             self.storages.wait_until_ready(),
             self.nodes.wait_until_ready(),
             self.pods.wait_until_ready(),
@@ -112,6 +124,7 @@ pub fn start(client: &Client, namespace: &str, agent_selector: &str, metrics: &M
     let bell = Bell {
         requests: requests_bell,
         nodes: nodes_bell,
+        policies: Arc::default(),
     };
     let mut tasks = JoinSet::new();
     let start = Start {
@@ -130,6 +143,14 @@ pub fn start(client: &Client, namespace: &str, agent_selector: &str, metrics: &M
                 Err(unreadable) => unreadable.metadata.name.clone().map(Trigger::Request),
             },
         ),
+        policies: start.watch(
+            &mut tasks,
+            "StorageFencePolicy",
+            Api::<Policy>::all(client.clone()),
+            Config::default(),
+            strip,
+            |policy| policy.meta().name.clone().map(Trigger::Policy),
+        ),
         storages: start.watch(
             &mut tasks,
             "NodeStorage",
@@ -144,9 +165,8 @@ pub fn start(client: &Client, namespace: &str, agent_selector: &str, metrics: &M
             Api::<NodeMeta>::all(client.clone()),
             Config::default(),
             |node| {
+                // Its labels stay: policies select by them.
                 strip(node);
-                node.labels_mut()
-                    .retain(|label, _| label == AGENT_WANTED_LABEL);
             },
             |node| node.metadata.name.clone().map(Trigger::Node),
         ),
@@ -264,13 +284,13 @@ pub fn requests_for(trigger: &Trigger, caches: &Caches) -> Vec<ObjectRef<Request
             (Trigger::All, _) => true,
             (Trigger::Node(node), Ok(request)) => request.spec.node_name == *node,
             (Trigger::Request(name), _) => request.meta().name.as_ref() == Some(name),
-            (Trigger::Node(_), Err(_)) => false,
+            (Trigger::Node(_), Err(_)) | (Trigger::Policy(_), _) => false,
         })
         .map(|request| ObjectRef::from_obj(&**request))
         .collect()
 }
 
-/// The nodes that a trigger is about: those with a request, and those with our label.
+/// The nodes that a trigger is about: those with a request, those with our label, and those whose agent has reported.
 #[must_use]
 pub fn nodes_for(trigger: &Trigger, caches: &Caches) -> Vec<ObjectRef<NodeMeta>> {
     match trigger {
@@ -279,7 +299,7 @@ pub fn nodes_for(trigger: &Trigger, caches: &Caches) -> Vec<ObjectRef<NodeMeta>>
             // There may be no such node: then there is nothing to label.
             caches.nodes.get(&node).map(|_| node).into_iter().collect()
         }
-        Trigger::Request(_) => Vec::new(),
+        Trigger::Request(_) | Trigger::Policy(_) => Vec::new(),
         Trigger::All => {
             let wanted: std::collections::BTreeSet<String> = caches
                 .requests
@@ -288,6 +308,8 @@ pub fn nodes_for(trigger: &Trigger, caches: &Caches) -> Vec<ObjectRef<NodeMeta>>
                 .filter_map(|request| request.0.as_ref().ok())
                 .map(|request| request.spec.node_name.clone())
                 .collect();
+            // Where an agent has reported, it may be gone.
+            let has_storage = |name: &str| caches.storages.get(&ObjectRef::new(name)).is_some();
             caches
                 .nodes
                 .state()
@@ -298,7 +320,7 @@ pub fn nodes_for(trigger: &Trigger, caches: &Caches) -> Vec<ObjectRef<NodeMeta>>
                             .metadata
                             .name
                             .as_ref()
-                            .is_some_and(|name| wanted.contains(name))
+                            .is_some_and(|name| wanted.contains(name) || has_storage(name))
                 })
                 .map(|node| ObjectRef::from_obj(&**node))
                 .collect()

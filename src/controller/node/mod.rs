@@ -1,6 +1,10 @@
 //! Reconciles nodes: the label that brings the agent to a node and keeps it there (OnDemand mode).
 //!
+//! And the Node's conditions, when its agent is gone ([`absence`]).
+//!
 //! A label that no request needs is removed, whoever left it: a former leader, or the other mode.
+
+pub mod absence;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -103,7 +107,10 @@ pub async fn reconcile(node: Arc<NodeMeta>, context: Arc<Context>) -> Result<Act
         "written"
     };
     context.metrics.reconciled(KIND, result);
-    Ok(Action::requeue(Duration::from_mins(10)))
+    let again = absence::look_after(&name, &context).await?;
+    let at_the_latest = Duration::from_mins(10);
+    let again = again.map_or(at_the_latest, |left| left + Duration::from_secs(1));
+    Ok(Action::requeue(again.min(at_the_latest)))
 }
 
 /// What to do after an error.
