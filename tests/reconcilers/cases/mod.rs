@@ -9,6 +9,7 @@ mod half_way;
 mod installation;
 mod life;
 mod on_demand;
+mod policies;
 mod refusals;
 
 use crate::bed::Bed;
@@ -28,6 +29,7 @@ pub fn stages() -> Vec<Stage> {
                 case!(definitions::the_rules_of_the_schema_hold),
                 case!(definitions::kubectl_shows_finds_and_explains),
                 case!(definitions::the_status_is_written_apart),
+                case!(policies::a_policy_without_a_trigger_is_refused),
             ],
         },
         Stage {
@@ -58,6 +60,11 @@ pub fn stages() -> Vec<Stage> {
                 case!(half_way::the_agents_successor_completes_the_fence),
                 case!(credentials::an_agent_writes_for_its_own_node_only),
                 case!(credentials::a_token_that_names_no_node_is_refused),
+                case!(policies::a_node_fences_itself_by_policy_and_records_it_once),
+                case!(policies::a_policy_that_reports_touches_nothing),
+                case!(policies::of_two_policies_it_is_said_which_governs),
+                case!(policies::the_conditions_say_unknown_when_the_agent_is_gone),
+                case!(policies::an_agent_records_and_tells_for_its_own_node_only),
             ],
         },
         Stage {
@@ -70,6 +77,7 @@ pub fn stages() -> Vec<Stage> {
                 case!(failures::an_unreadable_request_stops_nobody),
                 case!(failures::a_dead_leader_does_not_hold_the_fence_up),
                 case!(own failures::a_fence_needs_no_api_server),
+                case!(own policies::a_policy_needs_no_api_server),
             ],
         },
         Stage {
