@@ -75,14 +75,13 @@ fn run(request: &Request) -> Result<Answer> {
     std::thread::spawn(move || {
         let _ = tell.send(child.wait());
     });
-    let status = match ended.recv_timeout(limit) {
-        Ok(status) => Some(status?),
-        Err(_) => {
-            let _ = killpg(group, Signal::SIGKILL);
-            // In D state it does not even die: then there is only to say so.
-            ended.recv_timeout(Duration::from_millis(500)).ok();
-            None
-        }
+    let status = if let Ok(status) = ended.recv_timeout(limit) {
+        Some(status?)
+    } else {
+        let _ = killpg(group, Signal::SIGKILL);
+        // In D state it does not even die: then there is only to say so.
+        ended.recv_timeout(Duration::from_millis(500)).ok();
+        None
     };
     let mut err = text(err);
     if status.is_none() {
@@ -112,7 +111,7 @@ fn collect(mut pipe: impl Read + Send + 'static) -> Collected {
     let (tell, done) = channel();
     let shared = Arc::clone(&bytes);
     std::thread::spawn(move || {
-        let mut chunk = [0; 65536];
+        let mut chunk = [0; 8192];
         while let Ok(n @ 1..) = pipe.read(&mut chunk) {
             lock(&shared).extend_from_slice(&chunk[..n]);
         }

@@ -155,20 +155,18 @@ impl Cluster {
 
     /// A node.
     pub fn node(&self, name: &str) -> Result<&Node> {
-        Ok(self
-            .nodes
+        self.nodes
             .iter()
             .find(|node| node.name() == name)
-            .context(format!("no node {name}"))?)
+            .context(format!("no node {name}"))
     }
 
     /// A node, to be changed.
     pub fn node_mut(&mut self, name: &str) -> Result<&mut Node> {
-        Ok(self
-            .nodes
+        self.nodes
             .iter_mut()
             .find(|node| node.name() == name)
-            .context(format!("no node {name}"))?)
+            .context(format!("no node {name}"))
     }
 
     /// Every node.
@@ -178,18 +176,16 @@ impl Cluster {
 
     /// The control plane of a cluster that has one.
     pub fn control_plane(&self) -> Result<&ControlPlane> {
-        Ok(self
-            .control_plane
+        self.control_plane
             .as_ref()
-            .context("this scenario's shape has no Kubernetes")?)
+            .context("this scenario's shape has no Kubernetes")
     }
 
     /// The control plane, to be stopped and started.
     pub fn control_plane_mut(&mut self) -> Result<&mut ControlPlane> {
-        Ok(self
-            .control_plane
+        self.control_plane
             .as_mut()
-            .context("this scenario's shape has no Kubernetes")?)
+            .context("this scenario's shape has no Kubernetes")
     }
 
     /// Switches a node off and boots it afresh, its paths healthy, its daemons up, its kubelet Ready.

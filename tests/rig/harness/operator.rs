@@ -174,9 +174,8 @@ impl ControlPlane {
 
     /// A request.
     pub fn request(&self, name: &str) -> Result<Value> {
-        Ok(self
-            .object("storagefencerequest", name)?
-            .context(format!("there is no request {name}"))?)
+        self.object("storagefencerequest", name)?
+            .context(format!("there is no request {name}"))
     }
 
     /// Waits until a condition of a request has this status, and gives the request. The error shows all of its status.

@@ -111,10 +111,9 @@ impl San {
             lun,
             path,
         };
-        Ok(self
-            .lines
+        self.lines
             .get_mut(&name)
-            .context(format!("the SAN has no path {name}"))?)
+            .context(format!("the SAN has no path {name}"))
     }
 
     fn of(&self, node: &str, lun: Option<usize>) -> Vec<(usize, usize)> {

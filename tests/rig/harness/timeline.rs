@@ -1,5 +1,6 @@
 //! A request's status as it moves, told line by line: what `kubectl get sfr -w` shows, and the steps of the node below it.
 
+use std::fmt::Write;
 use std::io::{BufReader, Read};
 use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex};
@@ -30,6 +31,15 @@ pub struct Timeline {
 impl Timeline {
     /// Begins to watch the request of that name, which need not be there yet; each change is told.
     pub fn start(control_plane: &ControlPlane, name: &str) -> Result<Self> {
+        Self::watch(control_plane, name, true)
+    }
+
+    /// The same without a word.
+    pub fn quiet(control_plane: &ControlPlane, name: &str) -> Result<Self> {
+        Self::watch(control_plane, name, false)
+    }
+
+    fn watch(control_plane: &ControlPlane, name: &str, aloud: bool) -> Result<Self> {
         let field = format!("metadata.name={name}");
         let mut kubectl = control_plane
             .kubectl_command(&[
@@ -51,7 +61,7 @@ impl Timeline {
         let reader = kubectl
             .stdout
             .take()
-            .map(|out| std::thread::spawn(move || follow(out, &tell)));
+            .map(|out| std::thread::spawn(move || follow(out, &tell, aloud)));
         // The watch is there before the request: what comes first is not to be missed.
         std::thread::sleep(Duration::from_millis(1500));
         Ok(Self {
@@ -87,7 +97,7 @@ impl Drop for Timeline {
     }
 }
 
-fn follow(out: impl Read, seen: &Mutex<Vec<Seen>>) {
+fn follow(out: impl Read, seen: &Mutex<Vec<Seen>>, aloud: bool) {
     let events = serde_json::Deserializer::from_reader(BufReader::new(out)).into_iter::<Value>();
     let mut told: Vec<String> = Vec::new();
     for event in events {
@@ -95,7 +105,9 @@ fn follow(out: impl Read, seen: &Mutex<Vec<Seen>>) {
         let Ok(event) = event else { return };
         for line in lines(&event["object"]["status"]) {
             if !told.contains(&line) {
-                say(format!("    status: {line}"));
+                if aloud {
+                    say(format!("    status: {line}"));
+                }
                 lock(seen).push(Seen {
                     at: Instant::now(),
                     line: line.clone(),
@@ -117,7 +129,7 @@ fn lines(status: &Value) -> Vec<String> {
         }
         let mut line = format!("{:<15}{:<9}", text(&step["step"]), result);
         if let Some(took) = step["tookMilliseconds"].as_i64() {
-            line.push_str(&format!("{took:>6} ms  "));
+            let _ = write!(line, "{took:>6} ms  ");
         }
         line.push_str(&text(&step["message"]));
         lines.push(line);

@@ -1,6 +1,7 @@
 //! The scenarios. One file a subject; a scenario is a function that tells a story and an entry in its file's `SCENARIOS`.
 
 mod deaths;
+mod demo;
 mod fence;
 mod refusals;
 mod storage;
@@ -12,6 +13,7 @@ pub fn all() -> Vec<Scenario> {
     let mut all = Vec::new();
     all.extend(refusals::scenarios());
     all.extend(fence::scenarios());
+    all.push(demo::demo());
     all.extend(deaths::scenarios());
     all.extend(storage::scenarios());
     all
@@ -19,5 +21,5 @@ pub fn all() -> Vec<Scenario> {
 
 /// The demonstration: what `make demo` shows.
 pub fn demo() -> Vec<Scenario> {
-    vec![fence::demo()]
+    vec![demo::demo()]
 }
