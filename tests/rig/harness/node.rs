@@ -13,6 +13,8 @@ use super::{Context, Result};
 
 /// How long a command may take when nothing else is said. Software emulation is slow, and LVM under a lock manager is not fast.
 pub const COMMAND_LIMIT: Duration = Duration::from_secs(60);
+/// How often an LVM command is tried again that found the VG locked.
+const LOCK_TRIES: usize = 10;
 /// On top of a command's own limit, for the guest to say so.
 const GRACE: Duration = Duration::from_secs(20);
 
@@ -98,7 +100,16 @@ impl Node {
 
     /// The same with a limit of its own.
     pub fn sh_within(&self, command: &str, limit: Duration) -> Result<String> {
-        succeeded(self.name(), command, &self.run(command, limit)?)
+        let mut answer = self.run(command, limit)?;
+        // An LVM command gives up at once when another host has the VG's lock for a moment; nothing was done then.
+        for _ in 0..LOCK_TRIES {
+            if !answer.err.contains("due to failed lock") {
+                break;
+            }
+            std::thread::sleep(Duration::from_secs(1));
+            answer = self.run(command, limit)?;
+        }
+        succeeded(self.name(), command, &answer)
     }
 
     /// Writes a small file.

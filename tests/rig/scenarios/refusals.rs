@@ -102,6 +102,7 @@ fn refusals(cluster: &mut Cluster) -> Result {
         ensure(!writer.state(n1)?.ended, format!("{} goes on", writer.name))?;
         writer.stop(n1)?;
     }
-    n1.sh("vgremove -qq -y -f local && vgchange -qq -an san")?;
+    n1.sh("vgremove -qq -y -f local")?;
+    n1.sh("vgchange -qq -an san")?;
     Ok(())
 }
