@@ -41,6 +41,9 @@ enum Command {
     /// What `lvmlockctl --kill VG` runs (lvm.conf: global/lvmlockctl_kill_command = "/path/storage-fence kill-hook"): has the agent fence the volume
     /// group, or does it without the agent. Ends with 0 only with proof, since lvmlockctl then drops the lockspace.
     KillHook(agent::hook::Options),
+    /// Put this program on the host as lvmlockctl's kill command: copies it, sets global/lvmlockctl_kill_command in lvm.conf, and looks whether it is
+    /// in force. May be run again at any time; --check only looks, --remove undoes it.
+    InstallHook(agent::hook::install::Options),
     /// Print what the agent would see of this node, as JSON. Changes nothing, reads nothing from the SAN, needs no cluster.
     Inspect,
     /// Write the custom resource definitions.
@@ -67,6 +70,9 @@ fn main() -> ExitCode {
         Command::Controller(options) => run_controller(&cli.log_level, options),
         Command::Agent(options) => run_agent(&cli.log_level, options),
         Command::KillHook(options) => return kill_hook(&options),
+        Command::InstallHook(options) => agent::hook::install::install(&options)
+            .map(|done| println!("{done}"))
+            .map_err(Into::into),
         Command::Inspect => inspect(),
         Command::Crds { dir, check: true } => crds::check(&dir).map_err(Into::into),
         Command::Crds { dir, check: false } => crds::write(&dir).map_err(Into::into),

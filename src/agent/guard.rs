@@ -25,6 +25,8 @@ const LOOK: Duration = Duration::from_secs(1);
 const LOOK_CLOSELY: Duration = Duration::from_millis(100);
 /// ...and not more often than this, however often device mapper rings.
 const LEAST: Duration = Duration::from_millis(20);
+/// How exactly it is known when a fence was closed last.
+const SLICE: Duration = Duration::from_millis(100);
 /// Whether volume groups were joined anew, and whether maps queue.
 const LOOK_AROUND: Duration = Duration::from_secs(5);
 const LIST_LIMIT: Duration = Duration::from_secs(5);
@@ -84,11 +86,30 @@ impl Guard {
             let began = self.host.system.monotonic();
             let armed = self.arm();
             let wait = self.round();
-            let woken = armed && self.events.as_mut().is_some_and(|e| e.wait(wait).is_ok());
+            let woken = armed && self.listen(wait);
             let now = self.host.system.monotonic();
             let until = if woken { began + LEAST } else { now + wait };
             if until > now {
                 self.host.system.wait(&Bell::default(), 0, until);
+            }
+        }
+    }
+
+    /// Waits for a change. What was closed at the last look is closed for as long as nothing rings. False when nothing can be heard.
+    fn listen(&mut self, limit: Duration) -> bool {
+        let Some(events) = self.events.as_mut() else {
+            return false;
+        };
+        let until = self.host.system.monotonic() + limit;
+        loop {
+            let now = self.host.system.monotonic();
+            if now >= until {
+                return true;
+            }
+            match events.wait(SLICE.min(until.since(now))) {
+                Ok(true) => return true,
+                Ok(false) => self.closed.values_mut().for_each(|at| *at = now),
+                Err(_) => return false,
             }
         }
     }
@@ -208,7 +229,7 @@ impl Guard {
             .as_ref()
             .is_some_and(|o| o.open_at_most.is_none());
         if !known {
-            let closed = self.closed.get(uuid).copied().unwrap_or(one.proven);
+            let closed = self.closed.remove(uuid).unwrap_or(one.proven);
             let opening = Opening {
                 noticed,
                 closed_before: closed,

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
+use super::hook::install::State;
 use super::journal::Standing;
 use super::report::{VERSION, cut};
 use crate::api::condition;
 use crate::api::node_storage::{
-    FenceStatus, LockspaceStatus, PathStatus, PhysicalVolumeKind, PhysicalVolumeStatus,
-    VolumeGroupStatus, WatchdogStatus, condition_type,
+    FenceStatus, KillHookStatus, LockspaceStatus, PathStatus, PhysicalVolumeKind,
+    PhysicalVolumeStatus, VolumeGroupStatus, WatchdogStatus, condition_type,
 };
 use crate::api::{Condition, ConditionStatus, NodeStorageStatus};
 use crate::fence::budget::worst_case;
@@ -37,6 +38,17 @@ pub struct Reporter {
     pub fences: Vec<FenceStatus>,
     /// Which policy governs which volume group, by UUID.
     pub policies: BTreeMap<String, String>,
+    /// The kill hook, when it is looked at.
+    pub kill_hook: Option<KillHookStatus>,
+}
+
+/// What is told of the kill hook.
+#[must_use]
+pub fn kill_hook(state: &State) -> KillHookStatus {
+    KillHookStatus {
+        state: state.reason().to_owned(),
+        message: cut(&state.message(), 1024),
+    }
 }
 
 /// What is told of the fences that stand.
@@ -76,6 +88,7 @@ pub fn status(
         paths: "0/0".to_owned(),
         conditions: before.to_vec(),
         fences: reporter.fences.clone(),
+        kill_hook: reporter.kill_hook.clone(),
         ..NodeStorageStatus::default()
     };
     if let Ok(inventory) = inventory {

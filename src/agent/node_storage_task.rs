@@ -8,9 +8,10 @@ use kube::{Api, Client};
 use serde_json::json;
 
 use super::act::Observer;
+use super::hook::install::State;
 use super::journal::Standing;
 use super::metrics::Metrics;
-use super::node_storage::{Reporter, fences, status};
+use super::node_storage::{Reporter, fences, kill_hook, status};
 use super::run::LOOK_LIMIT;
 use super::sentry::Outlook;
 use crate::api::{AGENT_FIELD_MANAGER, NodeStorage, NodeStorageStatus};
@@ -36,6 +37,8 @@ pub struct Task {
     pub standing: tokio::sync::watch::Receiver<Vec<Standing>>,
     /// Which policies govern.
     pub outlook: tokio::sync::watch::Receiver<Outlook>,
+    /// Whether the kill hook is in force.
+    pub kill_hook: tokio::sync::watch::Receiver<Option<State>>,
     /// Counters.
     pub metrics: Metrics,
 }
@@ -44,15 +47,14 @@ impl Task {
     /// Writes for ever.
     pub async fn run(self) {
         let mut latest = self.observer.latest();
-        let mut standing = self.standing.clone();
         let mut outlook = self.outlook.clone();
+        let (mut standing, mut kill_hook) = (self.standing.clone(), self.kill_hook.clone());
         let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(15));
         let mut reporter = Reporter {
             node_uid: None,
             boot_id: self.boot_id.clone(),
             pod: self.pod.clone(),
-            fences: Vec::new(),
-            policies: std::collections::BTreeMap::new(),
+            ..Reporter::default()
         };
         let mut before: Option<NodeStorageStatus> = None;
         let mut written: Option<Instant> = None;
@@ -83,6 +85,7 @@ impl Task {
                 // A guard that is gone tells of nothing any more: the pause is long enough then.
                 Ok(()) = standing.changed() => {}
                 Ok(()) = outlook.changed() => {}
+                Ok(()) = kill_hook.changed() => {}
             }
         }
     }
@@ -114,6 +117,7 @@ impl Task {
         reporter
             .policies
             .clone_from(&self.outlook.borrow().policies);
+        reporter.kill_hook = self.kill_hook.borrow().as_ref().map(kill_hook);
         let wanted = status(
             observation.as_ref().map_err(String::as_str),
             reporter,

@@ -8,8 +8,7 @@ fn reporter() -> Reporter {
         node_uid: Some("uid".into()),
         boot_id: "boot".into(),
         pod: Some("agent-x (pod-uid)".into()),
-        fences: Vec::new(),
-        policies: std::collections::BTreeMap::new(),
+        ..Reporter::default()
     }
 }
 

@@ -27,6 +27,9 @@ pub struct Options {
     /// Seconds between two looks at the node. A request that waits for its paths to go is looked at every second.
     #[arg(long, env = "OBSERVE_SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=300))]
     pub observe_seconds: u32,
+    /// The kill hook on the host.
+    #[command(flatten)]
+    pub kill_hook: super::hook::watch::Options,
 }
 
 impl Options {

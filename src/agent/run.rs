@@ -15,7 +15,10 @@ use tokio_util::task::AbortOnDropHandle;
 use super::act::{Actor, Observer, Said};
 use super::desk::{Desk, Died, Tools};
 use super::guard::{Guard, News};
-use super::hook::server::{Call, Server};
+use super::hook::{
+    self,
+    server::{Call, Server},
+};
 use super::journal::{self, Journal, Standing, Standings};
 use super::metrics::Metrics;
 use super::options::Options;
@@ -128,6 +131,7 @@ pub struct Agent {
     outlook: tokio::sync::watch::Receiver<Outlook>,
     tell_news: tokio::sync::mpsc::UnboundedSender<Learned>,
     to_record: tokio::sync::mpsc::UnboundedReceiver<StorageFenceRequest>,
+    kill_hook: tokio::sync::watch::Receiver<Option<hook::install::State>>,
 }
 
 impl Agent {
@@ -151,6 +155,7 @@ impl Agent {
         let observer = Observer::start(host.clone(), pause, move |took| counts.observed(took))
             .map_err(thread)?;
         let standing = guard(&host, standings, actor.said()).map_err(thread)?;
+        let kill_hook = hook::watch::watch(&options.kill_hook).map_err(thread)?;
         let (calls, hooks) = listen(&options.state_directory);
         let (board, listed) = (Board::default(), Arc::new(AtomicBool::new(false)));
         tracing::info!(
@@ -192,6 +197,7 @@ impl Agent {
             outlook,
             tell_news,
             to_record,
+            kill_hook,
         })
     }
 
@@ -261,6 +267,7 @@ impl Agent {
             observer: self.observer.clone(),
             standing: self.standing,
             outlook,
+            kill_hook: self.kill_hook,
             metrics: self.metrics.clone(),
         };
         let _node_storage = AbortOnDropHandle::new(tokio::spawn(task.run()));

@@ -79,6 +79,9 @@ pub struct NodeStorageStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub fences: Vec<FenceStatus>,
+    /// The kill hook on the host; absent when the agent was not told where the host's files are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kill_hook: Option<KillHookStatus>,
     /// The watchdog that resets this host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub watchdog: Option<WatchdogStatus>,
@@ -145,6 +148,18 @@ pub struct FenceStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), inner(length(max = 128)))]
     pub last_opening_devices: Vec<String>,
+}
+
+/// What lvmlockctl runs when a lease is lost.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct KillHookStatus {
+    /// InForce, NotInstalled, OtherCommand or Broken.
+    #[schemars(length(max = 32))]
+    pub state: String,
+    /// What that means, and what to do next.
+    #[schemars(length(max = 1024))]
+    pub message: String,
 }
 
 /// A lockspace as sanlock sees it.

@@ -151,7 +151,13 @@ fn the_kernel_rings_so_that_it_does_not_stay_open_for_a_second() {
     host.system.wait(&Bell::default(), 0, until);
     stop.store(true, Ordering::Relaxed);
     assert!(closed.load(Ordering::Relaxed), "{:?}", bench.reasons());
-    assert_eq!(bench.standing().openings, 1);
+    let standing = bench.standing();
+    assert_eq!(standing.openings, 1);
+    let open = standing.last_opening.and_then(|o| o.open_at_most);
+    assert!(
+        open.is_some_and(|o| o < Duration::from_millis(400)),
+        "{open:?}"
+    );
 }
 
 #[test]

@@ -11,14 +11,19 @@
 //! | [`waiting`] | hooks that wait for the desk |
 //! | [`client`] | the hook's side |
 //! | [`run`] | the hook |
+//! | [`conf`], [`install`] | the setting in lvm.conf, and the binary on the host |
+//! | [`watch`] | whether the hook is in force |
 
 pub mod client;
+pub mod conf;
+pub mod install;
 pub mod protocol;
 mod run;
 pub mod server;
 #[cfg(test)]
 mod tests;
 pub mod waiting;
+pub mod watch;
 
 pub use run::{Options, Verdict, run};
 
