@@ -48,6 +48,13 @@ impl Shape {
         }
     }
 
+    /// One node with two paths to each of three LUNs: two of one array, one of another. No Kubernetes: for the engine alone.
+    pub fn arrays() -> Self {
+        let mut shape = Self::storage().with_luns(3);
+        shape.nodes.truncate(1);
+        shape
+    }
+
     /// The same as a Kubernetes cluster.
     pub fn kubernetes() -> Self {
         Self {

@@ -32,6 +32,11 @@ impl Payload {
         payload.file(&scripts.join("init"), "init")?;
         // The same C library or an older one than the guest's: the rig is built on Debian 12 or 13, and the oldest guest is 13.
         payload.file(&std::env::current_exe()?, "bin/rig")?;
+        // For nodes without Kubernetes: the engine alone, as the kill hook runs it. The DaemonSet's agent is the release build in its image.
+        payload.file(
+            Path::new(env!("CARGO_BIN_EXE_storage-fence")),
+            "bin/storage-fence",
+        )?;
         Ok(payload)
     }
 

@@ -3,7 +3,9 @@
 mod deaths;
 mod demo;
 mod fence;
+mod hook;
 mod refusals;
+mod stacks;
 mod storage;
 
 use crate::harness::Scenario;
@@ -16,6 +18,8 @@ pub fn all() -> Vec<Scenario> {
     all.push(demo::demo());
     all.extend(deaths::scenarios());
     all.extend(storage::scenarios());
+    all.extend(hook::scenarios());
+    all.extend(stacks::scenarios());
     all
 }
 

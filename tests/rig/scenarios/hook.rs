@@ -1,0 +1,267 @@
+//! The kill hook and the guard on a real host: called by sanlock itself, with the agent dead, alive and hung; black holes; a refresh.
+
+use std::time::{Duration, Instant};
+
+use super::stacks::holds;
+use crate::harness::node::Node;
+use crate::harness::writer::Writer;
+use crate::harness::{Cluster, Result, Scenario, Shape, ensure, say, until};
+
+/// The scenarios of this file.
+pub fn scenarios() -> Vec<Scenario> {
+    vec![
+        Scenario {
+            name: "black-hole-ends",
+            about: "a black hole that ends in time: the hook waits, and then the fence is proven",
+            shape: Shape::arrays,
+            tell: black_hole_ends,
+        },
+        Scenario {
+            name: "hook-agent-hung",
+            about: "the agent is there and does not move: the hook fences without it, and the agent tells when it moves again",
+            shape: Shape::arrays,
+            tell: agent_hung,
+        },
+        Scenario {
+            name: "refresh-is-closed",
+            about: "a fence by the agent on the hook's word; an lvchange --refresh opens it, and the agent closes it at once",
+            shape: Shape::arrays,
+            tell: refresh_is_closed,
+        },
+        Scenario {
+            name: "hook-by-sanlock",
+            about: "no agent, nobody asks: the lease runs out, sanlock has lvmlockctl call the installed hook, and the node lives",
+            shape: Shape::arrays,
+            tell: called_by_sanlock,
+        },
+        Scenario {
+            name: "black-hole-refused",
+            about: "a black hole that lasts: nothing is released, the reason is told, and the watchdog resets the node",
+            shape: Shape::arrays,
+            tell: black_hole_refused,
+        },
+    ]
+}
+
+const HOOK: &str = "/payload/bin/storage-fence kill-hook san";
+/// Of the whole way: what was in flight when the black hole ended has SCSI time-outs to wait for.
+const LIMIT: Duration = Duration::from_secs(100);
+
+/// A shared VG with one LV on LUN 0, and a writer on it.
+fn volume(cluster: &Cluster) -> Result<(&Node, Writer)> {
+    cluster.shared_vg("san", 0)?;
+    let n1 = cluster.node("n1")?;
+    n1.sh("lvcreate -y -aey -L 64M -n lv san")?;
+    let writer = Writer::start(n1, "lv", "/dev/san/lv")?;
+    Ok((n1, writer))
+}
+
+fn target(node: &Node) -> Result<String> {
+    let table = node.lv_table("san", "lv")?;
+    Ok(table.split(' ').nth(2).unwrap_or_default().to_owned())
+}
+
+/// An agent without an API server: it does everything that a node does by itself.
+fn agent(node: &Node) -> Result {
+    node.write_file(
+        "/run/kubeconfig",
+        "apiVersion: v1\nkind: Config\ncurrent-context: none\nclusters: [{name: none, cluster: {server: \"http://127.0.0.1:9\"}}]\n\
+         contexts: [{name: none, context: {cluster: none, user: none}}]\nusers: [{name: none, user: {}}]\n",
+    )?;
+    node.sh(
+        "KUBECONFIG=/run/kubeconfig setsid /payload/bin/storage-fence agent --node-name n1 >/run/agent.log 2>&1 </dev/null & echo $! >/run/agent.pid",
+    )?;
+    until("the agent listens", Duration::from_secs(30), || {
+        let there = node.run("test -S /run/storage-fence/agent.sock", LIMIT)?;
+        Ok((there.code == 0).then_some(()))
+    })
+}
+
+fn log(node: &Node) -> Result<String> {
+    node.sh("cat /run/agent.log")
+}
+
+fn cut(cluster: &mut Cluster) -> Result<&Node> {
+    cluster.san.cut_all("n1", Some(0))?;
+    let n1 = cluster.node("n1")?;
+    until("both paths have failed", Duration::from_secs(40), || {
+        Ok((n1.path_states(0)? == "FF").then_some(()))
+    })?;
+    Ok(n1)
+}
+
+fn black_hole_ends(cluster: &mut Cluster) -> Result {
+    cluster.mark_dirty();
+    let (n1, writer) = volume(cluster)?;
+    let boot = n1.boot_id()?;
+    cluster.san.black_hole_all("n1", Some(0))?;
+    let n1 = cluster.node("n1")?;
+    std::thread::sleep(Duration::from_secs(2));
+    let hook = n1.start(HOOK, LIMIT)?;
+    std::thread::sleep(Duration::from_secs(10));
+    ensure(
+        target(n1)? == "linear" && holds(&n1.wdmd()?, "san"),
+        "while I/O is under way nothing is swapped and nothing released",
+    )?;
+    cluster.san.restore_all("n1", Some(0))?;
+    let n1 = cluster.node("n1")?;
+    let end = hook.wait(LIMIT)?;
+    say(format!("    {} ms: {}", end.ms, end.err.trim()));
+    ensure(end.code == 0, "when it ends, the fence is proven")?;
+    ensure(target(n1)? == "error", "the volume is cut off")?;
+    ensure(!holds(&n1.wdmd()?, "san"), "the watchdog lets go")?;
+    let written = writer.wait_for_end(n1, Duration::from_secs(20))?;
+    ensure(written.errno == Some(5), "the writer got EIO")?;
+    ensure(n1.boot_id()? == boot, "the node was not reset")
+}
+
+fn agent_hung(cluster: &mut Cluster) -> Result {
+    cluster.mark_dirty();
+    volume(cluster)?;
+    let n1 = cluster.node("n1")?;
+    agent(n1)?;
+    let n1 = cut(cluster)?;
+    n1.sh("kill -STOP $(cat /run/agent.pid)")?;
+    let end = n1.run(HOOK, LIMIT)?;
+    say(format!("    {} ms: {}", end.ms, end.err.trim()));
+    ensure(
+        end.code == 0 && end.err.contains("fencing without it"),
+        "the hook fences without the agent",
+    )?;
+    ensure(
+        target(n1)? == "error" && !holds(&n1.wdmd()?, "san"),
+        "the volume is cut off, and the watchdog lets go",
+    )?;
+    n1.sh("kill -CONT $(cat /run/agent.pid)")?;
+    until("the agent tells of it", Duration::from_secs(20), || {
+        Ok(log(n1)?.contains("FencedByKillHook").then_some(()))
+    })?;
+    let journal = n1.sh("grep -c '\"Begun\"' /run/storage-fence/journal")?;
+    ensure(
+        journal == "1" && !log(n1)?.contains("an order's turn"),
+        "one fence ran, not two",
+    )
+}
+
+fn refresh_is_closed(cluster: &mut Cluster) -> Result {
+    cluster.mark_dirty();
+    volume(cluster)?;
+    let n1 = cluster.node("n1")?;
+    agent(n1)?;
+    let n1 = cut(cluster)?;
+    let end = n1.run(HOOK, LIMIT)?;
+    say(format!("    {} ms: {}", end.ms, end.err.trim()));
+    ensure(
+        end.code == 0 && !end.err.contains("fencing without it"),
+        "the agent fences on the hook's word",
+    )?;
+    ensure(target(n1)? == "error", "the volume is cut off")?;
+    cluster.san.restore_all("n1", Some(0))?;
+    let n1 = cluster.node("n1")?;
+    until("the paths are back", Duration::from_secs(60), || {
+        Ok((n1.path_states(0)? == "AA").then_some(()))
+    })?;
+    let refresh = n1.run("lvchange --refresh san/lv", LIMIT)?;
+    say(format!(
+        "    lvchange --refresh ended with {}: {}",
+        refresh.code,
+        refresh.err.trim()
+    ));
+    until("it is closed again", Duration::from_secs(20), || {
+        Ok(log(n1)?.contains("FenceClosedAgain").then_some(()))
+    })?;
+    ensure(target(n1)? == "error", "the volume is cut off again")?;
+    let log = log(n1)?;
+    let told = log.lines().find(|l| l.contains("FenceClosedAgain"));
+    say(format!("    {}", told.unwrap_or_default()));
+    ensure(log.contains("FenceOpened"), "both are told")
+}
+
+fn called_by_sanlock(cluster: &mut Cluster) -> Result {
+    cluster.mark_dirty();
+    let (n1, writer) = volume(cluster)?;
+    let boot = n1.boot_id()?;
+    let check = "/payload/bin/storage-fence install-hook --check";
+    ensure(n1.run(check, LIMIT)?.code == 1, "the hook is not installed")?;
+    n1.sh("/payload/bin/storage-fence install-hook")?;
+    n1.sh(check)?;
+    let set = n1.sh("lvmconfig --typeconfig full global/lvmlockctl_kill_command")?;
+    ensure(
+        set == "lvmlockctl_kill_command=\"/usr/local/sbin/storage-fence kill-hook\"",
+        "LVM reads the setting as it is meant",
+    )?;
+    let cut_at = Instant::now();
+    let n1 = cut(cluster)?;
+    // The lease is lost 16 s after its last renewal.
+    until("the volume is cut off", Duration::from_secs(60), || {
+        Ok((target(n1)? == "error").then_some(()))
+    })?;
+    until("the watchdog lets go", Duration::from_secs(60), || {
+        Ok((!holds(&n1.wdmd()?, "san")).then_some(()))
+    })?;
+    say(format!(
+        "    {:.1} s after the cut",
+        cut_at.elapsed().as_secs_f64()
+    ));
+    let log = n1.sh("dmesg | grep storage-fence:")?;
+    ensure(
+        log.contains("no agent") && log.contains("cut off from its storage"),
+        "the kernel's log tells it",
+    )?;
+    let written = writer.wait_for_end(n1, Duration::from_secs(20))?;
+    ensure(written.errno == Some(5), "the writer got EIO")?;
+    until("lvmlockctl is done too", Duration::from_secs(30), || {
+        Ok((n1.run("pgrep -f 'lvmlockctl --kill'", LIMIT)?.code != 0).then_some(()))
+    })?;
+    ensure(n1.lockspaces()?.is_empty(), "sanlock has no lockspace left")?;
+    ensure(n1.boot_id()? == boot, "the node was not reset")?;
+    n1.sh("/payload/bin/storage-fence install-hook --remove")?;
+    ensure(
+        n1.run(check, LIMIT)?.code == 1
+            && n1.run("test -e /usr/local/sbin/storage-fence", LIMIT)?.code == 1,
+        "the hook is removed",
+    )
+}
+
+fn black_hole_refused(cluster: &mut Cluster) -> Result {
+    cluster.mark_dirty();
+    volume(cluster)?;
+    cluster.san.black_hole_all("n1", Some(0))?;
+    let cut = Instant::now();
+    let n1 = cluster.node("n1")?;
+    let _hook = n1.start(&format!("{HOOK} 2>/dev/kmsg"), LIMIT)?;
+    std::thread::sleep(Duration::from_secs(30));
+    ensure(
+        target(n1)? == "linear" && holds(&n1.wdmd()?, "san"),
+        "nothing is swapped, and nothing released",
+    )?;
+    // Ten seconds before the reset it is given up as not proven; it is tried on all the same.
+    let told = until(
+        "it is told what falls short",
+        Duration::from_secs(75),
+        || {
+            let journal = n1.run(
+                "grep -o 'not proven by the deadline: [^\"]*' /run/storage-fence/journal",
+                LIMIT,
+            )?;
+            Ok((journal.code == 0).then_some(journal.out))
+        },
+    )?;
+    ensure(
+        told.contains("san-lv"),
+        format!("the device is named: {}", told.trim()),
+    )?;
+    ensure(
+        target(n1)? == "linear" && holds(&n1.wdmd()?, "san"),
+        "still nothing is swapped, and nothing released",
+    )?;
+    // 66 to 76 s after the last renewal; emulation is slower than its clock.
+    let reset = n1.wait_for_reset(Duration::from_secs(120))?;
+    ensure(
+        reset.by_watchdog,
+        format!(
+            "the watchdog resets the node, {:.1} s after the black hole began",
+            reset.at.duration_since(cut).as_secs_f64()
+        ),
+    )
+}

@@ -1,0 +1,309 @@
+//! The engine on what LVM really builds: every kind of stack at once, under direct I/O, on one array of two; beside storage that must not notice.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use crate::harness::node::{COMMAND_LIMIT, Node};
+use crate::harness::writer::Writer;
+use crate::harness::{Cluster, Context, Result, Scenario, Shape, ensure, say, until};
+
+/// The scenarios of this file.
+pub fn scenarios() -> Vec<Scenario> {
+    vec![Scenario {
+        name: "stacks",
+        about: "thin, snapshots, cache, writecache, RAID, crypt, partitions, two PVs: all fenced; another array and local disks never notice",
+        shape: Shape::arrays,
+        tell: stacks,
+    }]
+}
+
+/// The volume group on array A, with hyphens; and one on array B whose name begins with the other's.
+pub const A: &str = "san-a";
+const B: &str = "san-a-b";
+/// How long the largest pause of the bystanders is measured without a fence, and with one.
+const SPAN: Duration = Duration::from_secs(8);
+
+/// What LVM builds on array A, each line by itself: the name of what it is, and how it is made. Everything that takes writes gets a writer.
+const STACKS: &[(&str, &str, &str)] = &[
+    (
+        "linear",
+        "lvcreate -y -aey -L 32M -n lin san-a $P0",
+        "/dev/san-a/lin",
+    ),
+    (
+        "striped over both PVs",
+        "lvcreate -y -aey -i 2 -L 32M -n str san-a",
+        "/dev/san-a/str",
+    ),
+    (
+        "a thin pool and two thin volumes",
+        "lvcreate -y -aey -L 64M -n pool --type thin-pool --poolmetadatasize 4M san-a $P0; \
+         lvcreate -y -aey -V 32M -n thin --thinpool san-a/pool; lvcreate -y -aey -V 32M -n idle --thinpool san-a/pool",
+        "/dev/san-a/thin",
+    ),
+    (
+        "a thin snapshot",
+        "lvcreate -y -s -n tsnap san-a/thin; lvchange -y -aey -K san-a/tsnap",
+        "/dev/san-a/tsnap",
+    ),
+    (
+        "a thin volume with an external origin",
+        "lvcreate -y -aey -L 32M -n ext san-a $P1; lvchange -an san-a/ext; lvchange -pr san-a/ext; \
+         lvcreate -y -aey -s -n extthin --thinpool san-a/pool san-a/ext; lvchange -aey -K san-a/extthin",
+        "/dev/san-a/extthin",
+    ),
+    (
+        "a classic snapshot",
+        "lvcreate -y -aey -L 32M -n org san-a $P1; lvcreate -y -s -L 16M -n snap san-a/org",
+        "/dev/san-a/org",
+    ),
+    (
+        "a cache",
+        "lvcreate -y -aey -L 48M -n cached san-a $P0; lvcreate -y -an -L 32M -n fast san-a $P1; \
+         lvconvert -y --type cache --cachevol fast --cachemode writeback san-a/cached",
+        "/dev/san-a/cached",
+    ),
+    (
+        "a writecache",
+        "lvcreate -y -an -L 48M -n wcached san-a $P0; lvcreate -y -an -L 32M -n wfast san-a $P1; \
+         lvconvert -y --type writecache --cachevol wfast san-a/wcached; lvchange -aey san-a/wcached",
+        "/dev/san-a/wcached",
+    ),
+    (
+        "RAID 1 over both PVs",
+        "lvcreate -y -aey --type raid1 -m 1 --nosync -L 32M -n mirror san-a",
+        "/dev/san-a/mirror",
+    ),
+    (
+        "an encrypted volume",
+        "lvcreate -y -aey -L 32M -n enc san-a $P0; \
+         dmsetup create enc-open --uuid CRYPT-PLAIN-enc --table \"0 65536 crypt aes-xts-plain64 $(printf '%064d' 7) 0 /dev/san-a/enc 0\"",
+        "/dev/mapper/enc-open",
+    ),
+    (
+        "a partition in a volume",
+        "lvcreate -y -aey -L 32M -n disk san-a $P0; \
+         dmsetup create disk-part1 --uuid part1-disk --table '0 32768 linear /dev/san-a/disk 2048'",
+        "/dev/mapper/disk-part1",
+    ),
+    (
+        "a volume group in a volume",
+        "lvcreate -y -aey -L 48M -n inner san-a $P1; pvcreate -qq $SCAN /dev/san-a/inner; vgcreate -qq $SCAN nested /dev/san-a/inner; \
+         lvcreate -qq -y $SCAN -L 16M -n deep nested",
+        "/dev/nested/deep",
+    ),
+];
+
+/// Devices that somebody else left in the way, all of the volume group.
+const LEFT_BEHIND: &str = "\
+    lvcreate -y -aey -L 8M -n susp san-a $P0; lvcreate -y -aey -L 8M -n wait san-a $P0; \
+    dmsetup suspend --noflush --nolockfs san--a-susp; \
+    dmsetup reload san--a-wait --table \"$(dmsetup table san--a-wait)\"; \
+    uuid=$(dmsetup info -c --noheadings -o uuid san--a-lin | cut -c1-36); \
+    dmsetup create --notable -u ${uuid}ZZZZZZZZZZZZZZZZZZZZZZZZZZZZZZZZ half-made";
+
+/// Storage of the node itself: a volume group with thin volumes and a snapshot, and an encrypted disk.
+const LOCAL: &[(&str, &str)] = &[
+    (
+        "vgcreate -qq local /dev/rig-local; lvcreate -y -qq -L 64M -n pool --type thin-pool local; \
+         lvcreate -y -qq -V 32M -n thin --thinpool local/pool; lvcreate -y -qq -L 32M -n org local; lvcreate -y -qq -s -L 16M -n snap local/org",
+        "/dev/local/thin",
+    ),
+    ("true", "/dev/local/org"),
+    (
+        "lvcreate -y -qq -L 32M -n enc local; \
+         dmsetup create local-open --uuid CRYPT-PLAIN-local --table \"0 65536 crypt aes-xts-plain64 $(printf '%064d' 9) 0 /dev/local/enc 0\"",
+        "/dev/mapper/local-open",
+    ),
+];
+
+fn stacks(cluster: &mut Cluster) -> Result {
+    cluster.mark_dirty();
+    let n1 = cluster.node("n1")?;
+    let (devices, boot) = (devices(n1)?, n1.boot_id()?);
+    n1.sh("modprobe -a dm-thin-pool dm-snapshot dm-cache dm-cache-smq dm-writecache dm-raid raid1 dm-crypt")?;
+    n1.sh_within(
+        &format!(
+            "vgcreate --shared {A} {} {} && vgcreate --shared {B} {}",
+            devices[0], devices[1], devices[2]
+        ),
+        Duration::from_secs(180),
+    )?;
+    let names = format!(
+        "P0={}; P1={}; SCAN='--config devices/scan_lvs=1'; set -e; ",
+        devices[0], devices[1]
+    );
+    let mut writers = Vec::new();
+    for (what, how, target) in STACKS {
+        let begin = Instant::now();
+        n1.sh_within(&format!("{names}{how}"), Duration::from_secs(180))
+            .map_err(|e| format!("{what}: {e}"))?;
+        let name = target.rsplit('/').next().context("a name")?;
+        writers.push(Writer::start(n1, name, target)?);
+        say(format!(
+            "    {what}: built in {:.1} s",
+            begin.elapsed().as_secs_f64()
+        ));
+    }
+    n1.sh_within(&format!("{names}{LEFT_BEHIND}"), COMMAND_LIMIT)?;
+    ensure(
+        suspended(n1)? == "san--a-susp",
+        "somebody has left a suspended device, one with a table that waits, and one without any",
+    )?;
+    n1.sh(&format!("lvcreate -y -aey -L 32M -n other {B}"))?;
+    let mut bystanders = vec![Writer::start(n1, "other", &format!("/dev/{B}/other"))?];
+    for (how, target) in LOCAL {
+        n1.sh_within(&format!("set -e; {how}"), Duration::from_secs(120))?;
+        let name = format!("local-{}", target.rsplit('/').next().context("a name")?);
+        bystanders.push(Writer::start(n1, &name, target)?);
+    }
+    let uuid = vg_uuid(n1)?;
+    let before = others(&tables(n1)?, &uuid);
+    ensure(
+        n1.watchdog_armed()?,
+        format!(
+            "{} devices of {A}, all under I/O",
+            ours(&tables(n1)?, &uuid).len()
+        ),
+    )?;
+    let without = pauses(n1, &bystanders, SPAN)?;
+
+    say("    every path of array A is cut");
+    for lun in 0..2 {
+        cluster.san.cut_all("n1", Some(lun))?;
+    }
+    let n1 = cluster.node("n1")?;
+    for lun in 0..2 {
+        until("its paths have failed", Duration::from_secs(40), || {
+            Ok((n1.path_states(lun)? == "FF").then_some(()))
+        })?;
+    }
+    for writer in &bystanders {
+        writer.forget_pauses(n1)?;
+    }
+    let began = Instant::now();
+    let fence = n1.run(
+        &format!("/payload/bin/storage-fence kill-hook {A}"),
+        Duration::from_secs(100),
+    )?;
+    say(format!("    {} ms: {}", fence.ms, fence.err.trim()));
+    let after = tables(n1)?;
+    for (name, table) in open(&after, &uuid) {
+        say(format!("    still open: {name}: {table}"));
+    }
+    ensure(fence.code == 0, "the hook has proof")?;
+    ensure(
+        open(&after, &uuid).is_empty(),
+        "every device of the volume group is one error target: pools, snapshots, images, layers, and what others left",
+    )?;
+    ensure(suspended(n1)?.is_empty(), "nothing is left suspended")?;
+    ensure(
+        others(&after, &uuid) == before,
+        "no other table has changed",
+    )?;
+    for writer in &writers {
+        let end = writer.wait_for_end(n1, Duration::from_secs(30))?;
+        ensure(
+            end.errno == Some(5),
+            format!("the writer on {} got EIO", writer.name),
+        )?;
+    }
+    let wdmd = n1.wdmd()?;
+    ensure(
+        !holds(&wdmd, A) && holds(&wdmd, B),
+        "the watchdog waits for array B's lease only",
+    )?;
+    std::thread::sleep(SPAN.saturating_sub(began.elapsed()));
+    for (writer, without) in bystanders.iter().zip(without) {
+        let state = writer.state(n1)?;
+        say(format!(
+            "    {}: largest pause {} ms with the fence, {without} ms without",
+            writer.name, state.longest_pause_ms
+        ));
+        ensure(
+            !state.ended && state.longest_pause_ms < 2000 + 3 * without,
+            format!("{} never noticed", writer.name),
+        )?;
+    }
+    ensure(n1.boot_id()? == boot, "the node was not reset")?;
+    Ok(())
+}
+
+/// The node's devices of the LUNs.
+pub fn devices(node: &Node) -> Result<Vec<String>> {
+    (0..3).map(|lun| node.device(lun)).collect()
+}
+
+fn suspended(node: &Node) -> Result<String> {
+    node.sh("dmsetup info -c --noheadings --separator ' ' -o name,suspended | awk '$2 == \"Suspended\" { print $1 }'")
+}
+
+fn vg_uuid(node: &Node) -> Result<String> {
+    node.sh("dmsetup info -c --noheadings -o uuid san--a-lin | cut -c5-36")
+}
+
+/// Device-mapper UUID and name of every device, with its table.
+fn tables(node: &Node) -> Result<BTreeMap<(String, String), String>> {
+    let text = node.sh(
+        "for d in $(dmsetup ls | cut -f1); do echo \"$(dmsetup info -c --noheadings -o uuid $d)|$d|$(dmsetup table $d | tr '\\n' ';')\"; done",
+    )?;
+    let line = |line: &str| {
+        let mut parts = line.splitn(3, '|').map(str::to_owned);
+        Some(((parts.next()?, parts.next()?), parts.next()?))
+    };
+    Ok(text.lines().filter_map(line).collect())
+}
+
+fn is_ours(uuid: &str, vg: &str) -> bool {
+    uuid.starts_with(&format!("LVM-{vg}"))
+}
+
+fn ours(tables: &BTreeMap<(String, String), String>, vg: &str) -> Vec<(String, String)> {
+    tables
+        .iter()
+        .filter(|((uuid, name), _)| is_ours(uuid, vg) && !name.ends_with("-lvmlock"))
+        .map(|((_, name), table)| (name.clone(), table.clone()))
+        .collect()
+}
+
+/// Those that are not one error target.
+fn open(tables: &BTreeMap<(String, String), String>, vg: &str) -> Vec<(String, String)> {
+    let is_error = |table: &str| {
+        let words: Vec<&str> = table.trim_end_matches([';', ' ']).split(' ').collect();
+        matches!(words.as_slice(), ["0", _, "error"])
+    };
+    ours(tables, vg)
+        .into_iter()
+        .filter(|(_, table)| !is_error(table))
+        .collect()
+}
+
+/// Everything else. A multipath map's table changes with its paths; that of array A's maps is what the fence is about.
+fn others(
+    tables: &BTreeMap<(String, String), String>,
+    vg: &str,
+) -> BTreeMap<(String, String), String> {
+    tables
+        .iter()
+        .filter(|((uuid, _), _)| !is_ours(uuid, vg) && !uuid.starts_with("mpath-"))
+        .map(|(k, v)| (k.clone(), v.clone()))
+        .collect()
+}
+
+/// Whether wdmd has a client of the volume group's lockspace.
+pub fn holds(wdmd: &str, vg: &str) -> bool {
+    wdmd.lines()
+        .any(|l| l.contains(&format!("sanlock_lvm_{vg}:")))
+}
+
+/// The largest pause of each writer within a span.
+fn pauses(node: &Node, writers: &[Writer], span: Duration) -> Result<Vec<u64>> {
+    for writer in writers {
+        writer.forget_pauses(node)?;
+    }
+    std::thread::sleep(span);
+    writers
+        .iter()
+        .map(|w| Ok(w.state(node)?.longest_pause_ms))
+        .collect()
+}
