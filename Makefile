@@ -1,6 +1,6 @@
 # `make` alone shows what there is. Every target installs what it needs when root on Debian, and names it otherwise.
 .DEFAULT_GOAL := help
-.PHONY: help build lint test unit reconcilers rig demo image clean install-deps
+.PHONY: help build lint test unit reconcilers rig rig-long demo image clean install-deps
 
 help: ## Show this list
 	@printf 'storage-fence-operator: fences a node'"'"'s SAN storage instead of the node\n\n'
@@ -22,6 +22,10 @@ test: ## Prove everything: lint, unit, reconcilers, rig; ends in "N passed, N fa
 unit reconcilers rig: Run one suite of `make test`
 	@hack/install-deps lint rig
 	@hack/test $@
+
+rig-long: ## The rig's long scenarios: a black hole up to the reset, a hung agent, the speed against dmsetup
+	@hack/install-deps lint rig
+	cargo test --locked --test rig -- long
 
 demo: ## A real SAN outage on two nodes in VMs, fenced and measured (KEEP=1 leaves the cluster up)
 	@hack/install-deps rig

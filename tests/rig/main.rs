@@ -11,13 +11,14 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use harness::story::{self, Options};
-use harness::{Cluster, Result, Shape, say};
+use harness::{Cluster, Result, Scenario, Shape, say};
 
 const HELP: &str = "\
 The rig: scenarios on real nodes (VMs), a real SAN, a real Kubernetes control plane.
 
   cargo test --test rig -- list                  what there is
-  cargo test --test rig -- [run] [FILTER..]      run those whose name contains a FILTER; all without one
+  cargo test --test rig -- [run] [FILTER..]      run those whose name contains a FILTER; without one, all but the long ones
+  cargo test --test rig -- long                  run the long ones
   cargo test --test rig -- up                    boot a cluster and take commands for it
   cargo test --test rig -- demo                  the demonstration
 
@@ -34,6 +35,11 @@ fn main() -> ExitCode {
         ["guest-writer", name, target, owner] => {
             guest::writer::write(name, target, owner).map(|()| true)
         }
+        ["guest-swap", prefix, threads] => threads
+            .parse()
+            .map_err(Into::into)
+            .and_then(|threads| guest::swap::swap(prefix, threads))
+            .map(|()| true),
         ["help" | "--help" | "-h", ..] => {
             print!("{HELP}");
             Ok(true)
@@ -66,10 +72,10 @@ fn command(args: &[String]) -> Result<bool> {
             word => words.push(word.to_owned()),
         }
     }
-    let all = scenarios::all();
+    let (all, long) = (scenarios::all(), scenarios::long());
     match words.first().map(String::as_str) {
         Some("list") => {
-            for scenario in &all {
+            for scenario in all.iter().chain(&long) {
                 println!("{:<40} {}", scenario.name, scenario.about);
             }
             Ok(true)
@@ -87,13 +93,13 @@ fn command(args: &[String]) -> Result<bool> {
             options.keep |= std::env::var("KEEP").is_ok_and(|keep| keep == "1");
             Ok(story::run(&scenarios::demo(), &options, stay))
         }
-        Some("run") => {
-            options.filters = words[1..].to_vec();
-            Ok(story::run(&all, &options, stay))
-        }
-        _ => {
-            options.filters = words;
-            Ok(story::run(&all, &options, stay))
+        Some("long") => Ok(story::run(&long, &options, stay)),
+        first => {
+            options.filters = words[usize::from(first == Some("run"))..].to_vec();
+            let named = !options.filters.is_empty();
+            let also = long.into_iter().filter(|_| named);
+            let chosen: Vec<Scenario> = all.into_iter().chain(also).collect();
+            Ok(story::run(&chosen, &options, stay))
         }
     }
 }

@@ -56,7 +56,11 @@ pub fn set(text: &str, value: &str) -> Result<String, String> {
     for one in found.assignments.iter().rev() {
         new.replace_range(one.at.clone(), &quoted);
     }
-    Ok(new)
+    // What was written is read back, here too.
+    match self::value(&new) {
+        Ok(Some(read)) if read == value => Ok(new),
+        _ => Err("it would not be read as it is meant".into()),
+    }
 }
 
 /// The text without the setting, where it has a value that `ours` knows.
@@ -132,6 +136,9 @@ fn scan(text: &str) -> Result<Found, String> {
                     word = string;
                 }
             }
+            '{' | '}' | '=' if assigned && depth == 0 => {
+                return Err(format!("line {}: a setting without a value", line()));
+            }
             '{' => {
                 sections.push(std::mem::take(&mut word));
                 if sections == [SECTION] {
@@ -168,10 +175,10 @@ fn scan(text: &str) -> Result<Found, String> {
             }
         }
     }
-    if sections.is_empty() && depth == 0 {
+    if sections.is_empty() && depth == 0 && !assigned {
         Ok(found)
     } else {
-        Err("a section or list does not end".into())
+        Err("a section, list or setting does not end".into())
     }
 }
 
@@ -227,7 +234,16 @@ mod tests {
 
     #[test]
     fn what_is_no_configuration_is_left_alone() {
-        for text in ["global {", "}", "a = \"b", "x = [ 1", "global { a = 'b }"] {
+        for text in [
+            "a =",
+            "a = = 1",
+            "a = {",
+            "global {",
+            "}",
+            "a = \"b",
+            "x = [ 1",
+            "global { a = 'b }",
+        ] {
             assert!(set(text, OURS).is_err(), "{text}");
             assert!(value(text).is_err(), "{text}");
         }

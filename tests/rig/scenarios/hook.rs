@@ -17,22 +17,34 @@ pub fn scenarios() -> Vec<Scenario> {
             tell: black_hole_ends,
         },
         Scenario {
-            name: "hook-agent-hung",
-            about: "the agent is there and does not move: the hook fences without it, and the agent tells when it moves again",
-            shape: Shape::arrays,
-            tell: agent_hung,
-        },
-        Scenario {
             name: "refresh-is-closed",
             about: "a fence by the agent on the hook's word; an lvchange --refresh opens it, and the agent closes it at once",
             shape: Shape::arrays,
             tell: refresh_is_closed,
         },
+    ]
+}
+
+/// The long ones of this file.
+pub fn long() -> Vec<Scenario> {
+    vec![
         Scenario {
             name: "hook-by-sanlock",
             about: "no agent, nobody asks: the lease runs out, sanlock has lvmlockctl call the installed hook, and the node lives",
             shape: Shape::arrays,
             tell: called_by_sanlock,
+        },
+        Scenario {
+            name: "hook-killed-again-and-again",
+            about: "the hook is killed at one point after the other; the next one goes on, and nothing is released too early",
+            shape: Shape::arrays,
+            tell: killed_again_and_again,
+        },
+        Scenario {
+            name: "hook-agent-hung",
+            about: "the agent is there and does not move: the hook fences without it, and the agent tells when it moves again",
+            shape: Shape::arrays,
+            tell: agent_hung,
         },
         Scenario {
             name: "black-hole-refused",
@@ -112,6 +124,53 @@ fn black_hole_ends(cluster: &mut Cluster) -> Result {
     ensure(!holds(&n1.wdmd()?, "san"), "the watchdog lets go")?;
     let written = writer.wait_for_end(n1, Duration::from_secs(20))?;
     ensure(written.errno == Some(5), "the writer got EIO")?;
+    ensure(n1.boot_id()? == boot, "the node was not reset")
+}
+
+fn killed_again_and_again(cluster: &mut Cluster) -> Result {
+    cluster.mark_dirty();
+    volume(cluster)?;
+    let n1 = cluster.node("n1")?;
+    let boot = n1.boot_id()?;
+    n1.sh_within(
+        "for i in $(seq 9); do lvcreate -qq -y -aey -L 8M -n v$i san; done",
+        LIMIT,
+    )?;
+    let n1 = cut(cluster)?;
+    // Each lives a fifth of a second longer than the one before. Told of each: how it ended, what is suspended, whether the watchdog still waits,
+    // and how many volumes can still reach the SAN.
+    let lives = n1.sh_within(
+        &format!(
+            "for i in $(seq 50); do timeout -s KILL $((i/5)).$((i%5*2)) {HOOK} 2>>/run/hook.log; c=$?; \
+             s=$(dmsetup info -c --noheadings --separator ' ' -o name,suspended | grep -c ' Suspended'); \
+             o=$(dmsetup table | grep ^san- | grep -v ^san-lvmlock | grep -vc ' error'); w=$(wdmd -d | grep -c sanlock_lvm_san:); \
+             echo $c $s $w $o; [ $c = 137 ] || break; done"
+        ),
+        Duration::from_secs(300),
+    )?;
+    for life in lives.lines() {
+        say(format!("    {life}"));
+        let told: Vec<u32> = life.split(' ').filter_map(|n| n.parse().ok()).collect();
+        let [_, suspended, waits, open] = told[..] else {
+            return Err(format!("not understood: {life}").into());
+        };
+        if suspended > 0 || (waits == 0 && open > 0) {
+            return Err(format!("left suspended, or released too early: {life}").into());
+        }
+    }
+    let kills = lives.lines().filter(|l| l.starts_with("137 ")).count();
+    ensure(
+        kills > 1,
+        format!("killed {kills} times: nothing left suspended, nothing released too early"),
+    )?;
+    let completed = n1.sh("grep -c 'completing the fence' /run/hook.log || true")?;
+    say(format!(
+        "    {completed} went on with what the one before had begun"
+    ));
+    ensure(
+        lives.lines().last().is_some_and(|l| l == "0 0 0 0"),
+        "the last one completes it: all cut off, the watchdog lets go",
+    )?;
     ensure(n1.boot_id()? == boot, "the node was not reset")
 }
 

@@ -5,6 +5,7 @@ mod demo;
 mod fence;
 mod hook;
 mod refusals;
+mod speed;
 mod stacks;
 mod storage;
 
@@ -21,6 +22,13 @@ pub fn all() -> Vec<Scenario> {
     all.extend(hook::scenarios());
     all.extend(stacks::scenarios());
     all
+}
+
+/// Those that take long and that no change is likely to break: run by `make rig-long`, or by name.
+pub fn long() -> Vec<Scenario> {
+    let mut long = hook::long();
+    long.extend(speed::scenarios());
+    long
 }
 
 /// The demonstration: what `make demo` shows.
