@@ -88,15 +88,6 @@ impl Shape {
             ..self
         }
     }
-
-    /// Whether a cluster of this shape serves a scenario that needs `other`.
-    pub fn serves(&self, other: &Self) -> bool {
-        self.suite == other.suite
-            && self.nodes == other.nodes
-            && self.luns == other.luns
-            && self.io_timeout == other.io_timeout
-            && (self.kubernetes || !other.kubernetes)
-    }
 }
 
 /// A booted cluster.

@@ -67,7 +67,7 @@ pub fn run(all: &[Scenario], options: &Options, stay: impl Fn(&mut Cluster)) -> 
     for scenario in &chosen {
         say(format!("== {}: {}", scenario.name, scenario.about));
         let begin = Instant::now();
-        let ended = prepare(&mut cluster, scenario, &chosen, options).and_then(|cluster| {
+        let ended = prepare(&mut cluster, scenario, options).and_then(|cluster| {
             let told = (scenario.tell)(cluster);
             if told.is_err() {
                 cluster.mark_dirty();
@@ -104,7 +104,6 @@ pub fn run(all: &[Scenario], options: &Options, stay: impl Fn(&mut Cluster)) -> 
 fn prepare<'a>(
     cluster: &'a mut Option<Cluster>,
     scenario: &Scenario,
-    chosen: &[&Scenario],
     options: &Options,
 ) -> Result<&'a mut Cluster> {
     let ask = |scenario: &Scenario| {
@@ -114,10 +113,11 @@ fn prepare<'a>(
             None => shape,
         }
     };
+    // Not one with more: a kubelet makes every reboot twice as long, and its load disturbs what is timed.
     let needed = ask(scenario);
     let serves = cluster
         .as_ref()
-        .is_some_and(|cluster| cluster.shape().serves(&needed));
+        .is_some_and(|cluster| *cluster.shape() == needed);
     if serves && let Some(present) = cluster.as_mut() {
         if let Err(error) = present.clean() {
             // A cluster that does not come up again is of no use to the next scenario either.
@@ -127,13 +127,7 @@ fn prepare<'a>(
     } else {
         // The old one first: two do not fit into the memory.
         *cluster = None;
-        // One boot for as many scenarios as can share it.
-        let shape = chosen
-            .iter()
-            .map(|scenario| ask(scenario))
-            .find(|shape| shape.serves(&needed) && shape.kubernetes)
-            .unwrap_or(needed);
-        *cluster = Some(Cluster::boot(&shape, &options.images)?);
+        *cluster = Some(Cluster::boot(&needed, &options.images)?);
     }
     cluster.as_mut().ok_or_else(|| "no cluster".into())
 }

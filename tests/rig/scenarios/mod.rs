@@ -1,5 +1,8 @@
 //! The scenarios. One file a subject; a scenario is a function that tells a story and an entry in its file's `SCENARIOS`.
 
+// A story is told in one go.
+#![allow(clippy::too_many_lines)]
+
 mod deaths;
 mod demo;
 mod fence;
