@@ -7,7 +7,10 @@ use std::path::{Path, PathBuf};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
 
-use super::{NodeStorage, StorageFencePolicy, StorageFenceRequest};
+use super::{
+    NodeStorage, StorageFencePolicy, StorageFenceRemediation, StorageFenceRemediationTemplate,
+    StorageFenceRequest,
+};
 
 const HEADER: &str = "# Generated from src/api by `storage-fence crds`: do not edit.\n";
 
@@ -47,6 +50,8 @@ pub fn definitions() -> Vec<CustomResourceDefinition> {
         StorageFenceRequest::crd(),
         StorageFencePolicy::crd(),
         NodeStorage::crd(),
+        StorageFenceRemediation::crd(),
+        StorageFenceRemediationTemplate::crd(),
     ]
 }
 

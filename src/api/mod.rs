@@ -8,11 +8,13 @@ pub mod crds;
 pub mod governing;
 pub mod node_storage;
 pub mod policy;
+pub mod remediation;
 pub mod request;
 
 pub use condition::{Condition, ConditionStatus};
 pub use node_storage::{NodeStorage, NodeStorageSpec, NodeStorageStatus};
 pub use policy::{StorageFencePolicy, StorageFencePolicySpec, StorageFencePolicyStatus};
+pub use remediation::{StorageFenceRemediation, StorageFenceRemediationTemplate};
 pub use request::{StorageFenceRequest, StorageFenceRequestSpec, StorageFenceRequestStatus};
 
 /// API group of every kind in this crate.

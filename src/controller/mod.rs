@@ -11,6 +11,7 @@ mod metrics;
 pub mod node;
 mod options;
 pub mod policy;
+pub mod remediation;
 pub mod request;
 pub mod watches;
 
@@ -22,6 +23,7 @@ use kube::runtime::controller::{Config, Controller, Error as RunError};
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use self::context::{Context, Failures, Written};
 use self::metrics::Metrics;
@@ -76,7 +78,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
     let stop = CancellationToken::new();
     let mut signals = Signals::listen().map_err(Error::Signals)?;
     let on_signal = stop.clone();
-    let _signals = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(async move {
+    let _signals = AbortOnDropHandle::new(tokio::spawn(async move {
         signals.next().await;
         on_signal.cancel();
     }));
@@ -130,10 +132,15 @@ pub async fn run_until(
         drained.clone(),
     );
     let http = serve(&options, &caches, leading.clone(), metrics.clone());
-    let controllers = reconcile(watches, context, leading, &metrics, stop.clone());
+    let bell = Arc::clone(&watches.bell.remediations);
+    let remediations = remediation::Watch::start(&client(config, Purpose::Watch)?, &bell, &metrics);
+    let remediations = remediation::run(Arc::clone(&context), remediations, bell, stop.clone());
+    let remediations = AbortOnDropHandle::new(tokio::spawn(remediations));
+    let controllers = Box::pin(reconcile(watches, context, leading, &metrics, stop.clone()));
     let work = async {
         controllers.await;
         if stop.is_cancelled() {
+            let _ = tokio::time::timeout(DRAIN, remediations).await;
             // Dropping the context ended the queue of events.
             let _ = tokio::time::timeout(DRAIN, events_task).await;
             drained.cancel();

@@ -50,6 +50,8 @@ pub struct Bell {
     nodes: UnboundedSender<Trigger>,
     /// Rung with every trigger.
     pub policies: Arc<Notify>,
+    /// Rung with every trigger, for the remediations.
+    pub remediations: Arc<Notify>,
 }
 
 impl Bell {
@@ -58,6 +60,7 @@ impl Bell {
         let _ = self.requests.send(trigger.clone());
         let _ = self.nodes.send(trigger);
         self.policies.notify_one();
+        self.remediations.notify_one();
     }
 }
 
@@ -125,6 +128,7 @@ pub fn start(client: &Client, namespace: &str, agent_selector: &str, metrics: &M
         requests: requests_bell,
         nodes: nodes_bell,
         policies: Arc::default(),
+        remediations: Arc::default(),
     };
     let mut tasks = JoinSet::new();
     let start = Start {

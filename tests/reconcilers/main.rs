@@ -3,6 +3,7 @@
 mod bed;
 mod cases;
 mod controller;
+mod health;
 mod node;
 mod objects;
 mod runner;

@@ -187,6 +187,11 @@ impl<'a> TestNode<'a> {
         });
     }
 
+    /// The SAN is back.
+    pub fn give_back(&self) {
+        self.paths(2);
+    }
+
     /// Waits until the lockspace is gone, whatever the API server says.
     pub async fn releases(&self) -> Result {
         let uuid = uuid_of("san");

@@ -141,7 +141,8 @@ impl Bed {
 
     /// Reasons of the events about an object, with who reported them.
     pub async fn events(&self, kind: &str, name: &str) -> Result<Vec<(String, String)>> {
-        let events: Api<Event> = Api::namespaced(self.client.clone(), "default");
+        // Those on cluster-scoped objects are in `default`, the others beside their object.
+        let events: Api<Event> = Api::all(self.client.clone());
         let about = |e: &Event| {
             e.regarding
                 .as_ref()

@@ -11,9 +11,11 @@ mod life;
 mod on_demand;
 mod policies;
 mod refusals;
+mod remediation;
 
 use crate::bed::Bed;
 use crate::case;
+use crate::health;
 use crate::runner::Stage;
 use crate::support::Result;
 
@@ -68,6 +70,20 @@ pub fn stages() -> Vec<Stage> {
             ],
         },
         Stage {
+            name: "health",
+            prepare: |bed| Box::pin(node_health(bed)),
+            at_a_time: 4,
+            cases: vec![
+                case!(remediation::nhc_has_a_node_fenced_and_takes_it_back),
+                case!(remediation::what_cannot_help_is_said_at_once_and_then_stopped),
+                case!(remediation::a_remediation_that_times_out_begins_nothing_more),
+                case!(remediation::the_node_is_the_name_where_nothing_else_says_it),
+                case!(remediation::a_lost_node_or_boot_frees_the_remediation),
+                case!(remediation::mhc_has_the_node_of_its_machine_fenced),
+                case!(remediation::a_template_says_whom_it_could_serve),
+            ],
+        },
+        Stage {
             name: "failures",
             prepare: |bed| Box::pin(resident(bed)),
             at_a_time: 1,
@@ -95,6 +111,12 @@ pub fn stages() -> Vec<Stage> {
 async fn resident(bed: &Bed) -> Result {
     bed.install("Resident").await?;
     bed.controllers.only_one(bed, "Resident").await
+}
+
+async fn node_health(bed: &Bed) -> Result {
+    // The controller may be the one of the stage before.
+    resident(bed).await?;
+    health::prepare(bed).await
 }
 
 async fn on_demand(bed: &Bed) -> Result {

@@ -1,0 +1,143 @@
+//! Gathers what bears on a remediation: which node is meant, what the cluster knows of it, and the request.
+
+use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
+use kube::runtime::reflector::ObjectRef;
+use kube::{Api, ResourceExt};
+
+use super::plan::request_name;
+use crate::api::governing::outranked_by;
+use crate::api::remediation::{REMEDIATION_UID_LABEL, contract};
+use crate::api::{StorageFenceRemediation, StorageFenceRequest};
+use crate::controller::context::Context;
+use crate::kubernetes::apply::{Result, call};
+
+/// All of it.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// Name of the node, or why it cannot be told.
+    pub node: std::result::Result<String, String>,
+    /// Whether there is a Node of that name.
+    pub node_exists: bool,
+    /// Boot ID of the running kernel as the Node says. Asked for only when a deleted remediation waits for a node that was fenced.
+    pub node_boot_id: Option<String>,
+    /// Our request.
+    pub request: Option<StorageFenceRequest>,
+    /// The older request that governs the node instead of ours.
+    pub governed_by: Option<StorageFenceRequest>,
+    /// Whether a request that is not ours has the name of ours.
+    pub name_taken: bool,
+}
+
+/// Gathers.
+///
+/// # Errors
+/// When the API server cannot be asked for what no cache holds.
+pub async fn dereference(
+    remediation: &StorageFenceRemediation,
+    context: &Context,
+) -> Result<Facts> {
+    let node = node_of(remediation, context).await?;
+    let mut facts = Facts {
+        node,
+        node_exists: false,
+        node_boot_id: None,
+        request: None,
+        governed_by: None,
+        name_taken: false,
+    };
+    let uid = remediation.uid().unwrap_or_default();
+    let requests = context.caches.requests.state();
+    let readable = || requests.iter().filter_map(|r| r.0.as_ref().ok());
+    // By the label, and not by the name: the name follows from the node, which may not be known any more.
+    let ours = |r: &&StorageFenceRequest| r.labels().get(REMEDIATION_UID_LABEL) == Some(&uid);
+    facts.request = readable().find(ours).cloned();
+    if let Ok(node) = &facts.node {
+        facts.node_exists = context.caches.nodes.get(&ObjectRef::new(node)).is_some();
+        let name = request_name(remediation, node);
+        facts.name_taken = facts.request.is_none() && readable().any(|r| r.name_any() == name);
+        if let Some(request) = &facts.request {
+            let others = context.caches.requests_of(node);
+            facts.governed_by = outranked_by(request, &others).cloned();
+        }
+        if remediation.metadata.deletion_timestamp.is_some()
+            && facts.request.is_some()
+            && facts.node_exists
+        {
+            let nodes = Api::<Node>::all(context.client.clone());
+            let found = call(format!("read Node {node}"), nodes.get_opt(node)).await?;
+            let info = found.and_then(|n| n.status).and_then(|s| s.node_info);
+            facts.node_boot_id = info.map(|i| i.boot_id).filter(|id| !id.is_empty());
+        }
+    }
+    Ok(facts)
+}
+
+/// Where a remediation says which node it is about, in the order of the contract. Pure.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Source {
+    /// This is its name.
+    Name(String),
+    /// The node of the Machine that owns it.
+    Machine(OwnerReference),
+}
+
+/// What was found out before stays: nobody may turn a remediation to another node.
+#[must_use]
+pub fn source(remediation: &StorageFenceRemediation) -> Source {
+    let found = remediation
+        .status
+        .as_ref()
+        .and_then(|s| s.node_name.clone());
+    let annotated = remediation.annotations().get(contract::NODE_NAME).cloned();
+    if let Some(name) = found.or(annotated).filter(|name| !name.is_empty()) {
+        return Source::Name(name);
+    }
+    let machine = remediation
+        .owner_references()
+        .iter()
+        .find(|o| o.kind == "Machine");
+    match machine {
+        Some(machine) => Source::Machine(machine.clone()),
+        // As older versions of NHC have it.
+        None => Source::Name(remediation.name_any()),
+    }
+}
+
+async fn node_of(
+    remediation: &StorageFenceRemediation,
+    context: &Context,
+) -> Result<std::result::Result<String, String>> {
+    let machine = match source(remediation) {
+        Source::Name(name) => return Ok(Ok(name)),
+        Source::Machine(machine) => machine,
+    };
+    let namespace = remediation.namespace().unwrap_or_default();
+    let (group, version) = machine
+        .api_version
+        .split_once('/')
+        .unwrap_or(("", &machine.api_version));
+    let kind = GroupVersionKind::gvk(group, version, &machine.kind);
+    let machines: Api<DynamicObject> = Api::namespaced_with(
+        context.client.clone(),
+        &namespace,
+        &ApiResource::from_gvk(&kind),
+    );
+    let what = format!("read Machine {namespace}/{}", machine.name);
+    let found = match call(what.clone(), machines.get_opt(&machine.name)).await {
+        Ok(found) => found,
+        // Not to be had here, and trying again does not change it: a Machine of a management cluster, say.
+        Err(error) if error.is_refused() => return Ok(Err(error.to_string())),
+        Err(error) => return Err(error),
+    };
+    let node = found
+        .as_ref()
+        .and_then(|m| m.data["status"]["nodeRef"]["name"].as_str());
+    Ok(node.map(str::to_owned).ok_or_else(|| {
+        format!(
+            "Machine {namespace}/{} names no node in status.nodeRef",
+            machine.name
+        )
+    }))
+}

@@ -1,0 +1,173 @@
+//! What is to be said of a remediation, in the contract's conditions. Pure.
+//!
+//! A health controller escalates at once when `Succeeded` is False, and waits while it is Unknown. So it is False as soon as it is clear that
+//! there will be no fence, and True only with proof.
+
+use super::dereference::Facts;
+use crate::api::condition::find;
+use crate::api::remediation::{condition_type as ours, contract, reason};
+use crate::api::request::{condition_type, reason as said};
+use crate::api::{Condition, ConditionStatus, StorageFenceRemediation, StorageFenceRequest};
+use crate::controller::facts::REFUSALS;
+
+/// Where it stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stand {
+    /// Under way.
+    Working,
+    /// The node is fenced, with proof.
+    Succeeded,
+    /// There will be no fence, or none that helps.
+    Failed,
+}
+
+/// Where it stands, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// Where it stands.
+    pub stand: Stand,
+    /// One word for programs.
+    pub reason: String,
+    /// For people.
+    pub message: String,
+}
+
+impl Verdict {
+    fn new(stand: Stand, reason: &str, message: impl Into<String>) -> Self {
+        Self {
+            stand,
+            reason: reason.to_owned(),
+            message: message.into(),
+        }
+    }
+}
+
+/// Whether the health controller has stopped waiting.
+#[must_use]
+pub fn timed_out(remediation: &StorageFenceRemediation) -> bool {
+    let annotations = remediation.metadata.annotations.as_ref();
+    annotations.is_some_and(|a| a.contains_key(contract::TIMED_OUT))
+}
+
+/// Whether it has succeeded already: what was proven stays said.
+#[must_use]
+pub fn has_succeeded(remediation: &StorageFenceRemediation) -> bool {
+    let conditions = remediation.status.as_ref().map(|s| s.conditions.as_slice());
+    conditions
+        .and_then(|c| find(c, ours::SUCCEEDED))
+        .is_some_and(|c| c.status == ConditionStatus::True)
+}
+
+/// Judges.
+#[must_use]
+pub fn judge(remediation: &StorageFenceRemediation, facts: &Facts) -> Verdict {
+    let node = match &facts.node {
+        Ok(node) => node,
+        Err(why) => {
+            let message =
+                format!("the node that is meant cannot be told: {why}. Nothing was touched");
+            return Verdict::new(Stand::Failed, reason::NODE_NOT_FOUND, message);
+        }
+    };
+    let now = judge_request(node, facts);
+    if timed_out(remediation) && !has_succeeded(remediation) {
+        let message = format!(
+            "the health controller has stopped waiting, so nothing is begun any more. When it did: {}",
+            now.message
+        );
+        return Verdict::new(Stand::Failed, reason::TIMED_OUT, message);
+    }
+    now
+}
+
+fn judge_request(node: &str, facts: &Facts) -> Verdict {
+    if !facts.node_exists {
+        let message = format!("there is no node {node}. Nothing was touched");
+        return Verdict::new(Stand::Failed, reason::NODE_NOT_FOUND, message);
+    }
+    if facts.name_taken {
+        let message = format!(
+            "a StorageFenceRequest that is not ours has the name that ours for node {node} would have. Delete it: kubectl get sfr"
+        );
+        return Verdict::new(Stand::Failed, reason::NAME_TAKEN, message);
+    }
+    let Some(request) = &facts.request else {
+        let message = format!("a StorageFenceRequest for node {node} is being made");
+        return Verdict::new(Stand::Working, reason::STARTED, message);
+    };
+    let of = |request: &StorageFenceRequest| {
+        let name = request.metadata.name.as_deref().unwrap_or_default();
+        format!("request {name}: ")
+    };
+    if let Some(other) = &facts.governed_by {
+        // Who asked for it does not matter to the node.
+        let mut theirs = judge_word(other);
+        theirs.message.insert_str(0, &of(other));
+        if theirs.stand != Stand::Failed {
+            return theirs;
+        }
+        let message = format!(
+            "the older request {} governs node {node} and does not fence it ({}). Delete it to let this one have its turn",
+            other.metadata.name.as_deref().unwrap_or_default(),
+            theirs.message
+        );
+        return Verdict::new(Stand::Failed, said::OTHER_REQUEST_GOVERNS, message);
+    }
+    let mut ours = judge_word(request);
+    ours.message.insert_str(0, &of(request));
+    ours
+}
+
+/// What a request's conditions mean here.
+fn judge_word(request: &StorageFenceRequest) -> Verdict {
+    let empty = Vec::new();
+    let conditions = request.status.as_ref().map_or(&empty, |s| &s.conditions);
+    let current = |c: &&Condition| {
+        c.observed_generation.is_none() || c.observed_generation == request.metadata.generation
+    };
+    if let Some(fenced) = find(conditions, condition_type::FENCED) {
+        if fenced.status == ConditionStatus::True {
+            return judge_locks(fenced, find(conditions, condition_type::LOCKS_RELEASED));
+        }
+        let failed = |reason: &str| Verdict::new(Stand::Failed, reason, fenced.message.clone());
+        match fenced.reason.as_str() {
+            said::NOT_PROVEN => return failed(reason::NOT_PROVEN),
+            // The paths are back: the health controller will see that, and has nothing to escalate.
+            said::CALLED_OFF => {
+                return Verdict::new(Stand::Working, reason::CALLED_OFF, fenced.message.clone());
+            }
+            refusal if REFUSALS.contains(&refusal) && current(&fenced) => return failed(refusal),
+            said::IN_PROGRESS => {
+                return Verdict::new(Stand::Working, reason::STARTED, fenced.message.clone());
+            }
+            _ => {}
+        }
+    }
+    if let Some(agent) = find(conditions, condition_type::AGENT_READY)
+        && agent.reason == said::NO_AGENT
+    {
+        return Verdict::new(Stand::Failed, said::NO_AGENT, agent.message.clone());
+    }
+    let message = request.status.as_ref().and_then(|s| s.message.clone());
+    let message = message.unwrap_or_else(|| "nobody has looked at it yet".to_owned());
+    Verdict::new(Stand::Working, reason::STARTED, message)
+}
+
+/// It is fenced: what of the locks?
+fn judge_locks(fenced: &Condition, locks: Option<&Condition>) -> Verdict {
+    let Some(locks) = locks else {
+        return Verdict::new(Stand::Working, reason::STARTED, fenced.message.clone());
+    };
+    let message = format!(
+        "{}. {}",
+        fenced.message.trim_end_matches('.'),
+        locks.message
+    );
+    match (locks.status, locks.reason.as_str()) {
+        (ConditionStatus::True, _) | (_, said::LOCKS_KEPT) => {
+            Verdict::new(Stand::Succeeded, reason::FINISHED, message)
+        }
+        (_, said::IN_PROGRESS) => Verdict::new(Stand::Working, reason::STARTED, message),
+        _ => Verdict::new(Stand::Failed, reason::LOCKS_HELD, message),
+    }
+}

@@ -1,0 +1,286 @@
+//! What is to be done about a remediation: its finalizer, its request, its status, and what is told. Pure.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use kube::ResourceExt;
+use serde_json::json;
+
+use super::dereference::Facts;
+use super::judge::{Stand, Verdict, has_succeeded, timed_out};
+use super::{ASK_AGAIN, full_name};
+use crate::api::condition::find;
+use crate::api::remediation::{
+    FINALIZER, REMEDIATION_ANNOTATION, REMEDIATION_UID_LABEL, StorageFenceRemediationStatus,
+    condition_type, reason,
+};
+use crate::api::request::condition_type as requests;
+use crate::api::{Condition, ConditionStatus, StorageFenceRemediation, StorageFenceRequest};
+
+/// What becomes of the finalizer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finalizer {
+    /// Nothing.
+    Keep,
+    /// It is put on.
+    Put,
+    /// It is taken off.
+    Free,
+}
+
+/// What becomes of the request.
+#[derive(Clone, Debug)]
+pub enum Request {
+    /// Nothing.
+    Keep,
+    /// It is made.
+    Make(Box<StorageFenceRequest>),
+    /// This one is deleted.
+    Delete {
+        /// Its name.
+        name: String,
+        /// Its UID: no other one.
+        uid: String,
+    },
+}
+
+/// An event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notice {
+    /// Whether a person should look.
+    pub warning: bool,
+    /// One word, from those that the health controllers' remediators share.
+    pub reason: &'static str,
+    /// For people.
+    pub note: String,
+}
+
+/// All of it, in the order in which it is to be done.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The request goes before the finalizer is freed, and comes after it was put on.
+    pub finalizer: Finalizer,
+    /// The request.
+    pub request: Request,
+    /// The status to write. None: it is stored already.
+    pub status: Option<StorageFenceRemediationStatus>,
+    /// To be told when that is written.
+    pub notice: Option<Notice>,
+    /// Look again after this time whatever the watches say.
+    pub look_again: Option<Duration>,
+}
+
+/// NODE-PART_OF_UID: for people to recognise, and no other remediation's.
+#[must_use]
+pub fn request_name(remediation: &StorageFenceRemediation, node: &str) -> String {
+    let uid = remediation.uid().unwrap_or_default();
+    let (node, uid) = (
+        node.get(..240).unwrap_or(node),
+        uid.get(..8).unwrap_or(&uid),
+    );
+    format!("{}-{uid}", node.trim_end_matches(['.', '-']))
+}
+
+/// Plans.
+#[must_use]
+pub fn plan(
+    remediation: &StorageFenceRemediation,
+    facts: &Facts,
+    verdict: &Verdict,
+    now: Timestamp,
+) -> Plan {
+    if remediation.metadata.deletion_timestamp.is_some() {
+        return on_deletion(remediation, facts);
+    }
+    let request = match (&facts.request, &facts.node) {
+        (None, Ok(node)) if wants_request(remediation, facts) => make(remediation, node),
+        (Some(request), _) if timed_out(remediation) && may_be_withdrawn(remediation, request) => {
+            delete(request)
+        }
+        _ => Request::Keep,
+    };
+    let finalizer = if has_finalizer(remediation) || matches!(request, Request::Keep) {
+        Finalizer::Keep
+    } else {
+        Finalizer::Put
+    };
+    let look_again = facts.node.is_err().then_some(ASK_AGAIN);
+    let status = status(remediation, facts, verdict, now);
+    let stored = remediation.status.as_ref();
+    if stored == Some(&status) {
+        return Plan {
+            finalizer,
+            request,
+            status: None,
+            notice: None,
+            look_again,
+        };
+    }
+    Plan {
+        finalizer,
+        request,
+        notice: notice(remediation, &status, verdict),
+        status: Some(status),
+        look_again,
+    }
+}
+
+/// Deletion says that the node is healthy: the request goes, and the remediation stays until that is done, so that the health controller does not
+/// count the node as healthy before.
+fn on_deletion(remediation: &StorageFenceRemediation, facts: &Facts) -> Plan {
+    let request = match &facts.request {
+        Some(request) if request.metadata.deletion_timestamp.is_none() => delete(request),
+        _ => Request::Keep,
+    };
+    // Nobody is left who could give anything back, and nothing is to be given back: a remediation that stayed would block its health controller.
+    let pointless = facts.node.is_err() || !facts.node_exists || rebooted(remediation, facts);
+    let done = facts.request.is_none() || pointless;
+    Plan {
+        finalizer: if done && has_finalizer(remediation) {
+            Finalizer::Free
+        } else {
+            Finalizer::Keep
+        },
+        request,
+        status: None,
+        notice: None,
+        look_again: (!done).then_some(ASK_AGAIN),
+    }
+}
+
+fn rebooted(remediation: &StorageFenceRemediation, facts: &Facts) -> bool {
+    let then = remediation
+        .status
+        .as_ref()
+        .and_then(|s| s.node_boot_id.as_ref());
+    let then = then.cloned().or_else(|| boot_id(facts.request.as_ref()));
+    matches!((then, &facts.node_boot_id), (Some(then), Some(now)) if then != *now)
+}
+
+fn has_finalizer(remediation: &StorageFenceRemediation) -> bool {
+    remediation.finalizers().iter().any(|f| f == FINALIZER)
+}
+
+fn wants_request(remediation: &StorageFenceRemediation, facts: &Facts) -> bool {
+    facts.node_exists && !facts.name_taken && !timed_out(remediation) && !has_succeeded(remediation)
+}
+
+/// A request that has not come to anything yet. One that the agent is at work on cannot be stopped any more; one that is proven must stay: it is
+/// what tells of the fence.
+fn may_be_withdrawn(remediation: &StorageFenceRemediation, request: &StorageFenceRequest) -> bool {
+    let fenced = request
+        .status
+        .as_ref()
+        .and_then(|s| find(&s.conditions, requests::FENCED));
+    let touched = fenced.is_some_and(|f| {
+        f.status != ConditionStatus::False || f.reason == crate::api::request::reason::NOT_PROVEN
+    });
+    !touched && !has_succeeded(remediation) && request.metadata.deletion_timestamp.is_none()
+}
+
+fn delete(request: &StorageFenceRequest) -> Request {
+    Request::Delete {
+        name: request.name_any(),
+        uid: request.uid().unwrap_or_default(),
+    }
+}
+
+/// The request: the remediation's spec with the node's name. It cannot be owned in the API's sense, since its owner has a namespace and it has none.
+fn make(remediation: &StorageFenceRemediation, node: &str) -> Request {
+    let mut spec = serde_json::to_value(&remediation.spec).unwrap_or_default();
+    spec["nodeName"] = json!(node);
+    spec["reason"] = json!(format!(
+        "StorageFenceRemediation {}",
+        full_name(remediation)
+    ));
+    let object = json!({
+        "metadata": {
+            "name": request_name(remediation, node),
+            "labels": { REMEDIATION_UID_LABEL: remediation.uid() },
+            "annotations": { REMEDIATION_ANNOTATION: full_name(remediation) },
+        },
+        "spec": spec,
+    });
+    // The spec's fields are a request's own types: there is nothing that could not be read.
+    serde_json::from_value(object).map_or(Request::Keep, |made| Request::Make(Box::new(made)))
+}
+
+fn boot_id(request: Option<&StorageFenceRequest>) -> Option<String> {
+    let node = request?.status.as_ref()?.node.as_ref()?;
+    Some(node.boot_id.clone()).filter(|id| !id.is_empty())
+}
+
+fn status(
+    remediation: &StorageFenceRemediation,
+    facts: &Facts,
+    verdict: &Verdict,
+    now: Timestamp,
+) -> StorageFenceRemediationStatus {
+    let before = remediation.status.clone().unwrap_or_default();
+    let found = facts
+        .node
+        .as_ref()
+        .ok()
+        .filter(|_| facts.node_exists)
+        .cloned();
+    let node = before.node_name.or(found);
+    let request = facts.request.as_ref().map(ResourceExt::name_any);
+    let (processing, succeeded) = match verdict.stand {
+        Stand::Working => (ConditionStatus::True, ConditionStatus::Unknown),
+        Stand::Succeeded => (ConditionStatus::False, ConditionStatus::True),
+        Stand::Failed => (ConditionStatus::False, ConditionStatus::False),
+    };
+    let stamped = |type_: &str, status| {
+        let same = find(&before.conditions, type_).filter(|c| c.status == status);
+        Condition {
+            type_: type_.to_owned(),
+            status,
+            observed_generation: remediation.metadata.generation,
+            // Whole seconds, as everywhere in Kubernetes.
+            last_transition_time: same.map_or_else(
+                || Timestamp::from_second(now.as_second()).unwrap_or(now),
+                |c| c.last_transition_time,
+            ),
+            reason: verdict.reason.clone(),
+            message: verdict.message.chars().take(4096).collect(),
+        }
+    };
+    StorageFenceRemediationStatus {
+        observed_generation: remediation.metadata.generation,
+        node_name: node,
+        node_boot_id: boot_id(facts.request.as_ref()).or(before.node_boot_id),
+        request: request.or(before.request),
+        conditions: vec![
+            stamped(condition_type::PROCESSING, processing),
+            stamped(condition_type::SUCCEEDED, succeeded),
+        ],
+    }
+}
+
+/// Told on transitions only.
+fn notice(
+    remediation: &StorageFenceRemediation,
+    status: &StorageFenceRemediationStatus,
+    verdict: &Verdict,
+) -> Option<Notice> {
+    let succeeded = |s: &StorageFenceRemediationStatus| {
+        find(&s.conditions, condition_type::SUCCEEDED).map(|c| (c.status, c.reason.clone()))
+    };
+    let before = remediation.status.as_ref().and_then(succeeded);
+    let after = succeeded(status);
+    let same_stand = before.as_ref().map(|b| b.0) == after.as_ref().map(|a| a.0);
+    if before == after || (same_stand && verdict.stand == Stand::Working) {
+        return None;
+    }
+    let (warning, reason) = match verdict.stand {
+        Stand::Working => (false, "RemediationStarted"),
+        Stand::Succeeded => (false, "RemediationFinished"),
+        Stand::Failed if verdict.reason == reason::TIMED_OUT => (true, "RemediationStopped"),
+        Stand::Failed => (true, "RemediationCannotStart"),
+    };
+    Some(Notice {
+        warning,
+        reason,
+        note: format!("{}: {}", verdict.reason, verdict.message),
+    })
+}
