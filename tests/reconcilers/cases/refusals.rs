@@ -141,11 +141,15 @@ pub async fn volume_groups_that_must_not_be_fenced_are_refused(bed: &Bed) -> Res
 }
 
 pub async fn the_older_of_two_requests_governs(bed: &Bed) -> Result {
-    let node = TestNode::join_with(bed, "two-1", &storage(2)).await?;
+    let node = TestNode::join_with(bed, "twins-1", &storage(2)).await?;
     let agent = node.start_agent().await?;
-    let first = bed.ask("two-z-first", &node.name, json!({})).await?;
-    bed.settles("two-z-first", "Rejected", &["Fenced=False/NothingAffected"])
-        .await?;
+    let first = bed.ask("twins-z-first", &node.name, json!({})).await?;
+    bed.settles(
+        "twins-z-first",
+        "Rejected",
+        &["Fenced=False/NothingAffected"],
+    )
+    .await?;
     // Of two in the same second the name decides; this is not about that.
     let made = first
         .metadata
@@ -157,10 +161,10 @@ pub async fn the_older_of_two_requests_governs(bed: &Bed) -> Result {
     }
     // The younger one would cut a healthy node off.
     let meant = json!({ "whenPathsRemain": "Fence", "volumeGroups": { "mode": "AllShared" } });
-    bed.ask("two-a-second", &node.name, meant).await?;
+    bed.ask("twins-a-second", &node.name, meant).await?;
     let outranked = bed
         .settles(
-            "two-a-second",
+            "twins-a-second",
             "Rejected",
             &[
                 "Accepted=False/OtherRequestGoverns",
@@ -169,18 +173,18 @@ pub async fn the_older_of_two_requests_governs(bed: &Bed) -> Result {
         )
         .await?;
     ensure(
-        message(&outranked, "Fenced").contains("two-z-first"),
+        message(&outranked, "Fenced").contains("twins-z-first"),
         "the other one is named",
     )?;
     node.untouched()?;
-    remove(bed, "two-z-first").await?;
+    remove(bed, "twins-z-first").await?;
     bed.settles(
-        "two-a-second",
+        "twins-a-second",
         "Fenced",
         &["Accepted=True/Valid", "Fenced=True/Proven"],
     )
     .await?;
-    remove(bed, "two-a-second").await?;
+    remove(bed, "twins-a-second").await?;
     agent.stop().await?;
     node.unharmed()
 }
