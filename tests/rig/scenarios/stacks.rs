@@ -290,10 +290,12 @@ fn others(
         .collect()
 }
 
-/// Whether wdmd has a client of the volume group's lockspace.
+/// Whether wdmd counts on the volume group's lockspace. Its client may still be listed for a moment when it no longer expires.
 pub fn holds(wdmd: &str, vg: &str) -> bool {
     wdmd.lines()
-        .any(|l| l.contains(&format!("sanlock_lvm_{vg}:")))
+        .filter(|line| line.contains(&format!("sanlock_lvm_{vg}:")))
+        .filter_map(|line| line.split_once("expire ")?.1.split_whitespace().next())
+        .any(|expire| expire != "0")
 }
 
 /// The largest pause of each writer within a span.
