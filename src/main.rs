@@ -9,7 +9,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use storage_fence::agent::hook::Verdict;
 use storage_fence::api::crds;
-use storage_fence::host::{Host, Paths, kernel_log};
+use storage_fence::host::{Host, Paths, host_exec, kernel_log};
 use storage_fence::{agent, controller, telemetry};
 
 /// Fences a node's SAN storage instead of the node.
@@ -35,8 +35,8 @@ struct Cli {
 enum Command {
     /// Run the controller: judges requests, brings agents to nodes, derives what people read. Several replicas elect a leader.
     Controller(controller::Options),
-    /// Run the node's agent: watches the requests for this node, fences its storage, and reports. As root, in the host's network, with the
-    /// host's /dev and /run.
+    /// Run the node's agent: watches the requests for this node, fences its storage, and reports. As root, in the host's network and
+    /// process namespaces, with the host's /dev and /run.
     Agent(agent::Options),
     /// What `lvmlockctl --kill VG` runs (lvm.conf: global/lvmlockctl_kill_command = "/path/storage-fence kill-hook"): has the agent fence the volume
     /// group, or does it without the agent. Ends with 0 only with proof, since lvmlockctl then drops the lockspace.
@@ -46,6 +46,15 @@ enum Command {
     InstallHook(agent::hook::install::Options),
     /// Print what the agent would see of this node, as JSON. Changes nothing, reads nothing from the SAN, needs no cluster.
     Inspect,
+    /// Become a program of the host's: how the agent runs LVM's tools when a node is given its storage back.
+    #[command(hide = true)]
+    HostExec {
+        /// The program.
+        program: String,
+        /// Its arguments.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<std::ffi::OsString>,
+    },
     /// Write the custom resource definitions.
     Crds {
         /// Folder to write into, or to compare with.
@@ -74,6 +83,9 @@ fn main() -> ExitCode {
             .map(|done| println!("{done}"))
             .map_err(Into::into),
         Command::Inspect => inspect(),
+        Command::HostExec { program, arguments } => {
+            Err(host_exec::become_host_program(&Paths::default().proc, &program, &arguments).into())
+        }
         Command::Crds { dir, check: true } => crds::check(&dir).map_err(Into::into),
         Command::Crds { dir, check: false } => crds::write(&dir).map_err(Into::into),
         Command::Completion { shell } => {

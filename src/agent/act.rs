@@ -1,4 +1,4 @@
-//! Fences and observations on threads of their own: neither a kernel that hangs nor an API server that hangs holds the other up.
+//! Fences, un-fences and observations on threads of their own: neither a kernel that hangs nor an API server that hangs holds the other up.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,8 +11,10 @@ use super::executor;
 use super::guard::News;
 use super::journal::{Journal, Record, Turn};
 use super::observe::observe;
+use super::restore;
 use crate::fence::report::{FenceReport, LocksOutcome, Outcome};
 use crate::fence::selection::RefusalReason;
+use crate::fence::unfence::{UnfenceOrder, UnfenceReport};
 use crate::fence::{Inventory, Order};
 use crate::host::{Bell, Host};
 
@@ -23,9 +25,13 @@ pub enum Said {
     Progress(Box<Known>),
     /// It has ended; the report is the last one.
     Ended(Box<Known>),
+    /// The report of an attempt to give storage back has changed.
+    Unfence(Box<UnfenceReport>),
+    /// The attempt has ended, with that report.
+    UnfenceEnded(Box<UnfenceReport>),
     /// The guard of standing fences has seen something.
     Noticed(News),
-    /// The thread died, or another process has taken its fence over because it did not move. The journal knows how far it came.
+    /// A thread died, or another process has taken its fence over because it did not move. The journal knows how far it came.
     Died,
 }
 
@@ -106,6 +112,59 @@ impl Actor {
             record.begun.order.clone(),
             move |host, journal, progress| executor::resume(host, journal, record, progress),
         )
+    }
+
+    /// The un-fence that an earlier agent began and did not end.
+    #[must_use]
+    pub fn lifting(&self) -> Option<UnfenceReport> {
+        let journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
+        let left = journal.lifts().left();
+        left.ok().flatten().map(|lift| lift.report)
+    }
+
+    /// Whether a fence was proven and lifted since. Unknown is no.
+    #[must_use]
+    pub fn lifted(&self, report: &FenceReport) -> bool {
+        let journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_it = |uuid: &String| report.volume_groups.iter().any(|g| g.uuid == *uuid);
+        let gone = |all: Vec<super::journal::Standing>| !all.iter().any(|s| of_it(&s.group.uuid));
+        report.outcome == Outcome::Proven && journal.standings().all().is_ok_and(gone)
+    }
+
+    /// Begins an attempt to give storage back. The flag interrupts it. `previous` is the report of the attempt before.
+    ///
+    /// # Errors
+    /// When the system has no thread to give.
+    pub fn begin_unfence(
+        &self,
+        order: UnfenceOrder,
+        previous: Option<UnfenceReport>,
+    ) -> std::io::Result<Arc<AtomicBool>> {
+        let cancel = Arc::new(AtomicBool::new(false));
+        let cancelled = Arc::clone(&cancel);
+        let me = self.clone();
+        self.host.system.spawn(
+            "unfence",
+            Box::new(move || {
+                let mut obituary = Obituary(Some(me.said.clone()));
+                // Not the turn: a kill hook that has to fence another volume group must not wait for a lockspace to be joined.
+                let journal = me.journal.lock().unwrap_or_else(PoisonError::into_inner);
+                let report = restore::attempt(
+                    &me.host,
+                    &journal,
+                    &order,
+                    previous.as_ref(),
+                    &|| cancelled.load(Ordering::Acquire),
+                    &mut |report| {
+                        let _ = me.said.send(Said::Unfence(Box::new(report.clone())));
+                    },
+                );
+                drop(journal);
+                let _ = me.said.send(Said::UnfenceEnded(Box::new(report)));
+                obituary.0 = None;
+            }),
+        )?;
+        Ok(cancel)
     }
 
     fn thread(

@@ -6,13 +6,15 @@ use super::hook;
 use crate::api::condition::find;
 use crate::api::governing;
 use crate::api::request::{
-    FenceState, ReleaseLocks, VolumeGroupMode, WhenPathsRemain, condition_type, reason,
+    DeletionPolicy, FenceState, ReleaseLocks, VolumeGroupMode, WhenPathsRemain, condition_type,
+    reason,
 };
-use crate::api::{StorageFenceRequest, StorageFenceRequestSpec};
-use crate::fence::Inventory;
+use crate::api::{StorageFenceRequest, StorageFenceRequestSpec, UNFENCE_FINALIZER};
 use crate::fence::order::{self, Order, Selection};
 use crate::fence::report::{FenceReport, Outcome};
 use crate::fence::selection::{self, RefusalReason};
+use crate::fence::unfence::{UnfenceOrder, UnfenceOutcome, UnfenceReport, left_standing};
+use crate::fence::{Inventory, Monotonic};
 
 /// UID of a request.
 pub type Uid = String;
@@ -26,11 +28,23 @@ pub struct Known {
     pub report: FenceReport,
 }
 
-/// A fence that is going on.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What is going on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Work {
+    /// A fence.
+    #[default]
+    Fence,
+    /// An attempt to give the storage back.
+    Unfence,
+}
+
+/// Something that is going on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Running {
     /// UID of its request.
     pub uid: Uid,
+    /// What it is.
+    pub work: Work,
 }
 
 /// Everything that a decision depends on.
@@ -42,10 +56,14 @@ pub struct View<'a> {
     pub boot_id: &'a str,
     /// The requests for this node, by UID. None until the API server has listed them: a request that is not seen may still be there.
     pub requests: Option<&'a BTreeMap<Uid, StorageFenceRequest>>,
-    /// The fence that is going on.
+    /// What is going on.
     pub running: Option<&'a Running>,
     /// Earlier fences of this boot.
     pub known: &'a BTreeMap<Uid, Known>,
+    /// Attempts of this boot to give the storage back, the last of each request.
+    pub lifts: &'a BTreeMap<Uid, UnfenceReport>,
+    /// Where the clock stands.
+    pub now: Monotonic,
     /// The latest inventory, for requests that wait for the paths to go.
     pub inventory: Option<&'a Inventory>,
 }
@@ -59,9 +77,11 @@ pub enum Stand {
     Report(i64),
     /// Another request governs the node: its name.
     Governed(String),
-    /// The spec asks for what this version cannot do.
-    NotSupported,
-    /// It will be looked at as soon as the fence that is going on has ended.
+    /// What the report of its un-fence says.
+    Unfence,
+    /// Nothing was fenced for it.
+    NothingFenced,
+    /// It will be looked at as soon as what is going on has ended.
     Next,
 }
 
@@ -72,7 +92,10 @@ pub struct Decision {
     pub stands: BTreeMap<Uid, Stand>,
     /// Begin with this.
     pub begin: Option<Order>,
-    /// Call the fence that is going on off, as far as that is still possible: its request is gone.
+    /// Or with this: an attempt to give storage back. Never together with a fence.
+    pub begin_unfence: Option<UnfenceOrder>,
+    /// Call off what is going on: a fence, as far as that is still possible, when its request is gone or wants the contrary; an un-fence when
+    /// somebody wants a fence.
     pub call_off: bool,
 }
 
@@ -82,13 +105,9 @@ pub fn decide(view: View<'_>) -> Decision {
     let Some(requests) = view.requests else {
         return Decision::default();
     };
-    let mut decision = Decision {
-        call_off: view
-            .running
-            .is_some_and(|r| !hook::is_ours(&r.uid) && !requests.get(&r.uid).is_some_and(alive)),
-        ..Decision::default()
-    };
+    let mut decision = Decision::default();
     let mut candidates = Vec::new();
+    let mut returns = Vec::new();
     for (uid, request) in requests {
         if request.spec.node_name != view.node_name {
             continue;
@@ -96,6 +115,14 @@ pub fn decide(view: View<'_>) -> Decision {
         let running = view.running.is_some_and(|r| r.uid == *uid);
         let stand = match stand(view, uid, request, requests, running) {
             Some(stand) => stand,
+            None if gives_back(request) => {
+                returns.push(request);
+                if view.lifts.contains_key(uid) {
+                    Stand::Unfence
+                } else {
+                    Stand::Next
+                }
+            }
             None if !alive(request) => continue,
             None => {
                 candidates.push(request);
@@ -104,15 +131,141 @@ pub fn decide(view: View<'_>) -> Decision {
         };
         decision.stands.insert(uid.clone(), stand);
     }
-    if view.running.is_none() {
-        // A real fence before any dry run; of these the oldest first.
-        candidates.sort_by_key(|r| {
-            let created = r.metadata.creation_timestamp.as_ref().map(|t| t.0);
-            (r.spec.dry_run, created, r.metadata.name.clone())
-        });
-        decision.begin = candidates.first().map(|r| order(r));
+    let age = |r: &StorageFenceRequest| {
+        let created = r.metadata.creation_timestamp.as_ref().map(|t| t.0);
+        (created, r.metadata.name.clone())
+    };
+    match view.running {
+        None => {
+            // A real fence before any dry run; of these the oldest first. Giving back comes last: it can wait, and a fence cannot.
+            candidates.sort_by_key(|r| (r.spec.dry_run, age(r)));
+            returns.sort_by_key(|r| age(r));
+            decision.begin = candidates.first().map(|r| order(r));
+            if decision.begin.is_none() {
+                decision.begin_unfence = returns.first().map(|r| unfence_order(r));
+            }
+        }
+        Some(running) => {
+            let request = requests.get(&running.uid);
+            decision.call_off = match running.work {
+                Work::Fence => {
+                    let wanted = |r: &StorageFenceRequest| {
+                        alive(r) && r.spec.fence_state == FenceState::Fenced
+                    };
+                    !hook::is_ours(&running.uid) && !request.is_some_and(wanted)
+                }
+                // One whose request is gone for good goes on: half-way is the worst place to stop at.
+                Work::Unfence => {
+                    candidates.iter().any(|r| !r.spec.dry_run)
+                        || request.is_some_and(|r| {
+                            !gives_back(r)
+                                || governing::kept_fenced_by(r, requests.values()).is_some()
+                        })
+                }
+            };
+        }
     }
     decision
+}
+
+/// Whether a request wants the node to have its storage back: by its spec, or by its deletion.
+fn gives_back(request: &StorageFenceRequest) -> bool {
+    let spec = &request.spec;
+    if spec.dry_run {
+        return false;
+    }
+    if alive(request) {
+        return spec.fence_state == FenceState::Unfenced;
+    }
+    let finalizers = request.metadata.finalizers.iter().flatten();
+    let held = finalizers.clone().any(|f| f == UNFENCE_FINALIZER);
+    held && spec.deletion_policy == DeletionPolicy::Unfence
+}
+
+/// Where a request stands that wants the storage given back; None when it is its turn to be tried.
+fn returning(
+    view: View<'_>,
+    uid: &str,
+    request: &StorageFenceRequest,
+    requests: &BTreeMap<Uid, StorageFenceRequest>,
+) -> Option<Stand> {
+    let lift = view.lifts.get(uid);
+    let begun = lift.is_some_and(|l| l.started.is_some());
+    // Deleted: what counts is what was fenced for it.
+    if !alive(request) && !begun && !touched(view, uid, request) {
+        return Some(Stand::NothingFenced);
+    }
+    if let Some(other) = governing::kept_fenced_by(request, requests.values()) {
+        return Some(Stand::Governed(
+            other.metadata.name.clone().unwrap_or_default(),
+        ));
+    }
+    let generation = request.metadata.generation.unwrap_or_default();
+    match lift {
+        Some(l) if l.outcome == UnfenceOutcome::Done => {
+            (l.order.generation == generation).then_some(Stand::Unfence)
+        }
+        Some(l) => l
+            .again_at()
+            .is_some_and(|at| at > view.now)
+            .then_some(Stand::Unfence),
+        None => returned_in_status(view.boot_id, generation, request).then_some(Stand::Settled),
+    }
+}
+
+/// Whether anything was fenced for a request in this boot, as far as is known.
+fn touched(view: View<'_>, uid: &str, request: &StorageFenceRequest) -> bool {
+    if let Some(known) = view.known.get(uid) {
+        return left_standing(&known.report.outcome);
+    }
+    let Some(status) = &request.status else {
+        return false;
+    };
+    let this_boot = status
+        .node
+        .as_ref()
+        .is_some_and(|n| n.boot_id == view.boot_id);
+    let said = find(&status.conditions, condition_type::FENCED).is_some_and(|c| {
+        c.status == crate::api::ConditionStatus::True
+            || [
+                reason::NOT_PROVEN,
+                reason::IN_PROGRESS,
+                reason::UNFENCE_WAITING,
+                reason::UNFENCING,
+            ]
+            .contains(&c.reason.as_str())
+    });
+    this_boot && said
+}
+
+/// Whether the status tells that the storage was given back, in this boot and for this generation.
+fn returned_in_status(boot_id: &str, generation: i64, request: &StorageFenceRequest) -> bool {
+    let Some(status) = &request.status else {
+        return false;
+    };
+    let of_this_boot = status.node.as_ref().is_some_and(|n| n.boot_id == boot_id);
+    let said = find(&status.conditions, condition_type::FENCED)
+        .is_some_and(|c| c.observed_generation == Some(generation) && c.reason == reason::UNFENCED);
+    of_this_boot && said
+}
+
+/// The order that a request gives to give storage back.
+fn unfence_order(request: &StorageFenceRequest) -> UnfenceOrder {
+    let Order {
+        name,
+        uid,
+        generation,
+        volume_groups,
+        ..
+    } = order(request);
+    let healthy = u64::try_from(request.spec.unfence_after_seconds).unwrap_or_default();
+    UnfenceOrder {
+        name,
+        uid,
+        generation,
+        volume_groups,
+        healthy_for: std::time::Duration::from_secs(healthy),
+    }
 }
 
 fn alive(request: &StorageFenceRequest) -> bool {
@@ -130,10 +283,17 @@ fn stand(
     let known = view.known.get(uid);
     if running {
         // It goes on with the spec that it began with.
-        return known.map(|k| Stand::Report(k.report.generation));
+        return match view.running.map(|r| r.work) {
+            Some(Work::Unfence) => Some(if view.lifts.contains_key(uid) {
+                Stand::Unfence
+            } else {
+                Stand::Next
+            }),
+            _ => Some(known.map_or(Stand::Next, |k| Stand::Report(k.report.generation))),
+        };
     }
-    if request.spec.fence_state == FenceState::Unfenced {
-        return Some(Stand::NotSupported);
+    if gives_back(request) {
+        return returning(view, uid, request, requests);
     }
     let generation = request.metadata.generation.unwrap_or_default();
     let wanted = order(request);

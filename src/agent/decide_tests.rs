@@ -22,10 +22,15 @@ fn request(name: &str, created: i64, spec: &serde_json::Value) -> StorageFenceRe
     request
 }
 
+#[path = "decide_unfence_tests.rs"]
+mod unfence;
+
 #[derive(Default)]
 struct World {
     requests: BTreeMap<Uid, StorageFenceRequest>,
     known: BTreeMap<Uid, Known>,
+    lifts: BTreeMap<Uid, UnfenceReport>,
+    now: Monotonic,
     running: Option<Running>,
     inventory: Option<Inventory>,
 }
@@ -63,6 +68,7 @@ impl World {
         self = self.knows(name, Outcome::InProgress);
         self.running = Some(Running {
             uid: format!("uid-{name}"),
+            work: Work::Fence,
         });
         self
     }
@@ -80,6 +86,8 @@ impl World {
             requests: Some(&self.requests),
             running: self.running.as_ref(),
             known: &self.known,
+            lifts: &self.lifts,
+            now: self.now,
             inventory: self.inventory.as_ref(),
         })
     }
@@ -138,6 +146,8 @@ fn before_the_requests_are_listed_nothing_is_decided_or_called_off() {
         requests: None,
         running: world.running.as_ref(),
         known: &world.known,
+        lifts: &world.lifts,
+        now: Monotonic::default(),
         inventory: None,
     };
     assert_eq!(decide(view), Decision::default());
@@ -244,15 +254,6 @@ fn one_that_is_being_deleted_does_not_begin() {
         .metadata
         .deletion_timestamp = Some(Time(Timestamp::UNIX_EPOCH));
     assert_eq!(world.begins(), None);
-}
-
-#[test]
-fn unfenced_is_not_supported_and_touches_nothing() {
-    let mut world = World::of([request("a", 1, &json!({"fenceState": "Unfenced"}))]);
-    assert_eq!(world.begins(), None);
-    assert_eq!(world.stand("a"), Some(Stand::NotSupported));
-    world = world.knows("a", Outcome::Proven);
-    assert_eq!(world.stand("a"), Some(Stand::NotSupported));
 }
 
 #[test]

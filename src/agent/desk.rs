@@ -1,6 +1,8 @@
 //! Where everything comes together: requests, what the fences say, and inventories come in; orders, statuses and events go out.
 
 mod alone;
+mod telling;
+mod unfence;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,30 +10,29 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
-use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::ObjectReference;
-use kube::Resource;
+use jiff::Timestamp;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::act::{Actor, Observer, Said};
-use super::decide::{Decision, Known, Running, Stand, Uid, View, decide, waits};
-use super::guard::News;
+use super::decide::{Decision, Known, Running, Stand, Uid, View, Work, decide, waits};
 use super::hook;
 use super::hook::server::Call;
 use super::hook::waiting::Waiting;
 use super::journal::Record;
 use super::metrics::Metrics;
 use super::publish::Board;
-use super::report::{AgentPart, Context, from_report, governed, happened, not_supported};
+use super::report::{AgentPart, Context, Happened, from_report, governed, happened};
+use super::restore::report::nothing_fenced;
 use super::sentry::Sentry;
 use super::sentry::in_force::Learned;
 use super::sentry::records::worth_a_record;
 use crate::api::StorageFenceRequest;
 use crate::fence::report::Outcome;
+use crate::fence::unfence::UnfenceReport;
 use crate::fence::{Monotonic, Order};
 use crate::host::Host;
-use crate::kubernetes::events::{Events, Happening};
+use crate::kubernetes::events::Events;
 use crate::kubernetes::watch::Seen;
 
 /// Between two looks while a request waits for its paths to go.
@@ -81,6 +82,10 @@ pub struct Desk {
     listed: bool,
     known: BTreeMap<Uid, Known>,
     started: BTreeMap<Uid, (Monotonic, Timestamp)>,
+    lifts: BTreeMap<Uid, UnfenceReport>,
+    lifts_started: BTreeMap<Uid, (Monotonic, Timestamp)>,
+    /// A fence of our own that waits for an un-fence to be interrupted.
+    after_unfence: Option<Order>,
     running: Option<(Running, Arc<AtomicBool>)>,
     hooks: Waiting,
 }
@@ -99,13 +104,21 @@ impl Desk {
             listed: false,
             known: BTreeMap::new(),
             started: BTreeMap::new(),
+            lifts: BTreeMap::new(),
+            lifts_started: BTreeMap::new(),
+            after_unfence: None,
             running: None,
             hooks: Waiting::default(),
         };
         for known in desk.tools.sentry.resume(left.as_ref()) {
-            desk.known.insert(known.order.uid.clone(), known);
+            if !desk.tools.actor.lifted(&known.report) {
+                desk.known.insert(known.order.uid.clone(), known);
+            }
         }
-        let Some(record) = left else { return Ok(desk) };
+        let Some(record) = left else {
+            desk.lift_on()?;
+            return Ok(desk);
+        };
         let order = record.begun.order.clone();
         if record.unfinished() {
             tracing::warn!(
@@ -114,16 +127,21 @@ impl Desk {
             );
             let running = Running {
                 uid: desk.tools.sentry.uid_now(&order.uid),
+                work: Work::Fence,
             };
             desk.tools.actor.resume(record)?;
             desk.running = Some((running, Arc::default()));
             desk.tools.metrics.fencing(true);
-        } else if let Some(report) = record.finished
+            return Ok(desk);
+        }
+        if let Some(report) = record.finished
             && Self::recorded(&order.uid)
+            && !desk.tools.actor.lifted(&report)
         {
             desk.known
                 .insert(order.uid.clone(), Known { order, report });
         }
+        desk.lift_on()?;
         Ok(desk)
     }
 
@@ -160,6 +178,10 @@ impl Desk {
                 _ = again.tick() => {}
                 () = due => {}
                 () = stop.cancelled(), if self.running.is_none() => return Ok(()),
+            }
+            if stop.is_cancelled() {
+                // The next agent goes on with it, and finds out at once where it was.
+                self.interrupt_unfence();
             }
             wait = self.settle(!stop.is_cancelled());
         }
@@ -219,6 +241,8 @@ impl Desk {
         if !self.runs(uid) {
             self.known.remove(uid);
             self.started.remove(uid);
+            self.lifts.remove(uid);
+            self.lifts_started.remove(uid);
         }
     }
 
@@ -232,6 +256,14 @@ impl Desk {
             Said::Ended(known) => (*known, true),
             Said::Noticed(news) => {
                 self.noticed(&news);
+                return Ok(());
+            }
+            Said::Unfence(report) => {
+                self.hear_unfence(*report, false);
+                return Ok(());
+            }
+            Said::UnfenceEnded(report) => {
+                self.hear_unfence(*report, true);
                 return Ok(());
             }
             Said::Died => return Err(Died),
@@ -250,7 +282,7 @@ impl Desk {
                 happened.note,
                 "fence"
             );
-            self.tell(&known, happened.warning, happened.reason, &happened.note);
+            self.tell(&known.order.name, &uid, "Fence", &happened);
         }
         if ended {
             self.ended(&known);
@@ -271,23 +303,6 @@ impl Desk {
         Ok(())
     }
 
-    /// What the guard has seen concerns the node, and no request any more.
-    fn noticed(&mut self, news: &News) {
-        tracing::warn!(reason = news.reason, news.note, "guard");
-        self.tools.observer.look();
-        if let Some(events) = &self.events {
-            events.tell(
-                self.node(),
-                &Happening {
-                    warning: news.warning,
-                    reason: news.reason,
-                    action: "Guard",
-                    note: &news.note,
-                },
-            );
-        }
-    }
-
     fn ended(&mut self, known: &Known) {
         let uid = &known.order.uid;
         self.tools.metrics.ended(&known.report);
@@ -303,7 +318,12 @@ impl Desk {
                 "Request {} was deleted when its fence could no longer be called off: it was completed. {}",
                 known.order.name, known.report.message
             );
-            self.tell(known, true, "RequestDeletedDuringFence", &note);
+            let happened = Happened {
+                warning: true,
+                reason: "RequestDeletedDuringFence",
+                note,
+            };
+            self.tell(&known.order.name, uid, "Fence", &happened);
         }
     }
 
@@ -314,10 +334,6 @@ impl Desk {
         if self.started.get(uid).is_some_and(|(m, _)| *m == monotonic) {
             return;
         }
-        let ago = SignedDuration::try_from(self.tools.host.system.monotonic().since(monotonic))
-            .unwrap_or_default();
-        let now = Timestamp::now();
-        let computed = now.checked_sub(ago).unwrap_or(now);
         // An earlier agent's reading, if it is one of the same moment.
         let node = self
             .requests
@@ -326,48 +342,17 @@ impl Desk {
         let read = node
             .filter(|n| n.boot_id == known.report.boot_id)
             .and_then(|n| n.started_at);
-        let started = read
-            .filter(|read| read.duration_since(computed).abs() < SignedDuration::from_secs(2))
-            .unwrap_or(computed);
+        let started = self.wall_clock(monotonic, read);
         self.started.insert(uid.clone(), (monotonic, started));
-    }
-
-    fn tell(&self, known: &Known, warning: bool, reason: &str, note: &str) {
-        self.tell_node(warning, reason, note);
-        let Some(events) = &self.events else { return };
-        if hook::is_ours(&known.order.uid) || !Self::recorded(&known.order.uid) {
-            return;
-        }
-        let request = ObjectReference {
-            api_version: Some(StorageFenceRequest::api_version(&()).into_owned()),
-            kind: Some(StorageFenceRequest::kind(&()).into_owned()),
-            name: Some(known.order.name.clone()),
-            uid: Some(known.order.uid.clone()),
-            ..ObjectReference::default()
-        };
-        events.tell(request, &happening(warning, reason, note));
-    }
-
-    fn tell_node(&self, warning: bool, reason: &str, note: &str) {
-        if let Some(events) = &self.events {
-            events.tell(self.node(), &happening(warning, reason, note));
-        }
-    }
-
-    /// As the kubelet does it: with the name for a UID, which `kubectl describe node` looks for as well.
-    fn node(&self) -> ObjectReference {
-        ObjectReference {
-            api_version: Some("v1".into()),
-            kind: Some("Node".into()),
-            name: Some(self.tools.node_name.clone()),
-            uid: Some(self.tools.node_name.clone()),
-            ..ObjectReference::default()
-        }
     }
 
     /// A kill hook's turn comes before a request's: its lease has run out already.
     fn settle_hooks(&mut self) {
+        let waits = self.hooks.first().is_some();
         if self.running.is_some() {
+            if waits {
+                self.interrupt_unfence();
+            }
             return;
         }
         let now = self.tools.host.system.monotonic().0.as_millis();
@@ -386,7 +371,10 @@ impl Desk {
         );
         match self.tools.actor.begin(order) {
             Ok(cancel) => {
-                self.running = Some((Running { uid }, cancel));
+                // Whatever was given back before: this is another story.
+                self.lifts.remove(&uid);
+                let work = Work::Fence;
+                self.running = Some((Running { uid, work }, cancel));
                 self.tools.metrics.fencing(true);
             }
             Err(error) => {
@@ -409,6 +397,7 @@ impl Desk {
         let Decision {
             stands,
             begin,
+            begin_unfence,
             call_off,
         } = decide(View {
             node_name: &self.tools.node_name,
@@ -416,6 +405,8 @@ impl Desk {
             requests: self.listed.then_some(&self.requests),
             running: self.running.as_ref().map(|(r, _)| r),
             known: &self.known,
+            lifts: &self.lifts,
+            now: self.tools.host.system.monotonic(),
             inventory,
         });
         if call_off {
@@ -424,13 +415,17 @@ impl Desk {
         if let Some(order) = begin.filter(|_| may_begin) {
             self.begin(order);
         }
+        if let Some(order) = begin_unfence.filter(|_| may_begin && self.running.is_none()) {
+            self.begin_unfence(order);
+        }
         for (uid, stand) in &stands {
             self.publish(uid, stand);
         }
         let waiting = self
             .known
             .values()
-            .any(|k| matches!(k.report.outcome, Outcome::Refused(why) if waits(why)));
+            .any(|k| matches!(k.report.outcome, Outcome::Refused(why) if waits(why)))
+            || self.lifts.values().any(|l| l.again_at().is_some());
         let pause = if waiting || self.tools.sentry.alarmed() {
             LOOK_CLOSELY.min(self.tools.pause)
         } else {
@@ -455,7 +450,13 @@ impl Desk {
         let part = match stand {
             Stand::Settled | Stand::Next => return,
             Stand::Governed(other) => governed(other, current_generation, now, &before),
-            Stand::NotSupported => not_supported(current_generation, now, &before),
+            Stand::NothingFenced => {
+                nothing_fenced(&self.tools.boot_id, current_generation, now, &before)
+            }
+            Stand::Unfence => match self.lifts.get(uid).cloned() {
+                Some(report) => self.unfence_part(uid, &report, now, &before),
+                None => return,
+            },
             Stand::Report(generation) => {
                 let Some(known) = self.known.get(uid).cloned() else {
                     return;
@@ -478,15 +479,6 @@ impl Desk {
             return;
         };
         self.tools.board.want(uid, &name, part, || stored(request));
-    }
-}
-
-fn happening<'a>(warning: bool, reason: &'a str, note: &'a str) -> Happening<'a> {
-    Happening {
-        warning,
-        reason,
-        action: "Fence",
-        note,
     }
 }
 

@@ -31,6 +31,7 @@ pub mod observe;
 mod options;
 pub mod publish;
 pub mod report;
+pub mod restore;
 mod run;
 pub mod sentry;
 

@@ -7,7 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::thread;
 
 use crate::fence::topology::{self, Disk, MapState, Observed, is_multipath};
-use crate::fence::{DevNo, DmDevice, Inventory, LockManager, Lockspace, LockspaceState, Watchdog};
+use crate::fence::unfence::Standing;
+use crate::fence::{
+    DevNo, DmDevice, Inventory, LockManager, Lockspace, LockspaceState, MultipathMap,
+    PhysicalVolume, PvKind, Watchdog,
+};
 use crate::host::{DeviceMapper, Error, Host, Result, SanlockStatus, System, multipath};
 
 /// Stack of a thread that asks a daemon. The agent's memory is locked, so a thread costs all of its stack at once; the default is 2 MiB.
@@ -33,6 +37,48 @@ pub fn observe(host: &Host) -> Result<Inventory> {
         lock_manager,
         watchdog,
     }))
+}
+
+/// The physical volumes of a volume group whose own devices no longer lead to them: its maps, looked up by UUID, and its disks by number.
+///
+/// A map that is not there (any more) is a physical volume without a path. Numbers of device mapper's own are not looked up where there are
+/// maps: a map that was made anew may have another one.
+///
+/// # Errors
+/// When device mapper cannot be read.
+pub fn physical_volumes(host: &Host, group: &Standing) -> Result<Vec<PhysicalVolume>> {
+    let devices = host.device_mapper.devices()?;
+    let mut missing = Vec::new();
+    let mut tops = Vec::new();
+    for (uuid, name) in &group.maps {
+        match devices.iter().find(|d| d.uuid == *uuid) {
+            Some(map) => tops.push(map.dev),
+            None => missing.push(PhysicalVolume {
+                dev: DevNo::default(),
+                kind: PvKind::Multipath(MultipathMap {
+                    uuid: uuid.clone(),
+                    name: name.clone(),
+                    ..MultipathMap::default()
+                }),
+            }),
+        }
+    }
+    let own_major = devices.first().map(|d| d.dev.major);
+    let by_number = |dev: &&DevNo| group.maps.is_empty() || Some(dev.major) != own_major;
+    tops.extend(group.pvs.iter().filter(by_number));
+    let maps = maps(host.device_mapper.as_ref(), &devices);
+    let mut disks = disks(host.system.as_ref(), &devices, &maps);
+    for dev in &tops {
+        if let Some(disk) = host.system.disk(*dev) {
+            disks.entry(*dev).or_insert(Disk {
+                name: disk.name,
+                state: disk.state,
+                io: disk.io,
+            });
+        }
+    }
+    missing.extend(topology::bottoms(&tops, &devices, &maps, &disks));
+    Ok(missing)
 }
 
 /// The multipath maps that can be read.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::fence::{Monotonic, PvKind, Target};
+use crate::host::simulated::{Layout, Simulation};
 use crate::host::{Device, DiskInfo, Lvmlockd, Multipathd, Sanlock, SanlockLockspace, Wdmd};
 
 const UUID: &str = "Vk7Qw21mVd0gXy9KqZbC3dE4fGh5iJ6k";
@@ -79,6 +80,9 @@ impl DeviceMapper for Node {
     fn status(&self, dev: Device) -> Result<Vec<(String, String)>> {
         assert_eq!(dev, MAP);
         Ok(vec![("multipath".into(), self.status.into())])
+    }
+    fn remove(&self, _: &str) -> Result<()> {
+        unimplemented!("an observation changes nothing")
     }
     fn load_error(&self, _: Device, _: u64) -> Result<()> {
         unimplemented!("an observation changes nothing")
@@ -198,6 +202,7 @@ fn observed(node: &Node) -> Result<Inventory> {
         lvmlockd: node.clone(),
         sanlock: node.clone(),
         wdmd: node,
+        ..Simulation::new(&Layout { groups: Vec::new() }).host()
     })
 }
 

@@ -19,14 +19,14 @@ use crate::fence::selection::RefusalReason;
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 // The limits of the schema: an API server refuses a whole status for one entry too many.
-const GROUPS: usize = 64;
+pub(super) const GROUPS: usize = 64;
 const DEVICES: usize = 64;
 const MAPS: usize = 64;
-const STEPS: usize = 128;
+pub(super) const STEPS: usize = 128;
 /// Longest message of a condition, in characters.
 const CONDITION_MESSAGE: usize = 4096;
 /// Longest message of a step or device, in characters.
-const SHORT_MESSAGE: usize = 1024;
+pub(super) const SHORT_MESSAGE: usize = 1024;
 
 /// Exactly the fields of a request's status that the agent writes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -51,7 +51,7 @@ impl AgentPart {
         }
     }
 
-    fn set(&mut self, type_: &str, now: Timestamp, generation: i64, says: Says) {
+    pub(super) fn set(&mut self, type_: &str, now: Timestamp, generation: i64, says: Says) {
         let Says {
             status,
             reason,
@@ -70,13 +70,17 @@ impl AgentPart {
     }
 }
 
-struct Says {
+pub(super) struct Says {
     status: ConditionStatus,
     reason: &'static str,
     message: String,
 }
 
-fn says(status: ConditionStatus, reason: &'static str, message: impl Into<String>) -> Says {
+pub(super) fn says(
+    status: ConditionStatus,
+    reason: &'static str,
+    message: impl Into<String>,
+) -> Says {
     Says {
         status,
         reason,
@@ -144,20 +148,6 @@ pub fn governed(other: &str, generation: i64, now: Timestamp, before: &AgentPart
         reason::OTHER_REQUEST_GOVERNS,
         message,
     );
-    part.set(condition_type::FENCED, now, generation, says);
-    part
-}
-
-/// The status of a request that asks for `Unfenced`: whether the node is fenced stays as it is.
-#[must_use]
-pub fn not_supported(generation: i64, now: Timestamp, before: &AgentPart) -> AgentPart {
-    let mut part = before.clone();
-    let stays = find(&before.conditions, condition_type::FENCED)
-        .map_or(ConditionStatus::False, |c| c.status);
-    let message = "fenceState Unfenced is not supported by this version: nothing was touched. To un-fence by hand once the SAN is back and no \
-                   process holds a fenced volume open: deactivate the volumes (lvchange -an VG), start the lockspace (vgchange --lockstart VG), \
-                   activate what is needed again, and delete this request; or reboot the node";
-    let says = says(stays, reason::NOT_SUPPORTED, message);
     part.set(condition_type::FENCED, now, generation, says);
     part
 }
@@ -297,6 +287,7 @@ fn node(report: &FenceReport, context: Context<'_>) -> NodeFence {
             budget_milliseconds: report.watchdog.budget.map(milliseconds),
             disarmed_after_milliseconds: report.watchdog.disarmed_after.map(milliseconds),
         }),
+        unfence: None,
     }
 }
 
@@ -367,15 +358,15 @@ fn step(step: &report::StepReport) -> StepRecord {
     }
 }
 
-fn milliseconds(duration: Duration) -> i64 {
+pub(super) fn milliseconds(duration: Duration) -> i64 {
     duration.as_millis().try_into().unwrap_or(i64::MAX)
 }
 
-fn milliseconds_only(time: Timestamp) -> Timestamp {
+pub(super) fn milliseconds_only(time: Timestamp) -> Timestamp {
     Timestamp::from_millisecond(time.as_millisecond()).unwrap_or(time)
 }
 
-fn count(n: usize) -> i32 {
+pub(super) fn count(n: usize) -> i32 {
     n.try_into().unwrap_or(i32::MAX)
 }
 

@@ -280,28 +280,6 @@ fn an_edit_half_way_is_told() {
 }
 
 #[test]
-fn unfenced_leaves_the_fence_and_its_evidence_as_they_are() {
-    let fenced = part(&fence(Outcome::Proven, LocksOutcome::Released));
-    let after = not_supported(4, at(300), &fenced);
-    assert_eq!(
-        says_of(&after, "Fenced"),
-        (ConditionStatus::True, "NotSupported")
-    );
-    assert_eq!(
-        find(&after.conditions, "Fenced")
-            .unwrap()
-            .last_transition_time,
-        at(200)
-    );
-    assert_eq!(after.node, fenced.node);
-    let never = not_supported(1, at(300), &AgentPart::default());
-    assert_eq!(
-        says_of(&never, "Fenced"),
-        (ConditionStatus::False, "NotSupported")
-    );
-}
-
-#[test]
 fn another_request_is_named() {
     let part = governed("older", 1, at(1), &AgentPart::default());
     assert_eq!(

@@ -4,6 +4,7 @@
 //! says it.
 
 use super::StorageFenceRequest;
+use super::request::FenceState;
 
 /// Whether a request takes part in the question at all. One that is being deleted no longer wants anything; a dry run touches nothing,
 /// so it neither keeps a real fence waiting nor has to wait for one.
@@ -12,9 +13,11 @@ pub fn competes(request: &StorageFenceRequest) -> bool {
     request.metadata.deletion_timestamp.is_none() && !request.spec.dry_run
 }
 
-/// The request that governs a node: the oldest by creation, then the first by name. None when no request competes for the node.
+/// The request that governs a node: one that wants it fenced before one that does not, of these the oldest by creation, then the first by name.
+/// None when no request competes for the node.
 ///
-/// The oldest and not the newest, so that a second request cannot redirect a fence that is under way.
+/// The oldest and not the newest, so that a second request cannot redirect a fence that is under way. One that wants the node un-fenced may stay
+/// for as long as it likes, so it must not keep a later outage from being answered.
 #[must_use]
 pub fn governing<'a>(
     node_name: &str,
@@ -38,11 +41,24 @@ pub fn outranked_by<'a>(
     governing(&request.spec.node_name, requests).filter(|other| rank(other) < rank(request))
 }
 
+/// Another request that wants the node of this one fenced: until it is gone, or wants the contrary, the node is not given its storage back.
+#[must_use]
+pub fn kept_fenced_by<'a>(
+    request: &StorageFenceRequest,
+    requests: impl IntoIterator<Item = &'a StorageFenceRequest>,
+) -> Option<&'a StorageFenceRequest> {
+    governing(&request.spec.node_name, requests).filter(|other| {
+        other.spec.fence_state == FenceState::Fenced && other.metadata.uid != request.metadata.uid
+    })
+}
+
 /// Creation times have whole seconds: the name decides among requests of the same second. An object that the API server has not
 /// stored yet is younger than all that it has.
-fn rank(request: &StorageFenceRequest) -> (bool, Option<jiff::Timestamp>, Option<&str>) {
+fn rank(request: &StorageFenceRequest) -> (bool, bool, Option<jiff::Timestamp>, Option<&str>) {
     let created = request.metadata.creation_timestamp.as_ref().map(|t| t.0);
-    (created.is_none(), created, request.metadata.name.as_deref())
+    let name = request.metadata.name.as_deref();
+    let unfenced = request.spec.fence_state == FenceState::Unfenced;
+    (unfenced, created.is_none(), created, name)
 }
 
 #[cfg(test)]
@@ -91,6 +107,26 @@ mod tests {
             all.rotate_left(1);
             assert_eq!(name_of(governing("n1", &all)), Some("c"));
         }
+    }
+
+    #[test]
+    fn one_that_wants_the_node_unfenced_keeps_no_fence_waiting() {
+        let mut all = [request("a", "n1", 1), request("b", "n1", 2)];
+        for (r, uid) in all.iter_mut().zip(["ua", "ub"]) {
+            r.metadata.uid = Some(uid.into());
+        }
+        assert_eq!(name_of(kept_fenced_by(&all[1], &all)), Some("a"));
+        assert_eq!(name_of(kept_fenced_by(&all[0], &all)), None);
+        all[0].spec.fence_state = FenceState::Unfenced;
+        assert_eq!(name_of(governing("n1", &all)), Some("b"));
+        assert_eq!(name_of(outranked_by(&all[1], &all)), None);
+        assert_eq!(name_of(kept_fenced_by(&all[0], &all)), Some("b"));
+        all[1].spec.fence_state = FenceState::Unfenced;
+        assert_eq!(name_of(kept_fenced_by(&all[0], &all)), None);
+        // Deleting one says nothing about the other.
+        all[1].spec.fence_state = FenceState::Fenced;
+        all[1].metadata.deletion_timestamp = Some(Time(jiff::Timestamp::UNIX_EPOCH));
+        assert_eq!(name_of(kept_fenced_by(&all[0], &all)), None);
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub mod node_storage;
 pub mod policy;
 pub mod remediation;
 pub mod request;
+pub mod unfence;
 
 pub use condition::{Condition, ConditionStatus};
 pub use node_storage::{NodeStorage, NodeStorageSpec, NodeStorageStatus};
@@ -36,6 +37,8 @@ pub mod node_condition_type {
     /// Reason of both when they are Unknown because no agent answers: written by the controller.
     pub const AGENT_GONE: &str = "AgentGone";
 }
+/// Finalizer that keeps a deleted request until its node was given its storage back.
+pub const UNFENCE_FINALIZER: &str = "storagefence.io/unfence";
 /// Server-side-apply field manager of the controller.
 pub const CONTROLLER_FIELD_MANAGER: &str = "storage-fence-controller";
 /// Server-side-apply field manager of an agent.

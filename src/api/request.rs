@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Condition;
+use super::unfence::NodeUnfence;
 
 /// Condition types of a request. One writer each, see the docs of the constant.
 pub mod condition_type {
@@ -59,6 +60,12 @@ pub mod reason {
     pub const LVMLOCKD_UNAVAILABLE: &str = "LvmlockdUnavailable";
     /// Fenced/LocksReleased: sanlock does not answer, or not in its language.
     pub const SANLOCK_UNAVAILABLE: &str = "SanlockUnavailable";
+    /// Fenced: the node is to be given its storage back, and something still speaks against it; the message says what. It goes on by itself.
+    pub const UNFENCE_WAITING: &str = "UnfenceWaiting";
+    /// Fenced/LocksReleased: the node is being given its storage back.
+    pub const UNFENCING: &str = "Unfencing";
+    /// Fenced/LocksReleased: nothing stands fenced for this request (any more); the lockspaces were joined again.
+    pub const UNFENCED: &str = "Unfenced";
     /// LocksReleased: seen released in sanlock and wdmd.
     pub const RELEASED: &str = "Released";
     /// LocksReleased: the request says so (`releaseLocks: Never`), or proof is missing.
@@ -77,6 +84,16 @@ pub enum FenceState {
     Fenced,
     /// In use as before the fence.
     Unfenced,
+}
+
+/// What becomes of the fence when the request is deleted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum DeletionPolicy {
+    /// The node is given its storage back first, as with `fenceState: Unfenced`; the request stays until that is done.
+    #[default]
+    Unfence,
+    /// The request goes at once, the fence stays.
+    Retain,
 }
 
 /// Which volume groups a request is about.
@@ -182,9 +199,17 @@ pub struct StorageFenceRequestSpec {
     #[schemars(length(min = 1, max = 253))]
     #[x_kube(validation = ("self == oldSelf", "nodeName is immutable: make another request for another node"))]
     pub node_name: String,
-    /// Fenced (default) or Unfenced.
+    /// Fenced (default), or Unfenced: the node is given its storage back as soon as nothing speaks against it.
     #[serde(default)]
     pub fence_state: FenceState,
+    /// What becomes of the fence when the request is deleted. Unfence (default): the request stays until the node was given its storage back,
+    /// or was rebooted, or is gone. Retain: the request goes at once and the fence stays, without a request that tells of it.
+    #[serde(default)]
+    pub deletion_policy: DeletionPolicy,
+    /// How long every physical volume has to be reachable, without losing a path, before the node is given its storage back, in seconds. Default 30.
+    #[serde(default = "default_unfence_after")]
+    #[schemars(range(min = 0, max = 86400))]
+    pub unfence_after_seconds: i32,
     /// Which volume groups. Default: the shared ones whose paths are all gone.
     #[serde(default)]
     pub volume_groups: VolumeGroupSelection,
@@ -219,6 +244,13 @@ fn default_drain_timeout() -> i32 {
     60
 }
 
+/// Default of `unfenceAfterSeconds`.
+pub const UNFENCE_AFTER_SECONDS: i32 = 30;
+
+fn default_unfence_after() -> i32 {
+    UNFENCE_AFTER_SECONDS
+}
+
 /// Where a request stands, for people. Programs read the conditions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Phase {
@@ -240,6 +272,10 @@ pub enum Phase {
     DryRunComplete,
     /// Called off before anything irreversible was done.
     CalledOff,
+    /// The node is to be given its storage back: waiting for what speaks against it, or at work.
+    Unfencing,
+    /// The node has its storage back, as far as this request goes.
+    Unfenced,
 }
 
 /// What is known of a request. The node part is written by that node's agent, the rest by the controller.
@@ -300,6 +336,9 @@ pub struct NodeFence {
     /// The watchdog as the fence met it and left it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub watchdog: Option<WatchdogRecord>,
+    /// How the node is, or was, given its storage back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unfence: Option<NodeUnfence>,
 }
 
 /// One volume group of a fence.
@@ -402,7 +441,8 @@ pub enum StepResult {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct StepRecord {
-    /// FreezeLocks, Quiesce, Swap, Verify, Release, ConfirmRelease.
+    /// FreezeLocks, Quiesce, Swap, Verify, Release, ConfirmRelease; for an un-fence RemoveDevices, DropLockspace, RestoreQueueing, JoinLockspace,
+    /// ConfirmJoin.
     #[schemars(length(max = 64))]
     pub step: String,
     /// Volume group.

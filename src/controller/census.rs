@@ -6,7 +6,7 @@ use super::metrics::{Metrics, PhaseLabels, ReasonLabels};
 use crate::api::StorageFenceRequest;
 use crate::api::request::{Phase, condition_type, reason};
 
-const PHASES: [Phase; 9] = [
+const PHASES: [Phase; 11] = [
     Phase::Pending,
     Phase::Rejected,
     Phase::WaitingForAgent,
@@ -16,6 +16,8 @@ const PHASES: [Phase; 9] = [
     Phase::Failed,
     Phase::DryRunComplete,
     Phase::CalledOff,
+    Phase::Unfencing,
+    Phase::Unfenced,
 ];
 
 const CONDITIONS: [&str; 4] = [
@@ -25,7 +27,7 @@ const CONDITIONS: [&str; 4] = [
     condition_type::LOCKS_RELEASED,
 ];
 
-const REASONS: [&str; 23] = [
+const REASONS: [&str; 26] = [
     reason::VALID,
     reason::NODE_NOT_FOUND,
     reason::OTHER_REQUEST_GOVERNS,
@@ -48,6 +50,9 @@ const REASONS: [&str; 23] = [
     reason::RELEASED,
     reason::LOCKS_KEPT,
     reason::RELEASE_NOT_CONFIRMED,
+    reason::UNFENCE_WAITING,
+    reason::UNFENCING,
+    reason::UNFENCED,
     reason::NOT_SUPPORTED,
 ];
 
@@ -97,5 +102,7 @@ fn name(phase: Phase) -> &'static str {
         Phase::Failed => "Failed",
         Phase::DryRunComplete => "DryRunComplete",
         Phase::CalledOff => "CalledOff",
+        Phase::Unfencing => "Unfencing",
+        Phase::Unfenced => "Unfenced",
     }
 }

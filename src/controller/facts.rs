@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 
+use super::request::finalizer;
 use crate::api::condition::find;
-use crate::api::request::{condition_type, reason};
+use crate::api::request::{DeletionPolicy, condition_type, reason};
 use crate::api::{Condition, ConditionStatus, NodeStorageStatus, StorageFenceRequest};
 
 /// How agents come to nodes.
@@ -103,12 +104,17 @@ pub fn agents_word(request: &StorageFenceRequest) -> Option<&Condition> {
     let status = request.status.as_ref()?;
     let fenced = find(&status.conditions, condition_type::FENCED)?;
     let of_this_generation = fenced.observed_generation == request.metadata.generation;
-    let touched = fenced.status == ConditionStatus::True
+    (of_this_generation || was_touched(fenced)).then_some(fenced)
+}
+
+/// Whether a `Fenced` condition tells of something that was done to the node and not undone.
+#[must_use]
+pub fn was_touched(fenced: &Condition) -> bool {
+    fenced.status == ConditionStatus::True
         || matches!(
             fenced.reason.as_str(),
-            reason::IN_PROGRESS | reason::NOT_PROVEN
-        );
-    (of_this_generation || touched).then_some(fenced)
+            reason::IN_PROGRESS | reason::NOT_PROVEN | reason::UNFENCE_WAITING | reason::UNFENCING
+        )
 }
 
 /// Reasons of `Fenced` with which the agent says that it touched nothing and will not, as the request stands.
@@ -130,7 +136,13 @@ pub const REFUSALS: [&str; 8] = [
 /// mended.
 #[must_use]
 pub fn needs_agent(request: &StorageFenceRequest, governed_by_another: bool) -> bool {
-    if request.metadata.deletion_timestamp.is_some() || governed_by_another {
+    if request.metadata.deletion_timestamp.is_some() {
+        // The node is to be given its storage back, if it was taken.
+        return finalizer::has(request)
+            && request.spec.deletion_policy == DeletionPolicy::Unfence
+            && agents_word(request).is_some_and(was_touched);
+    }
+    if governed_by_another {
         return false;
     }
     !agents_word(request).is_some_and(|fenced| {
@@ -142,6 +154,7 @@ pub fn needs_agent(request: &StorageFenceRequest, governed_by_another: bool) -> 
                     | reason::VOLUME_GROUP_UNKNOWN
                     | reason::VOLUME_GROUP_NOT_SHARED
                     | reason::NOT_SUPPORTED
+                    | reason::UNFENCED
             )
     })
 }

@@ -12,6 +12,7 @@ pub mod selection;
 pub mod time;
 pub mod topology;
 pub mod trigger;
+pub mod unfence;
 
 pub use inventory::{
     DevNo, DmDevice, Inventory, IoCount, LockManager, Lockspace, LockspaceState, MultipathMap,

@@ -261,6 +261,30 @@ impl Below<'_> {
     }
 }
 
+/// The maps and disks at the bottom of each of these devices.
+#[must_use]
+pub fn bottoms(
+    tops: &[DevNo],
+    devices: &[DmDevice],
+    maps: &BTreeMap<DevNo, MapState>,
+    disks: &BTreeMap<DevNo, Disk>,
+) -> Vec<PhysicalVolume> {
+    let by_dev: BTreeMap<DevNo, &DmDevice> = devices.iter().map(|d| (d.dev, d)).collect();
+    let below = Below {
+        by_dev: &by_dev,
+        maps,
+        disks,
+    };
+    let kinds = |dev: &DevNo| {
+        let dev = *dev;
+        let kinds = below.leaves(dev);
+        kinds
+            .into_iter()
+            .map(move |kind| PhysicalVolume { dev, kind })
+    };
+    tops.iter().flat_map(kinds).collect()
+}
+
 /// A device-mapper device that uses no other: what its table does is all that can be said of it.
 fn bottomless(device: &DmDevice) -> Path {
     let kind = device.targets.first().map(|t| t.kind.clone());

@@ -1,14 +1,17 @@
 //! The only room that talks to the node: device mapper, sysfs, multipathd, lvmlockd, sanlock, wdmd.
 //!
 //! Each stands behind a small trait, with the real one and a simulated one. No call here reads or writes the SAN, forks, or waits without
-//! a limit; a call that may hang in the kernel is meant for a thread that can be abandoned.
+//! a limit; a call that may hang in the kernel is meant for a thread that can be abandoned. The exception is [`lvm`], which no fence uses.
 
 mod bell;
 pub mod device_mapper;
+pub mod host_exec;
 mod kernel_events;
 pub mod kernel_log;
+pub mod lvm;
 pub mod lvmlockd;
 pub mod multipath;
+pub mod openers;
 mod paths;
 mod real;
 pub mod sanlock;
@@ -24,6 +27,7 @@ pub use paths::Paths;
 
 use std::time::Duration;
 
+use crate::fence::unfence::Opener;
 use crate::fence::{DevNo, DmDevice, IoCount, Lockspace, Monotonic, Watchdog};
 
 /// What went wrong when talking to the node.
@@ -129,6 +133,11 @@ pub trait DeviceMapper: Send + Sync {
     /// # Errors
     /// [`Error::NoSuchDevice`] when it is gone.
     fn clear_inactive(&self, dev: Device) -> Result<()>;
+    /// `DM_DEV_REMOVE` of the device with that UUID.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] when it is open, [`Error::NoSuchDevice`] when it is gone.
+    fn remove(&self, uuid: &str) -> Result<()>;
     /// `DM_TARGET_MSG` to sector 0.
     ///
     /// # Errors
@@ -273,6 +282,22 @@ pub trait Wdmd: Send + Sync {
     fn status(&self) -> Watchdog;
 }
 
+/// The host's own LVM tools. Not for the fence: they fork, and they read the SAN.
+pub trait Lvm: Send + Sync {
+    /// `vgchange --lockstart VG`, at most `limit` long.
+    ///
+    /// # Errors
+    /// When it cannot be run, does not end in time, or fails; with what it printed.
+    fn start_lockspace(&self, vg: &str, limit: Duration) -> Result<()>;
+}
+
+/// Who holds devices open.
+pub trait Openers: Send + Sync {
+    /// Tells of processes, mounts and devices that hold one of these devices open, as far as they can be seen, each as it is found: looking at a
+    /// process whose files lie on a storage that hangs may take for ever.
+    fn of(&self, devices: &[DmDevice], found: &mut dyn FnMut(Opener));
+}
+
 /// A whole host: what the agent is given.
 #[derive(Clone)]
 pub struct Host {
@@ -288,4 +313,8 @@ pub struct Host {
     pub sanlock: std::sync::Arc<dyn Sanlock>,
     /// wdmd.
     pub wdmd: std::sync::Arc<dyn Wdmd>,
+    /// LVM's tools.
+    pub lvm: std::sync::Arc<dyn Lvm>,
+    /// Who holds devices open.
+    pub openers: std::sync::Arc<dyn Openers>,
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Host, Paths, device_mapper, lvmlockd, multipath, sanlock, system, wdmd};
+use super::{Host, Paths, device_mapper, lvm, lvmlockd, multipath, openers, sanlock, system, wdmd};
 
 impl Host {
     /// Everything of the node that those paths lead to. Opens nothing yet: what is missing is told when it is asked.
@@ -15,6 +15,8 @@ impl Host {
             lvmlockd: Arc::new(lvmlockd::Socket::new(paths)),
             sanlock: Arc::new(sanlock::Socket::new(paths)),
             wdmd: Arc::new(wdmd::Socket::new(paths)),
+            lvm: Arc::new(lvm::Tools::new(paths)),
+            openers: Arc::new(openers::Procfs::new(paths)),
         }
     }
 }

@@ -19,6 +19,10 @@ pub fn request(name: &str, node: &str, spec: Value) -> Result<StorageFenceReques
     });
     object["spec"] = spec;
     object["spec"]["nodeName"] = json!(node);
+    // A case that is not about giving storage back ends without it.
+    if object["spec"]["deletionPolicy"].is_null() {
+        object["spec"]["deletionPolicy"] = json!("Retain");
+    }
     Ok(serde_json::from_value(object)?)
 }
 

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::Desk;
+use super::{Desk, Work};
 use crate::agent::act::Observation;
 use crate::agent::run::LOOK_LIMIT;
 use crate::agent::sentry::records::{is_local, rename};
 use crate::api::StorageFenceRequest;
+use crate::fence::Order;
 
 impl Desk {
     /// Has the sentry look, and begins what is due. Gives when it is worth asking again.
@@ -29,7 +30,11 @@ impl Desk {
         };
         self.tools.sentry.look(inventory, now);
         let inventory = inventory.ok()?;
-        let busy = self.running.is_some() || !may_begin;
+        let fencing = self
+            .running
+            .as_ref()
+            .is_some_and(|(r, _)| r.work == Work::Fence);
+        let busy = fencing || !may_begin;
         let due = self
             .tools
             .sentry
@@ -41,11 +46,22 @@ impl Desk {
         if let Some((order, why)) = due.fence {
             tracing::warn!(request = order.name, why, "a policy's trigger");
             self.tell_node(true, "PolicyTriggered", &why);
-            if !self.begin(order.clone()) {
-                self.tools.sentry.not_begun(&order, now);
+            if self.interrupt_unfence() {
+                // It ends at once, and then it is this one's turn.
+                self.after_unfence = Some(order);
+            } else {
+                self.begin_own(&order);
             }
         }
         due.wait
+    }
+
+    /// Begins a fence of our own.
+    pub(super) fn begin_own(&mut self, order: &Order) {
+        if !self.begin(order.clone()) {
+            let now = self.tools.host.system.monotonic();
+            self.tools.sentry.not_begun(order, now);
+        }
     }
 
     /// Whether the fence that is going on may be called off because its request is gone. One that has no request yet may not.

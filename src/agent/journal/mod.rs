@@ -4,6 +4,7 @@
 //! and left out, and with it whatever follows. Nothing is flushed to a disk: the file is to survive the agent, not the kernel, and a fence must
 //! not wait for a disk. It says what was tried, never what is: whoever resumes asks the kernel.
 
+mod lifts;
 mod line;
 mod standing;
 #[cfg(test)]
@@ -22,6 +23,7 @@ use crate::fence::Order;
 use crate::fence::budget::ResetWindow;
 use crate::fence::report::{FenceReport, Outcome, StepKind, StepReport, StepResult};
 
+pub use lifts::{Lift, Lifts};
 pub use standing::{Opening, Standing, Standings};
 pub use turn::Turn;
 
@@ -185,6 +187,12 @@ impl Journal {
     #[must_use]
     pub fn standings(&self) -> Standings {
         Standings::new(self.directory(), &self.boot_id)
+    }
+
+    /// The un-fence that is going on in this kernel.
+    #[must_use]
+    pub fn lifts(&self) -> Lifts {
+        Lifts::new(self.directory(), &self.boot_id)
     }
 
     /// Writes from now on as long as it is this turn, and no longer.

@@ -123,6 +123,8 @@ pub fn local_fence(
     let spec = StorageFenceRequestSpec {
         node_name: place.node_name.to_owned(),
         fence_state: api::request::FenceState::Fenced,
+        deletion_policy: api::request::DeletionPolicy::default(),
+        unfence_after_seconds: api::request::UNFENCE_AFTER_SECONDS,
         volume_groups: VolumeGroupSelection {
             mode: VolumeGroupMode::Named,
             names: answers.iter().map(|a| a.name.clone()).collect(),

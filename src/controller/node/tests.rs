@@ -51,6 +51,9 @@ fn the_agent_stays_while_something_is_left_to_do() {
         (ConditionStatus::False, "LvmlockdUnavailable", stays),
         (ConditionStatus::False, "SanlockUnavailable", stays),
         (ConditionStatus::False, "OtherRequestGoverns", stays),
+        (ConditionStatus::True, "UnfenceWaiting", stays),
+        (ConditionStatus::Unknown, "Unfencing", stays),
+        (ConditionStatus::False, "Unfenced", goes),
         (ConditionStatus::False, "SomethingNew", stays),
         (ConditionStatus::False, "DryRun", goes),
         (ConditionStatus::False, "CalledOff", goes),
@@ -96,6 +99,32 @@ fn a_deleted_or_governed_request_needs_no_agent() {
         LabelChange::Remove
     );
     assert_eq!(label(ON_DEMAND, None, &[younger]), LabelChange::Set);
+}
+
+#[test]
+fn a_deleted_one_keeps_the_agent_until_the_storage_is_given_back() {
+    let deleted = |status, reason, spec| {
+        let mut request = fenced(request(&spec), status, reason);
+        request.metadata.deletion_timestamp = request.metadata.creation_timestamp.clone();
+        request.metadata.finalizers = Some(vec![crate::api::UNFENCE_FINALIZER.into()]);
+        [request]
+    };
+    let (yes, no) = (ConditionStatus::True, ConditionStatus::False);
+    let retain = json!({"deletionPolicy": "Retain"});
+    for (requests, change) in [
+        (deleted(yes, "Proven", json!({})), LabelChange::Keep),
+        (deleted(yes, "UnfenceWaiting", json!({})), LabelChange::Keep),
+        (deleted(no, "NotProven", json!({})), LabelChange::Keep),
+        (deleted(no, "Unfenced", json!({})), LabelChange::Remove),
+        (deleted(no, "PathsRemain", json!({})), LabelChange::Remove),
+        (deleted(yes, "Proven", retain), LabelChange::Remove),
+    ] {
+        assert_eq!(
+            label(ON_DEMAND, Some("true"), &requests),
+            change,
+            "{requests:?}"
+        );
+    }
 }
 
 #[test]

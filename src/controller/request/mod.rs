@@ -2,6 +2,7 @@
 
 pub mod apply;
 pub mod dereference;
+pub mod finalizer;
 pub mod plan;
 pub mod status;
 pub mod validate;
@@ -38,7 +39,8 @@ pub async fn reconcile(request: Arc<Request>, context: Arc<Context>) -> Result<A
         }
     };
     let uid = request.uid().unwrap_or_default();
-    if request.metadata.deletion_timestamp.is_some() {
+    let deleted = request.metadata.deletion_timestamp.is_some();
+    if deleted && !finalizer::has(request) {
         context.failures.forget(&uid);
         return Ok(Action::await_change());
     }
@@ -48,6 +50,11 @@ pub async fn reconcile(request: Arc<Request>, context: Arc<Context>) -> Result<A
     }
     let now = Timestamp::now();
     let facts = dereference::dereference(request, &context.caches);
+    if finalizer::reconcile(request, &facts, &context).await? == finalizer::Done::Freed {
+        // It goes away now; there is nothing left to write to.
+        context.failures.forget(&uid);
+        return Ok(Action::await_change());
+    }
     let verdicts = validate::validate(request, &facts, &context.settings, now);
     let plan = plan::plan(request, &facts, &verdicts, now);
     let written = apply::apply(request, &facts, &plan, &context).await?;
@@ -55,7 +62,9 @@ pub async fn reconcile(request: Arc<Request>, context: Arc<Context>) -> Result<A
     context
         .metrics
         .reconciled(KIND, if written { "written" } else { "unchanged" });
-    Ok(Action::requeue(look_again(plan.look_again)))
+    // A deleted one waits for its node, of whose end or restart no watch may tell.
+    let soon = deleted.then_some(finalizer::LOOK_AGAIN);
+    Ok(Action::requeue(look_again(soon.or(plan.look_again))))
 }
 
 /// Everything else is told by a watch; this is for what a watch may miss.

@@ -95,7 +95,9 @@ fn weight(phase: Phase) -> Option<(bool, bool)> {
         Phase::Pending => None,
         Phase::WaitingForAgent | Phase::DryRunComplete => Some((false, false)),
         Phase::Rejected => Some((true, false)),
-        Phase::Fencing | Phase::Fenced | Phase::CalledOff => Some((false, true)),
+        Phase::Fencing | Phase::Fenced | Phase::CalledOff | Phase::Unfencing | Phase::Unfenced => {
+            Some((false, true))
+        }
         Phase::FencedLocksHeld | Phase::Failed => Some((true, true)),
     }
 }

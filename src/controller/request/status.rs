@@ -143,6 +143,9 @@ fn from_the_agents_word(
     request: &StorageFenceRequest,
     fenced: &Condition,
 ) -> Option<(Phase, String)> {
+    if [reason::UNFENCE_WAITING, reason::UNFENCING].contains(&fenced.reason.as_str()) {
+        return Some((Phase::Unfencing, fenced.message.clone()));
+    }
     if fenced.status == ConditionStatus::True {
         return Some(proven(request, fenced));
     }
@@ -150,6 +153,7 @@ fn from_the_agents_word(
         reason::IN_PROGRESS => Phase::Fencing,
         reason::NOT_PROVEN => Phase::Failed,
         reason::CALLED_OFF => Phase::CalledOff,
+        reason::UNFENCED => Phase::Unfenced,
         reason::DRY_RUN => Phase::DryRunComplete,
         refusal if REFUSALS.contains(&refusal) => Phase::Rejected,
         // The controller applies the same rule to what it knows by now; the agent's word may be older.

@@ -106,6 +106,15 @@ fn the_agents_word_makes_the_phase() {
             Some((TRUE, "Released")),
             Phase::Fenced,
         ),
+        (TRUE, "UnfenceWaiting", None, Phase::Unfencing),
+        (UNKNOWN, "UnfenceWaiting", None, Phase::Unfencing),
+        (UNKNOWN, "Unfencing", None, Phase::Unfencing),
+        (
+            FALSE,
+            "Unfenced",
+            Some((FALSE, "Unfenced")),
+            Phase::Unfenced,
+        ),
         (FALSE, "SomethingNew", None, Phase::Pending),
     ];
     // Whether or not the node, the agent or another request is seen: what the agent has said is evidence.

@@ -169,9 +169,12 @@ pub fn decode_dev(raw: u64) -> DevNo {
 
 /// What a request says in its header.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Request {
+pub struct Request<'a> {
     /// The device, where the command is about one. Looked up by number: a name may be given to another device meanwhile.
     pub dev: Option<DevNo>,
+    /// The device by its UUID, in place of the number: for what must not hit another device that has the number by now. The kernel takes one of
+    /// the two only.
+    pub uuid: Option<&'a str>,
     /// [`flag`]s.
     pub flags: u32,
     /// Targets in the payload.
@@ -184,7 +187,7 @@ pub struct Request {
 ///
 /// # Errors
 /// When they do not fit.
-pub fn encode(buffer: &mut [u8], request: Request, payload: &[u8]) -> Result<()> {
+pub fn encode(buffer: &mut [u8], request: Request<'_>, payload: &[u8]) -> Result<()> {
     let len = buffer.len();
     let too_small = Malformed {
         what: "the request does not fit",
@@ -194,6 +197,14 @@ pub fn encode(buffer: &mut [u8], request: Request, payload: &[u8]) -> Result<()>
     let total = u32::try_from(len).map_err(|_| too_small.clone())?;
     if len < HEADER + payload.len() {
         return Err(too_small);
+    }
+    let uuid = request.uuid.unwrap_or_default();
+    if uuid.len() >= UUID_LEN || uuid.bytes().any(|b| b == 0) {
+        return Err(Malformed {
+            what: "a UUID that does not fit",
+            at: offset::UUID,
+            len,
+        });
     }
     buffer.fill(0);
     let mut put = |at: usize, value: &[u8]| buffer[at..at + value.len()].copy_from_slice(value);
@@ -211,6 +222,7 @@ pub fn encode(buffer: &mut [u8], request: Request, payload: &[u8]) -> Result<()>
         offset::DEV,
         &request.dev.map_or(0, encode_dev).to_ne_bytes(),
     );
+    put(offset::UUID, uuid.as_bytes());
     put(HEADER, payload);
     Ok(())
 }

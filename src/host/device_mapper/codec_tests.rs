@@ -104,6 +104,7 @@ fn a_request_tells_its_true_size_and_asks_for_interface_4() {
         flags: flag::NOFLUSH,
         targets: 1,
         event_nr: 0x0140_0000,
+        ..Request::default()
     };
     encode(&mut buffer, request, &[1, 2, 3]).unwrap();
     assert_eq!(buffer[..4], 4u32.to_ne_bytes());
@@ -115,6 +116,28 @@ fn a_request_tells_its_true_size_and_asks_for_interface_4() {
     // Neither name nor UUID: the kernel refuses a request that names a device twice.
     assert!(buffer[48..312].iter().all(|b| *b == 0));
     assert_eq!(buffer[312..316], [1, 2, 3, 0]);
+}
+
+#[test]
+fn a_request_by_uuid_names_no_number() {
+    let uuid = "LVM-abc";
+    let request = Request {
+        uuid: Some(uuid),
+        ..Request::default()
+    };
+    let mut buffer = vec![0xff; HEADER];
+    encode(&mut buffer, request, &[]).unwrap();
+    // The kernel refuses a request that names a device twice.
+    assert_eq!(buffer[40..48], [0; 8]);
+    assert_eq!(&buffer[176..183], uuid.as_bytes());
+    assert!(buffer[183..].iter().all(|b| *b == 0));
+    for bad in ["x".repeat(129), "a\0b".to_owned()] {
+        let request = Request {
+            uuid: Some(&bad),
+            ..Request::default()
+        };
+        assert!(encode(&mut buffer, request, &[]).is_err(), "{bad}");
+    }
 }
 
 #[test]

@@ -33,6 +33,7 @@ mod sys {
     type Argument = [u8; HEADER];
     ioctl_readwrite!(version, 0xfd, 0, Argument);
     ioctl_readwrite!(list_devices, 0xfd, 2, Argument);
+    ioctl_readwrite!(dev_remove, 0xfd, 4, Argument);
     ioctl_readwrite!(dev_suspend, 0xfd, 6, Argument);
     ioctl_readwrite!(table_load, 0xfd, 9, Argument);
     ioctl_readwrite!(table_clear, 0xfd, 10, Argument);
@@ -46,11 +47,12 @@ mod sys {
         assert!(nix::request_code_readwrite!(0xfd, 6, size_of::<Argument>()) == 0xc138_fd06);
 }
 
-/// The commands that we use. None that creates, renames or removes a device.
+/// The commands that we use. None that creates or renames a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Command {
     Version,
     ListDevices,
+    DevRemove,
     DevSuspend,
     TableLoad,
     TableClear,
@@ -66,6 +68,7 @@ impl Command {
         match self {
             Self::Version => "DM_VERSION",
             Self::ListDevices => "DM_LIST_DEVICES",
+            Self::DevRemove => "DM_DEV_REMOVE",
             Self::DevSuspend => "DM_DEV_SUSPEND",
             Self::TableLoad => "DM_TABLE_LOAD",
             Self::TableClear => "DM_TABLE_CLEAR",
@@ -93,6 +96,7 @@ impl Command {
             match self {
                 Self::Version => sys::version(fd, argument),
                 Self::ListDevices => sys::list_devices(fd, argument),
+                Self::DevRemove => sys::dev_remove(fd, argument),
                 Self::DevSuspend => sys::dev_suspend(fd, argument),
                 Self::TableLoad => sys::table_load(fd, argument),
                 Self::TableClear => sys::table_clear(fd, argument),
@@ -125,7 +129,7 @@ impl From<codec::Malformed> for Failure {
 /// Encodes, calls, decodes the header; doubles the buffer while the kernel says that it is too small.
 pub(super) fn exchange(
     buffer: &mut Vec<u8>,
-    request: Request,
+    request: Request<'_>,
     payload: &[u8],
     mut invoke: impl FnMut(&mut [u8]) -> std::result::Result<(), Errno>,
 ) -> std::result::Result<Header, Failure> {
@@ -238,14 +242,17 @@ impl Control {
         &self,
         buffer: &mut Vec<u8>,
         command: Command,
-        request: Request,
+        request: Request<'_>,
         payload: &[u8],
     ) -> Result<Header> {
         let file = self.file()?;
         let answer = exchange(buffer, request, payload, |b| {
             command.invoke(file.as_raw_fd(), b).map(|_| ())
         });
-        answer.map_err(|failure| Self::failed(command, request.dev, failure))
+        answer.map_err(|failure| match request.uuid {
+            Some(uuid) => explain(command.name(), uuid, failure),
+            None => Self::failed(command, request.dev, failure),
+        })
     }
 
     fn failed(command: Command, dev: Option<DevNo>, failure: impl Into<Failure>) -> Error {
@@ -326,7 +333,7 @@ impl Control {
     }
 
     /// A command about one device that answers nothing.
-    fn order(&self, command: Command, request: Request, payload: &[u8]) -> Result<()> {
+    fn order(&self, command: Command, request: Request<'_>, payload: &[u8]) -> Result<()> {
         self.call(&mut Vec::new(), command, request, payload)
             .map(|_| ())
     }
@@ -388,7 +395,7 @@ impl DeviceMapper for Control {
                 dev: Some(dev),
                 flags,
                 event_nr: UDEV_KEEP,
-                targets: 0,
+                ..Request::default()
             },
             &[],
         )
@@ -399,6 +406,18 @@ impl DeviceMapper for Control {
             Command::TableClear,
             Request {
                 dev: Some(dev),
+                ..Request::default()
+            },
+            &[],
+        )
+    }
+
+    fn remove(&self, uuid: &str) -> Result<()> {
+        // No cookie at all: udev takes its links away by itself, and there is nothing to be kept. No deferred removal either: what is open stays.
+        self.order(
+            Command::DevRemove,
+            Request {
+                uuid: Some(uuid),
                 ..Request::default()
             },
             &[],

@@ -44,6 +44,20 @@ impl Multipathd for Simulation {
     fn restore_queueing(&self, map: &str) -> Result<()> {
         let mut state = self.reach("multipathd", |s| s.multipathd)?;
         state.queueing_disabled.remove(map);
+        // Maps are named after their volume group: nothing of it leads there any more.
+        let vg = map.split('-').nth(1).unwrap_or_default();
+        let prefix = format!("LVM-{}", build::uuid_of(vg));
+        let left = state
+            .devices
+            .values()
+            .any(|d| d.cut_off() && d.dm.uuid.starts_with(&prefix));
+        if left {
+            state.restored_early.push(map.to_owned());
+        }
+        if let Some(d) = state.device(map) {
+            build::set_queueing(d, true);
+        }
+        state.log.push(format!("restorequeueing {map}"));
         self.leave(state);
         Ok(())
     }

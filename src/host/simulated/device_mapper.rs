@@ -154,6 +154,38 @@ impl DeviceMapper for Simulation {
         Ok(())
     }
 
+    fn remove(&self, uuid: &str) -> Result<()> {
+        let mut state = self.enter();
+        let found = state.devices.values().find(|d| d.dm.uuid == uuid);
+        let found = found.map(|d| (d.dm.dev, d.dm.name.clone(), d.cut_off(), d.dm.open_count));
+        let Some((dev, name, cut_off, open)) = found else {
+            return Err(Error::NoSuchDevice {
+                what: uuid.to_owned(),
+            });
+        };
+        state.busy(dev)?;
+        let of_target = state
+            .targets
+            .iter()
+            .any(|vg| uuid.starts_with(&format!("LVM-{vg}")));
+        if !of_target || !cut_off {
+            state.violate(format!(
+                "remove of {name}, which is no fenced device of the fence's"
+            ));
+        }
+        let below = state
+            .devices
+            .values()
+            .any(|d| d.dm.deps.contains(&dev) && d.dm.uuid != uuid);
+        if open > 0 || below {
+            return Err(Error::Busy { what: name });
+        }
+        state.log.push(format!("remove {name}"));
+        state.devices.remove(&dev);
+        self.leave(state);
+        Ok(())
+    }
+
     fn message(&self, dev: Device, message: &str) -> Result<()> {
         let mut state = self.enter();
         state.busy(dev)?;

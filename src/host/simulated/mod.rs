@@ -10,6 +10,7 @@ mod build;
 mod clock;
 mod daemons;
 mod device_mapper;
+mod lvm;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -91,6 +92,20 @@ pub enum Dropping {
 /// More calls than that at one point in time are a circle.
 const NO_PROGRESS: u64 = 50_000;
 
+/// How a start of a lockspace goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Starting {
+    /// Twenty-one seconds.
+    #[default]
+    Works,
+    /// LVM says that it failed, and nothing happens.
+    Fails,
+    /// LVM says that it failed, but it did not.
+    WorksAndFails,
+    /// LVM hangs until it is killed, and nothing happens.
+    Hangs,
+}
+
 type Event = Box<dyn FnOnce(&mut State) + Send>;
 
 /// The node. Tests change it before a fence, or by [`Simulation::at`] during one.
@@ -128,6 +143,8 @@ pub struct State {
     map_of_target: BTreeSet<String>,
     /// Disks without multipath that still work.
     pub working_disks: BTreeSet<DevNo>,
+    /// Disks that sysfs calls offline.
+    pub dead_disks: BTreeSet<DevNo>,
     /// Drops of lockspaces.
     pub drop: Dropping,
     /// Listing the devices fails.
@@ -140,6 +157,13 @@ pub struct State {
     pub targets: BTreeSet<String>,
     /// Incarnations that may be dropped: (lockspace, generation).
     may_drop: BTreeSet<(String, Option<u64>)>,
+    /// Maps that were told to queue again while fenced devices stood on them.
+    pub restored_early: Vec<String>,
+    /// Starts of lockspaces.
+    pub start: Starting,
+    starts: u64,
+    /// Who holds devices open, for those who ask; `open_count` of the device is what decides.
+    pub openers: Vec<crate::fence::unfence::Opener>,
     /// What must never happen, but did.
     violations: Vec<String>,
     /// Calls that change something, in order.
@@ -200,7 +224,9 @@ impl Simulation {
             multipathd: me.clone(),
             lvmlockd: me.clone(),
             sanlock: me.clone(),
-            wdmd: me,
+            wdmd: me.clone(),
+            lvm: me.clone(),
+            openers: me,
         }
     }
 
@@ -442,10 +468,12 @@ impl System for Simulation {
         Monotonic(die_if_killed(self.lock()).now)
     }
 
-    fn disk(&self, _: DevNo) -> Option<super::DiskInfo> {
+    fn disk(&self, dev: DevNo) -> Option<super::DiskInfo> {
+        let state = self.lock();
+        let runs = !state.dead_disks.contains(&dev);
         Some(super::DiskInfo {
             name: "sda".into(),
-            state: "running".into(),
+            state: if runs { "running" } else { "offline" }.into(),
             io: None,
         })
     }

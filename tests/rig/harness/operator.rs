@@ -11,6 +11,8 @@ use super::process::{output, root};
 use super::wait::until;
 use super::{Cluster, Context, Result};
 
+/// What lets go of a request without giving the node its storage back.
+pub const RETAIN: &str = r#"{"spec":{"deletionPolicy":"Retain"}}"#;
 /// Where the rig installs it.
 pub const NAMESPACE: &str = "storage-fence";
 /// An image is unpacked and a pod started on emulated machines.
@@ -147,9 +149,14 @@ impl Cluster {
             .and_then(|pod| pod["metadata"]["name"].as_str().map(str::to_owned)))
     }
 
-    /// Takes every request away, so that the next scenario begins without any.
+    /// Takes every request away, so that the next scenario begins without any. Its node may still stand fenced: that is what a reboot is for.
     pub fn delete_requests(&self) -> Result {
-        self.control_plane()?.kubectl(&[
+        let control_plane = self.control_plane()?;
+        let names = control_plane.kubectl(&["get", "sfr", "-o", "name"])?;
+        for name in names.lines() {
+            control_plane.kubectl(&["patch", name, "--type=merge", "-p", RETAIN])?;
+        }
+        control_plane.kubectl(&[
             "delete",
             "storagefencerequests",
             "--all",

@@ -224,7 +224,11 @@ fn no_multipath_on_demand(cluster: &mut Cluster) -> Result {
     control_plane.apply(&request_yaml(
         "n2-san",
         "n2",
-        &["volumeGroups: {mode: AllShared}", "whenPathsRemain: Fence"],
+        &[
+            "volumeGroups: {mode: AllShared}",
+            "whenPathsRemain: Fence",
+            "deletionPolicy: Retain",
+        ],
     ))?;
     let request =
         control_plane.wait_for_condition("n2-san", "LocksReleased", "True", FENCE_LIMIT)?;

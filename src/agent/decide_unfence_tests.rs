@@ -1,0 +1,222 @@
+use super::*;
+use crate::fence::unfence::UnfenceReport;
+
+impl World {
+    fn lift(mut self, name: &str, outcome: UnfenceOutcome) -> Self {
+        let uid = format!("uid-{name}");
+        let order = unfence_order(&self.requests[&uid]);
+        let report = UnfenceReport {
+            order,
+            boot_id: BOOT.into(),
+            looked: Monotonic::from_secs(100),
+            started: (outcome != UnfenceOutcome::Waiting).then(|| Monotonic::from_secs(90)),
+            outcome,
+            ..UnfenceReport::default()
+        };
+        self.lifts.insert(uid, report);
+        self
+    }
+
+    fn delete(&mut self, name: &str) {
+        self.edit(name, |r| {
+            r.metadata.deletion_timestamp = Some(Time(Timestamp::UNIX_EPOCH));
+            r.metadata.finalizers = Some(vec![UNFENCE_FINALIZER.into()]);
+        });
+    }
+
+    fn gives_back(&self) -> Option<String> {
+        let decision = self.decide();
+        assert!(decision.begin.is_none() || decision.begin_unfence.is_none());
+        decision.begin_unfence.map(|o| o.name)
+    }
+}
+
+fn unfenced(name: &str, created: i64) -> StorageFenceRequest {
+    request(name, created, &json!({"fenceState": "Unfenced"}))
+}
+
+fn fenced_one() -> World {
+    World::of([request("a", 1, &json!({}))]).knows("a", Outcome::Proven)
+}
+
+#[test]
+fn the_spec_or_a_deletion_gives_the_storage_back() {
+    let mut world = fenced_one();
+    assert_eq!(world.gives_back(), None);
+    world.edit("a", |r| r.spec.fence_state = FenceState::Unfenced);
+    assert_eq!(world.gives_back().as_deref(), Some("a"));
+    assert_eq!(world.begins(), None);
+    let mut world = fenced_one();
+    world.delete("a");
+    assert_eq!(world.gives_back().as_deref(), Some("a"));
+    // One that was never fenced here: what stands fenced may be of a request that is gone.
+    let world = World::of([unfenced("b", 1)]);
+    assert_eq!(world.gives_back().as_deref(), Some("b"));
+}
+
+#[test]
+fn retained_unheld_and_dry_ones_give_nothing_back() {
+    let mut world = fenced_one();
+    world.delete("a");
+    world.edit("a", |r| r.spec.deletion_policy = DeletionPolicy::Retain);
+    assert_eq!(world.gives_back(), None);
+    let mut world = fenced_one();
+    world.delete("a");
+    world.edit("a", |r| r.metadata.finalizers = None);
+    assert_eq!(world.gives_back(), None);
+    let dry = json!({"fenceState": "Unfenced", "dryRun": true});
+    let world = World::of([request("a", 1, &dry)]);
+    assert_eq!(world.gives_back(), None);
+}
+
+#[test]
+fn a_deleted_one_that_nothing_was_fenced_for_says_so() {
+    for outcome in [
+        Outcome::CalledOff,
+        Outcome::DryRun,
+        Outcome::Refused(RefusalReason::PathsRemain),
+    ] {
+        let mut world = World::of([request("a", 1, &json!({}))]).knows("a", outcome);
+        world.delete("a");
+        assert_eq!(world.stand("a"), Some(Stand::NothingFenced));
+        assert_eq!(world.gives_back(), None);
+    }
+    // Also when another one fenced the node: that is the other one's.
+    let mut world = World::of([request("a", 1, &json!({})), request("b", 2, &json!({}))])
+        .knows("a", Outcome::Proven);
+    world.delete("b");
+    assert_eq!(world.stand("b"), Some(Stand::NothingFenced));
+    assert_eq!(world.gives_back(), None);
+}
+
+#[test]
+fn what_the_status_tells_of_this_boot_counts_as_fenced() {
+    for (boot, stand) in [
+        (BOOT, Some(Stand::Next)),
+        ("boot-0", Some(Stand::NothingFenced)),
+    ] {
+        let mut world = World::of([request("a", 1, &json!({}))]);
+        world.delete("a");
+        world.edit("a", |r| {
+            r.status = serde_json::from_value(json!({
+                "node": {"observedGeneration": 1, "bootId": boot, "agentVersion": "1"},
+                "conditions": [{"type": "Fenced", "status": "True", "reason": "Proven", "message": "",
+                    "observedGeneration": 1, "lastTransitionTime": "2026-01-01T00:00:00Z"}],
+            }))
+            .unwrap();
+        });
+        assert_eq!(world.stand("a"), stand, "{boot}");
+    }
+}
+
+#[test]
+fn while_another_request_wants_the_node_fenced_nothing_is_given_back() {
+    let mut world = World::of([request("a", 1, &json!({})), request("b", 2, &json!({}))])
+        .knows("a", Outcome::Proven)
+        .knows("b", Outcome::Refused(RefusalReason::NothingAffected));
+    world.edit("a", |r| r.spec.fence_state = FenceState::Unfenced);
+    assert_eq!(world.gives_back(), None);
+    assert_eq!(world.stand("a"), Some(Stand::Governed("b".into())));
+    world.delete("b");
+    assert_eq!(world.gives_back().as_deref(), Some("a"));
+}
+
+#[test]
+fn a_fence_comes_before_and_interrupts() {
+    // "a" is done with; "b" is new and wants a fence of its own.
+    let mut world = fenced_one().lift("a", UnfenceOutcome::Working);
+    world.edit("a", |r| r.spec.fence_state = FenceState::Unfenced);
+    world.running = Some(Running {
+        uid: "uid-a".into(),
+        work: Work::Unfence,
+    });
+    assert!(!world.decide().call_off);
+    let b = request("b", 2, &json!({}));
+    world.requests.insert("uid-b".into(), b);
+    let decision = world.decide();
+    assert!(decision.call_off);
+    assert_eq!((decision.begin, decision.begin_unfence), (None, None));
+    assert_eq!(world.stand("a"), Some(Stand::Unfence));
+    world.running = None;
+    assert_eq!(
+        (world.begins().as_deref(), world.gives_back()),
+        (Some("b"), None)
+    );
+}
+
+#[test]
+fn a_change_of_mind_interrupts_and_one_that_is_gone_does_not() {
+    let mut world = fenced_one().lift("a", UnfenceOutcome::Working);
+    world.edit("a", |r| r.spec.fence_state = FenceState::Unfenced);
+    world.running = Some(Running {
+        uid: "uid-a".into(),
+        work: Work::Unfence,
+    });
+    assert!(!world.decide().call_off);
+    world.edit("a", |r| r.spec.fence_state = FenceState::Fenced);
+    assert!(world.decide().call_off);
+    world.requests.clear();
+    assert!(!world.decide().call_off);
+}
+
+#[test]
+fn a_fence_whose_request_wants_the_contrary_is_called_off() {
+    let mut world = World::of([request("a", 1, &json!({}))]).runs("a");
+    assert!(!world.decide().call_off);
+    world.edit("a", |r| r.spec.fence_state = FenceState::Unfenced);
+    assert!(world.decide().call_off);
+    assert_eq!(world.gives_back(), None);
+}
+
+#[test]
+fn it_is_tried_again_when_it_is_time_and_not_when_it_is_done() {
+    let mut world = fenced_one();
+    world.edit("a", |r| r.spec.fence_state = FenceState::Unfenced);
+    let mut world = world.lift("a", UnfenceOutcome::Waiting);
+    world.now = Monotonic::from_secs(101);
+    assert_eq!(
+        (world.gives_back(), world.stand("a")),
+        (None, Some(Stand::Unfence))
+    );
+    world.now = Monotonic::from_secs(102);
+    assert_eq!(world.gives_back().as_deref(), Some("a"));
+    world.lifts.get_mut("uid-a").unwrap().failures = 2;
+    assert_eq!(world.gives_back(), None);
+    world.now = Monotonic::from_secs(110);
+    assert_eq!(world.gives_back().as_deref(), Some("a"));
+    let mut world = world.lift("a", UnfenceOutcome::Done);
+    assert_eq!(
+        (world.gives_back(), world.stand("a")),
+        (None, Some(Stand::Unfence))
+    );
+    // Another generation is another question.
+    world.edit("a", |r| r.spec.reason = Some("why not".into()));
+    assert_eq!(world.gives_back().as_deref(), Some("a"));
+}
+
+#[test]
+fn what_was_given_back_is_fenced_again_when_the_spec_says_so() {
+    let mut world = World::of([unfenced("a", 1)]).lift("a", UnfenceOutcome::Done);
+    assert_eq!(world.begins(), None);
+    world.edit("a", |r| r.spec.fence_state = FenceState::Fenced);
+    assert_eq!(world.begins().as_deref(), Some("a"));
+}
+
+#[test]
+fn a_status_of_this_boot_that_says_it_was_given_back_settles_it() {
+    let mut world = World::of([unfenced("a", 1)]);
+    world.edit("a", |r| {
+        r.status = serde_json::from_value(json!({
+            "node": {"observedGeneration": 1, "bootId": BOOT, "agentVersion": "1"},
+            "conditions": [{"type": "Fenced", "status": "False", "reason": "Unfenced", "message": "",
+                "observedGeneration": 2, "lastTransitionTime": "2026-01-01T00:00:00Z"}],
+        }))
+        .unwrap();
+    });
+    assert_eq!(
+        (world.gives_back(), world.stand("a")),
+        (None, Some(Stand::Settled))
+    );
+    world.edit("a", |_| ());
+    assert_eq!(world.gives_back().as_deref(), Some("a"));
+}

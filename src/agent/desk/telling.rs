@@ -1,0 +1,76 @@
+//! What people are told: events on the request and on the Node.
+
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::Resource;
+
+use super::Desk;
+use crate::agent::guard::News;
+use crate::agent::hook;
+use crate::agent::report::Happened;
+use crate::api::StorageFenceRequest;
+use crate::kubernetes::events::Happening;
+
+impl Desk {
+    /// What the guard has seen concerns the node, and no request any more.
+    pub(super) fn noticed(&mut self, news: &News) {
+        tracing::warn!(reason = news.reason, news.note, "guard");
+        self.tools.observer.look();
+        if let Some(events) = &self.events {
+            events.tell(
+                self.node(),
+                &Happening {
+                    warning: news.warning,
+                    reason: news.reason,
+                    action: "Guard",
+                    note: &news.note,
+                },
+            );
+        }
+    }
+
+    pub(super) fn tell(&self, name: &str, uid: &str, action: &str, happened: &Happened) {
+        let Some(events) = &self.events else { return };
+        let happening = Happening {
+            action,
+            ..happening(happened.warning, happened.reason, &happened.note)
+        };
+        events.tell(self.node(), &happening);
+        if hook::is_ours(uid) || !Self::recorded(uid) {
+            return;
+        }
+        let request = ObjectReference {
+            api_version: Some(StorageFenceRequest::api_version(&()).into_owned()),
+            kind: Some(StorageFenceRequest::kind(&()).into_owned()),
+            name: Some(name.to_owned()),
+            uid: Some(uid.to_owned()),
+            ..ObjectReference::default()
+        };
+        events.tell(request, &happening);
+    }
+
+    pub(super) fn tell_node(&self, warning: bool, reason: &str, note: &str) {
+        if let Some(events) = &self.events {
+            events.tell(self.node(), &happening(warning, reason, note));
+        }
+    }
+
+    /// As the kubelet does it: with the name for a UID, which `kubectl describe node` looks for as well.
+    pub(super) fn node(&self) -> ObjectReference {
+        ObjectReference {
+            api_version: Some("v1".into()),
+            kind: Some("Node".into()),
+            name: Some(self.tools.node_name.clone()),
+            uid: Some(self.tools.node_name.clone()),
+            ..ObjectReference::default()
+        }
+    }
+}
+
+fn happening<'a>(warning: bool, reason: &'a str, note: &'a str) -> Happening<'a> {
+    Happening {
+        warning,
+        reason,
+        action: "Fence",
+        note,
+    }
+}

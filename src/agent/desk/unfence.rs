@@ -1,0 +1,121 @@
+//! The desk's part in giving storage back.
+
+use std::sync::atomic::Ordering;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{Desk, Running, Work};
+use crate::agent::report::AgentPart;
+use crate::agent::restore::report::{from_report, happened};
+use crate::fence::Monotonic;
+use crate::fence::unfence::{UnfenceOrder, UnfenceOutcome, UnfenceReport};
+
+impl Desk {
+    /// Goes on with an un-fence that was killed: at once, whatever the API server does, since half-way is the worst place to stop at.
+    pub(super) fn lift_on(&mut self) -> std::io::Result<()> {
+        let Some(report) = self.tools.actor.lifting() else {
+            return Ok(());
+        };
+        let order = report.order.clone();
+        tracing::warn!(
+            request = order.name,
+            "going on with the un-fence of an earlier agent"
+        );
+        let uid = order.uid.clone();
+        self.lifts.insert(uid.clone(), report.clone());
+        let cancel = self.tools.actor.begin_unfence(order, Some(report))?;
+        let work = Work::Unfence;
+        self.running = Some((Running { uid, work }, cancel));
+        Ok(())
+    }
+
+    /// Somebody has to fence, and that cannot wait. Whether there was an un-fence to be interrupted.
+    pub(super) fn interrupt_unfence(&self) -> bool {
+        match &self.running {
+            Some((running, cancel)) if running.work == Work::Unfence => {
+                cancel.store(true, Ordering::Release);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// What the wall clock said at a point of the monotonic one; as it was `read` before, where that is about the same moment.
+    pub(super) fn wall_clock(&self, monotonic: Monotonic, read: Option<Timestamp>) -> Timestamp {
+        let ago = SignedDuration::try_from(self.tools.host.system.monotonic().since(monotonic))
+            .unwrap_or_default();
+        let now = Timestamp::now();
+        let computed = now.checked_sub(ago).unwrap_or(now);
+        read.filter(|read| read.duration_since(computed).abs() < SignedDuration::from_secs(2))
+            .unwrap_or(computed)
+    }
+
+    pub(super) fn begin_unfence(&mut self, order: UnfenceOrder) {
+        let uid = order.uid.clone();
+        let previous = self.lifts.get(&uid).cloned();
+        match self.tools.actor.begin_unfence(order, previous) {
+            Ok(cancel) => {
+                let work = Work::Unfence;
+                self.running = Some((Running { uid, work }, cancel));
+            }
+            Err(error) => tracing::error!(%error, "no thread for an un-fence; trying again"),
+        }
+    }
+
+    pub(super) fn hear_unfence(&mut self, report: UnfenceReport, ended: bool) {
+        let uid = report.order.uid.clone();
+        if let Some(happened) = happened(self.lifts.get(&uid), &report) {
+            tracing::info!(
+                request = report.order.name,
+                reason = happened.reason,
+                happened.note,
+                "unfence"
+            );
+            self.tell(&report.order.name, &uid, "Unfence", &happened);
+        }
+        if ended {
+            self.running = None;
+            if let Some(order) = self.after_unfence.take() {
+                self.begin_own(&order);
+            }
+        }
+        if ended && report.outcome == UnfenceOutcome::Done {
+            // Nothing of these fences stands any more: a request that wants one again gets one.
+            let given_back = |name: &str| report.groups.iter().any(|g| g.standing.uuid == name);
+            self.known.retain(|_, known| {
+                let groups = &known.report.volume_groups;
+                !groups.iter().any(|g| given_back(&g.uuid))
+            });
+            // What NodeStorage says of the volume groups is no longer so.
+            self.tools.observer.look();
+        }
+        if self.listed && !self.requests.contains_key(&uid) {
+            self.lifts.remove(&uid);
+            return;
+        }
+        self.lifts.insert(uid, report);
+    }
+
+    pub(super) fn unfence_part(
+        &mut self,
+        uid: &str,
+        report: &UnfenceReport,
+        now: Timestamp,
+        before: &AgentPart,
+    ) -> AgentPart {
+        let started = report.started.map(|monotonic| {
+            let fixed = self.lifts_started.get(uid).copied();
+            if let Some((_, at)) = fixed.filter(|(m, _)| *m == monotonic) {
+                return at;
+            }
+            let read = before.node.as_ref().and_then(|n| {
+                let same_boot = n.boot_id == report.boot_id;
+                n.unfence.as_ref()?.started_at.filter(|_| same_boot)
+            });
+            let at = self.wall_clock(monotonic, read);
+            self.lifts_started.insert(uid.to_owned(), (monotonic, at));
+            at
+        });
+        from_report(report, started, now, before)
+    }
+}

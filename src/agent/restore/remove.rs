@@ -1,0 +1,275 @@
+//! Removing the error devices, dropping a lockspace that the fence left frozen, and giving queueing back.
+
+use std::time::Duration;
+
+use super::look::{now, openers};
+use super::{Lifting, Obstacle, Step};
+use crate::agent::executor::limited;
+use crate::agent::observe::observe;
+use crate::fence::report::StepResult;
+use crate::fence::unfence::{
+    Blocker, BlockerReason, GroupReport, LockState, UnfenceStepKind, lock_state,
+};
+use crate::fence::{DmDevice, Inventory};
+use crate::host::{Error, Host, Result};
+
+/// How long a device that is busy though nobody had it open a moment ago is tried again: udev looks into devices now and then.
+const BUSY_LIMIT: Duration = Duration::from_secs(5);
+/// How long a drop may take, and how long the lockspace may take to go after it.
+const DROP_LIMIT: Duration = Duration::from_secs(45);
+const GONE_LIMIT: Duration = Duration::from_mins(1);
+/// multipathd may be busy with the paths that have just come back.
+const QUEUEING_TRIES: u32 = 3;
+
+/// What became of one device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Removed {
+    Yes,
+    /// Its number is another's by now: it has to be listed again.
+    Elsewhere,
+    /// It is not on the error target any more, so it is not ours to remove.
+    NotError,
+}
+
+/// Removes one device if it is what it was taken for. By UUID, which no other device has (S2); and never one that is open.
+fn remove(host: &Host, device: &DmDevice) -> Result<Removed> {
+    let mapper = &host.device_mapper;
+    let found = mapper.device(device.dev)?;
+    if found.uuid != device.uuid {
+        return Ok(Removed::Elsewhere);
+    }
+    if !found.is_error_only() {
+        return Ok(Removed::NotError);
+    }
+    mapper.remove(&device.uuid).map(|()| Removed::Yes)
+}
+
+impl Lifting<'_> {
+    /// Afterwards no device of the groups is on the error target any more.
+    pub(super) fn remove_devices(&mut self) -> Step {
+        const KIND: UnfenceStepKind = UnfenceStepKind::RemoveDevices;
+        let until = now(self.host) + BUSY_LIMIT;
+        for group in self.groups() {
+            self.begin(KIND, &group.standing.name);
+        }
+        loop {
+            let devices = match self.list() {
+                Ok(devices) => devices,
+                Err(e) => return Err(self.fail_first(KIND, &e.to_string())),
+            };
+            let mut busy = Vec::new();
+            let mut left = false;
+            for (at, group) in self.groups().into_iter().enumerate() {
+                for device in group.standing.error_devices(&devices) {
+                    left = true;
+                    self.remove_one(at, &group, device, &mut busy)?;
+                }
+            }
+            if !left {
+                break;
+            }
+            if !busy.is_empty() {
+                if now(self.host) >= until {
+                    return Err(self.busy(busy));
+                }
+                self.pause()?;
+            }
+        }
+        for group in self.groups() {
+            let n = group.devices_removed;
+            let message = format!("{n} devices removed or gone");
+            self.end(KIND, &group.standing.name, StepResult::Done, message);
+        }
+        Ok(())
+    }
+
+    fn remove_one(
+        &mut self,
+        at: usize,
+        group: &GroupReport,
+        device: &DmDevice,
+        busy: &mut Vec<(String, DmDevice)>,
+    ) -> Step {
+        let target = device.clone();
+        let name = &group.standing.name;
+        match self.ask("removing a device", move |h| remove(h, &target)) {
+            Ok(Removed::Yes) | Err(Error::NoSuchDevice { .. }) => {
+                if let Some(report) = self.report.groups.get_mut(at) {
+                    report.devices_removed += 1;
+                    report.devices_total = report.devices_total.max(report.devices_removed);
+                }
+                Ok(())
+            }
+            Ok(Removed::Elsewhere) | Err(Error::Busy { .. } | Error::Interrupted { .. }) => {
+                busy.push((name.clone(), device.clone()));
+                Ok(())
+            }
+            Ok(Removed::NotError) => {
+                let message = format!(
+                    "the table of {} was replaced just now: it is not removed, since it may be in use",
+                    device.name
+                );
+                let blocker = Blocker {
+                    device: Some(device.name.clone()),
+                    ..Blocker::new(BlockerReason::DeviceNotFenced, name, message)
+                };
+                Err(Obstacle::Blocked(vec![blocker]))
+            }
+            Err(e) => Err(self.fail(UnfenceStepKind::RemoveDevices, name, &e.to_string())),
+        }
+    }
+
+    /// Devices that came into use since they were looked at.
+    fn busy(&mut self, busy: Vec<(String, DmDevice)>) -> Obstacle {
+        let found = openers(self.host, busy.iter().map(|b| b.1.clone()).collect());
+        let blockers = busy.into_iter().map(|(group, device)| {
+            let by = found.iter().find(|o| o.dev == device.dev);
+            let who = by.map_or("somebody who is not to be seen", |o| o.who.as_str());
+            Blocker {
+                device: Some(device.name.clone()),
+                holder: by.map(|o| o.who.clone()),
+                pod_uid: by.and_then(|o| o.pod_uid.clone()),
+                ..Blocker::new(
+                    BlockerReason::DeviceOpen,
+                    &group,
+                    format!("{} was opened meanwhile by {who}", device.name),
+                )
+            }
+        });
+        Obstacle::Blocked(blockers.collect())
+    }
+
+    pub(super) fn fail_first(&mut self, kind: UnfenceStepKind, why: &str) -> Obstacle {
+        let first = self.report.groups.first().map(|g| g.standing.name.clone());
+        self.fail(kind, &first.unwrap_or_default(), why)
+    }
+
+    pub(super) fn inventory(&self) -> Result<Inventory> {
+        limited::call(
+            self.host,
+            "looking at the node",
+            Duration::from_secs(20),
+            observe,
+        )
+    }
+
+    /// Drops lockspaces that the fence froze and kept. No device of the volume group is left by now, so nobody can use what the locks protect.
+    pub(super) fn drop_lockspaces(&mut self) -> Step {
+        const KIND: UnfenceStepKind = UnfenceStepKind::DropLockspace;
+        for group in self.groups() {
+            let name = group.standing.name.clone();
+            let inventory = match self.inventory() {
+                Ok(inventory) => inventory,
+                Err(e) => return Err(self.fail(KIND, &name, &e.to_string())),
+            };
+            if lock_state(&group.standing, &inventory) != LockState::Frozen {
+                let why = "the fence left no lockspace behind".to_owned();
+                self.end(KIND, &name, StepResult::Skipped, why);
+                continue;
+            }
+            self.begin(KIND, &name);
+            if let Some(why) = self.in_the_way_of_a_drop(&group) {
+                return Err(self.fail(KIND, &name, &why));
+            }
+            let vg = name.clone();
+            let dropped =
+                limited::call(self.host, "dropping the lockspace", DROP_LIMIT, move |h| {
+                    h.lvmlockd.drop_vg(&vg, DROP_LIMIT)
+                });
+            self.wait_until_gone(&group, dropped.err())?;
+            let done = "the frozen lockspace is dropped".to_owned();
+            self.end(KIND, &name, StepResult::Done, done);
+        }
+        Ok(())
+    }
+
+    /// A device that could still reach the storage under the locks.
+    fn in_the_way_of_a_drop(&self, group: &GroupReport) -> Option<String> {
+        let devices = match self.list() {
+            Ok(devices) => devices,
+            Err(e) => return Some(e.to_string()),
+        };
+        let standing = &group.standing;
+        let uses = |d: &DmDevice| d.deps.iter().any(|dep| standing.pvs.contains(dep));
+        let found = devices.iter().find(|d| {
+            (standing.owns(d) && !standing.is_lvmlock(d)) || (!standing.owns(d) && uses(d))
+        })?;
+        Some(format!(
+            "{} may still use the storage that the locks protect; remove it first",
+            found.name
+        ))
+    }
+
+    fn wait_until_gone(&mut self, group: &GroupReport, failed: Option<Error>) -> Step {
+        let until = now(self.host) + GONE_LIMIT;
+        loop {
+            let state = self
+                .inventory()
+                .map(|inventory| lock_state(&group.standing, &inventory));
+            if matches!(state, Ok(LockState::Absent)) {
+                return Ok(());
+            }
+            if now(self.host) >= until {
+                let why = failed.map_or_else(
+                    || "the lock manager was not seen to let go".to_owned(),
+                    |e| e.to_string(),
+                );
+                return Err(self.fail(UnfenceStepKind::DropLockspace, &group.standing.name, &why));
+            }
+            self.pause()?;
+        }
+    }
+
+    /// Has multipathd queue again as it is configured, where the fence turned it off. A map that it fails for is noted: the node can be used
+    /// without, it only answers the next short outage with errors.
+    pub(super) fn restore_queueing(&mut self) {
+        const KIND: UnfenceStepKind = UnfenceStepKind::RestoreQueueing;
+        let devices = self.list().unwrap_or_default();
+        for group in self.groups() {
+            let name = group.standing.name.clone();
+            let maps: Vec<String> = group
+                .standing
+                .turned_off
+                .iter()
+                .filter_map(|uuid| devices.iter().find(|d| d.uuid == *uuid))
+                .map(|d| d.name.clone())
+                .collect();
+            if maps.is_empty() {
+                let why = "the fence turned no queueing off".to_owned();
+                self.end(KIND, &name, StepResult::Skipped, why);
+                continue;
+            }
+            self.begin(KIND, &name);
+            let mut failed = Vec::new();
+            for map in &maps {
+                if let Err(e) = self.restore_map(map) {
+                    failed.push(format!(
+                        "map {map} does not queue yet ({e}); multipathd restorequeueing map {map}"
+                    ));
+                }
+            }
+            if failed.is_empty() {
+                let done = format!("{} queues again as it is configured", maps.join(", "));
+                self.end(KIND, &name, StepResult::Done, done);
+            } else {
+                let why = failed.join("; ");
+                self.end(KIND, &name, StepResult::Failed, why.clone());
+                self.note(why);
+            }
+        }
+    }
+
+    fn restore_map(&self, map: &str) -> Result<()> {
+        let mut tries = 0;
+        loop {
+            let name = map.to_owned();
+            let answer = self.ask("telling multipathd", move |h| {
+                h.multipathd.restore_queueing(&name)
+            });
+            tries += 1;
+            if answer.is_ok() || tries == QUEUEING_TRIES || self.pause().is_err() {
+                return answer;
+            }
+        }
+    }
+}

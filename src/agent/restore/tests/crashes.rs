@@ -1,0 +1,68 @@
+//! kill -9 at every call of an un-fence, and its successor (S4).
+
+use super::Bench;
+use crate::fence::unfence::UnfenceReport;
+use crate::host::simulated::{Group, Layout};
+
+fn layout() -> Layout {
+    Layout {
+        groups: vec![
+            Group::bystander("other", true),
+            Group {
+                linear: 2,
+                ..Group::target("vg1")
+            },
+        ],
+    }
+}
+
+/// As a new agent does it: with what the journal says, and attempts until it is done.
+fn succeed(bench: &mut Bench) -> UnfenceReport {
+    let left = bench.journal().0.lifts().left().expect("read");
+    bench.last = left.map(|l| l.report);
+    bench.until_done(300)
+}
+
+#[test]
+fn an_un_fence_that_is_killed_anywhere_is_completed() {
+    let mut at = 0;
+    loop {
+        at += 1;
+        let mut bench = Bench::ready(&layout());
+        bench.once();
+        bench.wait(11);
+        bench.node.kill_at_call(at);
+        let whole = bench.try_once(&|| false);
+        let killed = bench.node.restart_agent();
+        bench.check();
+        if let (Some(report), false) = (whole, killed) {
+            bench.assert_done(&report, "not killed");
+            break;
+        }
+        let report = succeed(&mut bench);
+        bench.assert_done(&report, &format!("killed at call {at}"));
+        assert_eq!(bench.log_of("lockstart").len(), 1, "killed at call {at}");
+    }
+    assert!(at > 30, "killed at {at} calls only");
+}
+
+#[test]
+fn a_second_kill_of_an_un_fence_is_survived_too() {
+    for at in (1..120).step_by(5) {
+        let mut bench = Bench::ready(&layout());
+        for _ in 0..3 {
+            bench.once();
+            bench.wait(11);
+            bench.node.kill_at_call(at);
+            let _ = bench.try_once(&|| false);
+            bench.node.restart_agent();
+        }
+        let report = succeed(&mut bench);
+        bench.check();
+        assert_eq!(
+            report.outcome,
+            crate::fence::unfence::UnfenceOutcome::Done,
+            "{report:#?}"
+        );
+    }
+}

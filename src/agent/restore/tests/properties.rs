@@ -1,0 +1,165 @@
+//! Any node, any faults, any kill: nothing of others is touched (S2), nothing that is open or not fenced is removed, and no lockspace is joined
+//! while anything of before is there (S7). The simulated node keeps its own account of all three.
+
+use proptest::prelude::*;
+
+use super::{Bench, seconds};
+use crate::fence::unfence::UnfenceOutcome;
+use crate::host::simulated::{Daemon, Group, Layout, Starting, Under};
+
+#[derive(Clone, Copy, Debug)]
+enum Fault {
+    Open(usize, u64),
+    Close(usize, u64),
+    Busy(usize, u32),
+    Refreshed(usize, u64),
+    Appears(u64),
+    Paths(u32, u64),
+    Lvmlockd(Daemon, u64),
+    Sanlock(Daemon, u64),
+    Multipathd(Daemon),
+    Start(Starting),
+    LvmlockWiped,
+    Forgotten,
+}
+
+fn daemon() -> impl Strategy<Value = Daemon> {
+    prop_oneof![Just(Daemon::Dead), Just(Daemon::Hangs), Just(Daemon::Alive)]
+}
+
+fn fault() -> impl Strategy<Value = Fault> {
+    let when = 0..60_u64;
+    prop_oneof![
+        3 => (any::<usize>(), when.clone()).prop_map(|(d, t)| Fault::Open(d, t)),
+        2 => (any::<usize>(), when.clone()).prop_map(|(d, t)| Fault::Close(d, t)),
+        2 => (any::<usize>(), 1..40_u32).prop_map(|(d, n)| Fault::Busy(d, n)),
+        2 => (any::<usize>(), when.clone()).prop_map(|(d, t)| Fault::Refreshed(d, t)),
+        1 => when.clone().prop_map(Fault::Appears),
+        3 => (0..3_u32, when.clone()).prop_map(|(n, t)| Fault::Paths(n, t)),
+        1 => (daemon(), when.clone()).prop_map(|(d, t)| Fault::Lvmlockd(d, t)),
+        1 => (daemon(), when).prop_map(|(d, t)| Fault::Sanlock(d, t)),
+        1 => daemon().prop_map(Fault::Multipathd),
+        2 => prop_oneof![Just(Starting::Fails), Just(Starting::WorksAndFails), Just(Starting::Hangs)].prop_map(Fault::Start),
+        1 => Just(Fault::LvmlockWiped),
+        1 => Just(Fault::Forgotten),
+    ]
+}
+
+fn apply(bench: &Bench, fault: Fault) {
+    let names = bench.devices("vg0");
+    let pick = |n: usize| {
+        names
+            .get(n % names.len().max(1))
+            .cloned()
+            .unwrap_or_default()
+    };
+    let node = &bench.node;
+    let at = |t: u64| node.now() + seconds(t);
+    match fault {
+        Fault::Open(n, t) | Fault::Close(n, t) => {
+            let (name, count) = (pick(n), u32::from(matches!(fault, Fault::Open(..))));
+            node.at(at(t), move |s| {
+                if let Some(d) = s.device(&name) {
+                    d.dm.open_count = count;
+                }
+            });
+        }
+        Fault::Busy(n, times) => {
+            let name = pick(n);
+            node.state(|s| {
+                if let Some(d) = s.device(&name) {
+                    d.busy = times;
+                }
+            });
+        }
+        Fault::Refreshed(n, t) => {
+            let name = pick(n);
+            node.at(at(t), move |s| s.lead_to(&name, "mpath-vg0-0"));
+        }
+        // LVM activates nothing without the lockspace; somebody with dmsetup may.
+        Fault::Appears(t) => node.at(at(t), |s| s.add_volume("vg0", "late")),
+        Fault::Paths(n, t) => node.at(at(t), move |s| {
+            for d in s.devices.values_mut() {
+                if d.dm.uuid.starts_with("mpath-") {
+                    d.active_paths = n;
+                }
+            }
+        }),
+        Fault::Lvmlockd(how, t) => node.at(at(t), move |s| s.lvmlockd = how),
+        Fault::Sanlock(how, t) => node.at(at(t), move |s| s.sanlock = how),
+        Fault::Multipathd(how) => node.state(|s| s.multipathd = how),
+        Fault::Start(how) => node.state(|s| s.start = how),
+        Fault::LvmlockWiped => node.state(|s| s.wipe("vg0-lvmlock")),
+        Fault::Forgotten => bench.forget(),
+    }
+}
+
+fn layout() -> impl Strategy<Value = Layout> {
+    (0..4_u32, 0..3_u32, 1..3_usize, any::<bool>()).prop_map(|(linear, thin, maps, disk)| {
+        let map = Under::Map {
+            active: 0,
+            queueing: true,
+        };
+        let mut under = vec![map; maps];
+        if disk {
+            under.push(Under::Disk(true));
+        }
+        Layout {
+            groups: vec![
+                Group {
+                    linear: linear.max(u32::from(thin == 0)),
+                    thin,
+                    under,
+                    ..Group::target("vg0")
+                },
+                Group::bystander("other", true),
+                Group::bystander("local", false),
+            ],
+        }
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60,
+        max_shrink_iters: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn an_un_fence_touches_nothing_else_and_joins_nothing_too_early(
+        layout in layout(),
+        faults in prop::collection::vec(fault(), 0..5),
+        kills in prop::collection::vec(1..150_u64, 0..3),
+    ) {
+        let mut bench = Bench::ready(&layout);
+        let others = (bench.devices("other"), bench.devices("local"));
+        // What came into use after the join is none of the fence's.
+        let late = faults.iter().any(|f| matches!(f, Fault::Appears(_) | Fault::Refreshed(..)));
+        // Without journal and memory there is nothing to tell that a lockspace is missing, once the last device is gone.
+        let forgotten = faults.iter().any(|f| matches!(f, Fault::Forgotten));
+        for fault in faults {
+            apply(&bench, fault);
+        }
+        for kill in kills {
+            bench.node.kill_at_call(kill);
+            for _ in 0..12 {
+                if bench.try_once(&|| false).is_none() {
+                    break;
+                }
+                bench.wait(2);
+            }
+            bench.node.restart_agent();
+            bench.check();
+        }
+        let report = bench.until_done(200);
+        bench.check();
+        prop_assert_eq!(others, (bench.devices("other"), bench.devices("local")));
+        if report.outcome == UnfenceOutcome::Done {
+            let held = bench.node.state(|s| s.held(&crate::host::simulated::uuid_of("vg0")));
+            prop_assert!(held || forgotten);
+            if !late {
+                prop_assert_eq!(bench.devices("vg0"), Vec::<String>::new());
+            }
+        } else {
+            prop_assert!(!report.blockers.is_empty());
+        }
+    }
+}

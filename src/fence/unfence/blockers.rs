@@ -1,0 +1,261 @@
+//! What speaks against lifting a fence, and how long the paths have been healthy.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::{LockState, Standing};
+use crate::fence::inventory::{DevNo, DmDevice, PhysicalVolume, PvKind};
+use crate::fence::time::Monotonic;
+
+/// Two looks that are farther apart than this are no observation of what was in between.
+const LONGEST_GAP: Duration = Duration::from_secs(15);
+
+/// How long the paths of a volume group have been healthy: every physical volume reachable, and no path lost.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// Since when; None while they are not.
+    pub since: Option<Monotonic>,
+    /// Working paths at the last look.
+    working: BTreeSet<DevNo>,
+    /// When that was.
+    looked: Monotonic,
+}
+
+impl Health {
+    /// With one more look. A path that was lost meanwhile, or a gap between looks, begins the time anew.
+    #[must_use]
+    pub fn look(before: Option<&Self>, pvs: &[PhysicalVolume], now: Monotonic) -> Self {
+        let working: BTreeSet<DevNo> = pvs
+            .iter()
+            .flat_map(PhysicalVolume::paths)
+            .filter(|p| p.active)
+            .map(|p| p.dev)
+            .collect();
+        let reachable = !pvs.is_empty() && pvs.iter().all(PhysicalVolume::reachable);
+        let kept = before
+            .filter(|b| b.working.is_subset(&working) && now.since(b.looked) <= LONGEST_GAP)
+            .and_then(|b| b.since);
+        Self {
+            since: reachable.then(|| kept.unwrap_or(now)),
+            working,
+            looked: now,
+        }
+    }
+
+    /// How long, up to the last look. None while they are not.
+    #[must_use]
+    pub fn lasted(&self) -> Option<Duration> {
+        self.since.map(|since| self.looked.since(since))
+    }
+}
+
+/// Who holds a device open.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Opener {
+    /// The device.
+    pub dev: DevNo,
+    /// A process, mount or device, in words: `process 812 (qemu-system-x86)`.
+    pub who: String,
+    /// UID of the pod that it belongs to.
+    pub pod_uid: Option<String>,
+}
+
+/// What speaks against lifting a fence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BlockerReason {
+    /// A physical volume cannot be reached, or not for long enough.
+    PathsUnhealthy,
+    /// Something holds a fenced device open.
+    DeviceOpen,
+    /// A device is not on the error target.
+    DeviceNotFenced,
+    /// It is not known how things stand.
+    StateUnknown,
+    /// The former lockspace is still there.
+    LockspaceRemains,
+    /// A step failed; it is tried again.
+    StepFailed,
+}
+
+/// One thing that speaks against it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Blocker {
+    /// What kind of thing.
+    pub reason: BlockerReason,
+    /// Volume group.
+    pub volume_group: String,
+    /// Name of the device.
+    pub device: Option<String>,
+    /// Who holds it.
+    pub holder: Option<String>,
+    /// UID of the holder's pod.
+    pub pod_uid: Option<String>,
+    /// What it is, and what to do about it.
+    pub message: String,
+}
+
+impl Blocker {
+    /// About a volume group as a whole.
+    #[must_use]
+    pub fn new(reason: BlockerReason, group: &str, message: String) -> Self {
+        Self {
+            reason,
+            volume_group: group.to_owned(),
+            device: None,
+            holder: None,
+            pod_uid: None,
+            message,
+        }
+    }
+}
+
+/// What is seen of one volume group.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen<'a> {
+    /// All devices.
+    pub devices: &'a [DmDevice],
+    /// Its physical volumes.
+    pub pvs: &'a [PhysicalVolume],
+    /// How long its paths have been healthy.
+    pub health: &'a Health,
+    /// Who holds its devices open, as far as that can be told.
+    pub openers: &'a [Opener],
+    /// Its lockspace.
+    pub lock: &'a LockState,
+}
+
+/// Everything that speaks against lifting the fence of a volume group now.
+#[must_use]
+pub fn blockers(group: &Standing, healthy_for: Duration, seen: Seen<'_>) -> Vec<Blocker> {
+    let name = group.name.as_str();
+    let mut all = Vec::new();
+    let error = group.error_devices(seen.devices);
+    for device in error.iter().filter(|d| d.open_count > 0) {
+        all.extend(held_open(name, device, seen.openers));
+    }
+    // Once the lockspace is joined, a volume that is active may be so with a lock: it is none of the fence's any more.
+    let joined = matches!(seen.lock, LockState::Joined { .. } | LockState::Joining);
+    if !joined {
+        let foreign = seen
+            .devices
+            .iter()
+            .filter(|d| group.owns(d) && !group.is_lvmlock(d) && !d.is_error_only());
+        all.extend(foreign.map(|d| Blocker {
+            device: Some(d.name.clone()),
+            ..Blocker::new(
+                BlockerReason::DeviceNotFenced,
+                name,
+                format!(
+                    "{} is not on the error target: it may be in use without a lock. Deactivate it (dmsetup remove {0}) once nobody uses it, or reboot \
+                     the node",
+                    d.name
+                ),
+            )
+        }));
+        all.extend(lock_blocker(group, seen.lock));
+    }
+    if !joined || !error.is_empty() {
+        all.extend(path_blocker(name, healthy_for, seen));
+    }
+    all
+}
+
+fn held_open(group: &str, device: &DmDevice, openers: &[Opener]) -> Vec<Blocker> {
+    let blocker = |holder: Option<&Opener>, message: String| Blocker {
+        device: Some(device.name.clone()),
+        holder: holder.map(|h| h.who.clone()),
+        pod_uid: holder.and_then(|h| h.pod_uid.clone()),
+        ..Blocker::new(BlockerReason::DeviceOpen, group, message)
+    };
+    let known: Vec<Blocker> = openers
+        .iter()
+        .filter(|o| o.dev == device.dev)
+        .map(|o| {
+            let pod = o
+                .pod_uid
+                .as_ref()
+                .map(|uid| format!(" of the pod with UID {uid}"))
+                .unwrap_or_default();
+            let what = format!(
+                "{} holds {} open{pod}: it only sees I/O errors. End it, unmount it, or delete the pod",
+                o.who, device.name
+            );
+            blocker(Some(o), what)
+        })
+        .collect();
+    if known.is_empty() {
+        let what = format!(
+            "{} is open ({} times), but no process, mount or device is seen that holds it: perhaps the kernel does, by a loop device, swap or an \
+             export. Look with: dmsetup info {0}; losetup; swapon",
+            device.name, device.open_count
+        );
+        return vec![blocker(None, what)];
+    }
+    known
+}
+
+fn lock_blocker(group: &Standing, lock: &LockState) -> Option<Blocker> {
+    let message = match lock {
+        LockState::Removing => format!(
+            "lockspace {} is still being removed; it goes on when it is gone",
+            group.lockspace
+        ),
+        LockState::Orphaned => format!(
+            "sanlock holds lockspace {} though lvmlockd does not know it: what a lvmlockd that was killed leaves. Restart lvmlockd with --adopt 1, or \
+             reboot the node",
+            group.lockspace
+        ),
+        LockState::FrozenByOthers => format!(
+            "lockspace {} is frozen in lvmlockd, and not by a fence that is known here. Once no volume of {} is active: lvmlockctl --drop {1}",
+            group.lockspace, group.name
+        ),
+        _ => return None,
+    };
+    Some(Blocker::new(
+        BlockerReason::LockspaceRemains,
+        &group.name,
+        message,
+    ))
+}
+
+fn path_blocker(group: &str, healthy_for: Duration, seen: Seen<'_>) -> Option<Blocker> {
+    let unhealthy = |message| Some(Blocker::new(BlockerReason::PathsUnhealthy, group, message));
+    if seen.pvs.is_empty() {
+        return unhealthy(format!(
+            "no physical volume of {group} is to be seen: bring the SAN back, and see that multipathd makes its map again (multipath -ll)"
+        ));
+    }
+    let lost: Vec<String> = seen
+        .pvs
+        .iter()
+        .filter(|pv| !pv.reachable())
+        .map(pv_in_words)
+        .collect();
+    if !lost.is_empty() {
+        return unhealthy(format!(
+            "no path works to {}; it goes on when the SAN is back",
+            lost.join(", ")
+        ));
+    }
+    let lasted = seen.health.lasted().unwrap_or_default();
+    // Whole seconds of the requirement, never of what has passed: a status must not change with every look.
+    (lasted < healthy_for).then(|| {
+        Blocker::new(
+            BlockerReason::PathsUnhealthy,
+            group,
+            format!(
+                "the paths of {group} work, but not yet for {} s without losing one",
+                healthy_for.as_secs()
+            ),
+        )
+    })
+}
+
+fn pv_in_words(pv: &PhysicalVolume) -> String {
+    match &pv.kind {
+        PvKind::Multipath(map) => format!("map {}", map.name),
+        PvKind::Disk(path) => format!("disk {}", path.name),
+    }
+}

@@ -1,0 +1,172 @@
+//! LVM's tools, and who holds devices open.
+
+use std::time::Duration;
+
+use super::{SimulatedLockspace, Simulation, Starting, State, uuid_of};
+use crate::fence::unfence::Opener;
+use crate::fence::{DmDevice, Lockspace, LockspaceState, Monotonic, Target};
+use crate::host::{Error, Lvm, Openers, Result};
+
+/// A join by the same name writes and then waits two I/O time-outs.
+const JOIN: Duration = Duration::from_secs(21);
+
+impl Lvm for Simulation {
+    fn start_lockspace(&self, vg: &str, limit: Duration) -> Result<()> {
+        let mut state = self.enter();
+        state.log.push(format!("lockstart {vg}"));
+        state.judge_start(vg);
+        let how = state.start;
+        let until = match how {
+            Starting::Works | Starting::WorksAndFails => {
+                let name = vg.to_owned();
+                // lvmlockd does it, whatever becomes of the tool.
+                state.begin_join(vg);
+                state.later(JOIN, move |s| s.end_join(&name));
+                state.now + JOIN
+            }
+            Starting::Fails => state.now + Duration::from_secs(1),
+            Starting::Hangs => state.now + limit,
+        };
+        self.leave(state);
+        drop(self.wait_until(Some(until), None, None));
+        let what = format!("vgchange --lockstart {vg} on the host");
+        match how {
+            Starting::Works => Ok(()),
+            Starting::Fails | Starting::WorksAndFails => Err(Error::Refused {
+                what,
+                detail: "start failed: -214".into(),
+            }),
+            Starting::Hangs => Err(Error::TimedOut {
+                what,
+                limit,
+                hint: "It was killed",
+            }),
+        }
+    }
+}
+
+impl Openers for Simulation {
+    fn of(&self, devices: &[DmDevice], found: &mut dyn FnMut(Opener)) {
+        let all = self.enter().openers.clone();
+        let asked = |o: &Opener| devices.iter().any(|d| d.dev == o.dev);
+        all.into_iter().filter(asked).for_each(found);
+    }
+}
+
+impl State {
+    /// What must be so when a host joins a lockspace again: its old leases count as free from then on.
+    fn judge_start(&mut self, vg: &str) {
+        let uuid = uuid_of(vg);
+        if !self.targets.contains(&uuid) {
+            self.violate(format!(
+                "lockstart {vg}, which is none of the fence's business"
+            ));
+        }
+        if self.lockspaces.iter().any(|l| l.lockspace.vg_uuid == uuid) {
+            self.violate(format!("lockstart {vg} on top of its lockspace"));
+        }
+        let prefix = format!("LVM-{uuid}");
+        let left: Vec<String> = self
+            .devices
+            .values()
+            .filter(|d| d.dm.uuid.starts_with(&prefix))
+            // The leases' volume may stay, as long as it leads to the leases.
+            .filter(|d| d.cut_off() || !d.dm.name.ends_with("-lvmlock"))
+            .map(|d| d.dm.name.clone())
+            .collect();
+        if !left.is_empty() {
+            self.violate(format!("lockstart {vg} while {left:?} are there"));
+        }
+    }
+
+    fn begin_join(&mut self, vg: &str) {
+        self.starts += 1;
+        let lockspace = Lockspace {
+            name: format!("lvm_{vg}"),
+            vg_name: vg.to_owned(),
+            vg_uuid: uuid_of(vg),
+            host_id: 7,
+            generation: Some(3 + self.starts),
+            io_timeout: 10,
+            last_renewal: Some(Monotonic(self.now)),
+            state: LockspaceState::Adding,
+            ..Lockspace::default()
+        };
+        self.lockspaces.push(SimulatedLockspace {
+            lockspace,
+            armed: false,
+        });
+    }
+
+    fn end_join(&mut self, vg: &str) {
+        for l in &mut self.lockspaces {
+            if l.lockspace.vg_name == vg && l.lockspace.state == LockspaceState::Adding {
+                l.lockspace.state = LockspaceState::Healthy;
+                l.armed = true;
+            }
+        }
+    }
+}
+
+/// What else happens on a node, for tests.
+impl State {
+    /// The present incarnation of a volume group may be fenced too.
+    pub fn allow(&mut self, vg_uuid: &str) {
+        let ours = self
+            .lockspaces
+            .iter()
+            .filter(|l| l.lockspace.vg_uuid == vg_uuid);
+        let all: Vec<_> = ours
+            .map(|l| (l.lockspace.name.clone(), l.lockspace.generation))
+            .collect();
+        self.may_drop.extend(all);
+    }
+
+    /// Somebody has joined the lockspace by hand.
+    pub fn join_now(&mut self, vg: &str) {
+        self.begin_join(vg);
+        self.end_join(vg);
+    }
+
+    /// sanlock has not done with the former lockspace yet.
+    pub fn removing(&mut self, vg: &str) {
+        self.begin_join(vg);
+        for l in &mut self.lockspaces {
+            if l.lockspace.vg_name == vg {
+                l.lockspace.state = LockspaceState::Removing;
+                l.lockspace.vg_uuid = uuid_of(vg);
+            }
+        }
+    }
+
+    /// A device is put on the error target.
+    pub fn wipe(&mut self, name: &str) {
+        if let Some(d) = self.device(name) {
+            d.dm.deps.clear();
+            d.dm.targets = vec![Target {
+                start: 0,
+                length: d.dm.sectors,
+                kind: "error".into(),
+                params: String::new(),
+            }];
+        }
+    }
+
+    /// Somebody loads a device's real table again (`lvchange --refresh`).
+    pub fn lead_to(&mut self, name: &str, map: &str) {
+        let below = self.device(map).map(|d| d.dm.dev);
+        if let (Some(below), Some(d)) = (below, self.device(name)) {
+            d.dm.deps = vec![below];
+            for t in &mut d.dm.targets {
+                "linear".clone_into(&mut t.kind);
+                t.params = format!("{below} 0");
+            }
+        }
+    }
+
+    /// A volume is activated on a map.
+    pub fn add_volume_on(&mut self, vg: &str, lv: &str, map: &str) {
+        self.add_volume(vg, lv);
+        self.lead_to(&format!("{vg}-{lv}"), map);
+    }
+}
