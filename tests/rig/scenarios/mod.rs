@@ -11,6 +11,7 @@ mod refusals;
 mod speed;
 mod stacks;
 mod storage;
+mod unfence;
 
 use crate::harness::Scenario;
 
@@ -20,6 +21,7 @@ pub fn all() -> Vec<Scenario> {
     all.extend(refusals::scenarios());
     all.extend(fence::scenarios());
     all.push(demo::demo());
+    all.extend(unfence::scenarios());
     all.extend(deaths::scenarios());
     all.extend(storage::scenarios());
     all.extend(hook::scenarios());
