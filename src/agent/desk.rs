@@ -313,7 +313,9 @@ impl Desk {
         self.tools.observer.look();
         let fenced = matches!(known.report.outcome, Outcome::Proven | Outcome::NotProven);
         let asked_for = Self::recorded(uid) && !hook::is_ours(uid);
-        if fenced && asked_for && self.listed && !self.requests.contains_key(uid) {
+        let alive = |r: &StorageFenceRequest| r.metadata.deletion_timestamp.is_none();
+        let deleted = !self.requests.get(uid).is_some_and(alive);
+        if fenced && asked_for && self.listed && deleted {
             let note = format!(
                 "Request {} was deleted when its fence could no longer be called off: it was completed. {}",
                 known.order.name, known.report.message
