@@ -153,6 +153,15 @@ fn kill_hook(options: &agent::hook::Options) -> ExitCode {
 }
 
 fn inspect() -> Outcome {
-    agent::inspect::inspect(&Host::real(&Paths::default()), &mut io::stdout())?;
+    let paths = Paths::default();
+    let host = Host::real(&paths);
+    let state = std::path::Path::new(agent::journal::DEFAULT_DIRECTORY);
+    let mut facts = agent::preflight::gather(&host, &paths, state);
+    // Of the host, also when it runs in a container.
+    let hook = agent::hook::install::state(&paths.proc.join("1/root"));
+    facts.kill_hook = hook
+        .ok()
+        .map(|s| (s == agent::hook::install::State::InForce, s.message()));
+    agent::inspect::inspect(&host, &facts, &mut io::stdout())?;
     Ok(())
 }

@@ -5,6 +5,7 @@ use std::io::Write;
 use serde_json::{Value, json};
 
 use super::observe::observe;
+use crate::fence::preflight::{Check, Facts, preflight};
 use crate::fence::topology::swap_levels;
 use crate::fence::{
     DmDevice, Inventory, LockManager, Lockspace, Monotonic, Path, PhysicalVolume, PvKind,
@@ -16,13 +17,21 @@ use crate::host::{Error, Host, Result};
 ///
 /// # Errors
 /// When device mapper or the boot ID cannot be read, or `out` not be written.
-pub fn inspect(host: &Host, out: &mut dyn Write) -> Result<()> {
+pub fn inspect(host: &Host, facts: &Facts, out: &mut dyn Write) -> Result<()> {
     let inventory = observe(host)?;
-    writeln!(out, "{:#}", json(&inventory)).map_err(|source| Error::Unavailable {
+    let mut all = json(&inventory);
+    all["preflight"] = checks(&inventory, facts);
+    writeln!(out, "{all:#}").map_err(|source| Error::Unavailable {
         what: "the output".to_owned(),
         source,
         hint: "Look at where it goes to",
     })
+}
+
+fn checks(inventory: &Inventory, facts: &Facts) -> Value {
+    let checks = preflight(Ok(inventory), facts);
+    let check = |c: &Check| json!({ "name": c.name, "result": format!("{:?}", c.verdict), "message": c.message });
+    checks.iter().map(check).collect()
 }
 
 /// The inventory. Device numbers are `MAJOR:MINOR`, times seconds on `CLOCK_MONOTONIC`.

@@ -29,6 +29,7 @@ pub mod node_storage;
 mod node_storage_task;
 pub mod observe;
 mod options;
+pub mod preflight;
 pub mod publish;
 pub mod report;
 pub mod restore;

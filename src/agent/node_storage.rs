@@ -10,10 +10,12 @@ use super::report::{VERSION, cut};
 use crate::api::condition;
 use crate::api::node_storage::{
     FenceStatus, KillHookStatus, LockspaceStatus, PathStatus, PhysicalVolumeKind,
-    PhysicalVolumeStatus, VolumeGroupStatus, WatchdogStatus, condition_type,
+    PhysicalVolumeStatus, PreflightCheck, PreflightResult, VolumeGroupStatus, WatchdogStatus,
+    condition_type,
 };
 use crate::api::{Condition, ConditionStatus, NodeStorageStatus};
 use crate::fence::budget::worst_case;
+use crate::fence::preflight::{Check, Facts, Verdict, preflight};
 use crate::fence::{
     DmDevice, Inventory, LockManager, Lockspace, LockspaceState, Path, PhysicalVolume, PvKind,
     VolumeGroup, Watchdog,
@@ -38,6 +40,8 @@ pub struct Reporter {
     pub fences: Vec<FenceStatus>,
     /// Which policy governs which volume group, by UUID.
     pub policies: BTreeMap<String, String>,
+    /// What the preflight has to know besides the inventory, the kill hook aside.
+    pub facts: Facts,
     /// The kill hook, when it is looked at.
     pub kill_hook: Option<KillHookStatus>,
 }
@@ -94,7 +98,13 @@ pub fn status(
     if let Ok(inventory) = inventory {
         fill(&mut status, inventory, &reporter.policies);
     }
-    let (ready, reason, message) = match inventory {
+    let hook = reporter.kill_hook.as_ref();
+    let facts = Facts {
+        kill_hook: hook.map(|h| (h.state == State::InForce.reason(), h.message.clone())),
+        ..reporter.facts.clone()
+    };
+    let checks = preflight(inventory, &facts);
+    let (ready, reason, mut message) = match inventory {
         Ok(inventory) => ready(inventory),
         Err(why) => (
             false,
@@ -104,6 +114,17 @@ pub fn status(
             ),
         ),
     };
+    let warnings: Vec<&str> = checks
+        .iter()
+        .filter(|c| c.verdict == Verdict::Warning)
+        .map(|c| c.name)
+        .collect();
+    if !warnings.is_empty() {
+        message.push_str(". Not as good as it could be: ");
+        message.push_str(&warnings.join(", "));
+        message.push_str("; status.preflight says what to do");
+    }
+    status.preflight = checks.iter().map(preflight_check).collect();
     let condition = Condition {
         type_: condition_type::READY.to_owned(),
         status: if ready {
@@ -118,6 +139,19 @@ pub fn status(
     };
     condition::set(&mut status.conditions, condition);
     status
+}
+
+fn preflight_check(check: &Check) -> PreflightCheck {
+    PreflightCheck {
+        name: check.name.to_owned(),
+        result: match check.verdict {
+            Verdict::Passed => PreflightResult::Passed,
+            Verdict::Unknown => PreflightResult::Unknown,
+            Verdict::Warning => PreflightResult::Warning,
+            Verdict::Failed => PreflightResult::Failed,
+        },
+        message: cut(&check.message, 1024),
+    }
 }
 
 /// Whether the node could be fenced now, why, and in words.

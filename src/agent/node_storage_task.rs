@@ -15,6 +15,7 @@ use super::node_storage::{Reporter, fences, kill_hook, status};
 use super::run::LOOK_LIMIT;
 use super::sentry::Outlook;
 use crate::api::{AGENT_FIELD_MANAGER, NodeStorage, NodeStorageStatus};
+use crate::fence::preflight::Facts;
 use crate::kubernetes::apply::{Result, Target, apply, apply_status, call};
 use crate::kubernetes::backoff::Backoff;
 
@@ -39,6 +40,8 @@ pub struct Task {
     pub outlook: tokio::sync::watch::Receiver<Outlook>,
     /// Whether the kill hook is in force.
     pub kill_hook: tokio::sync::watch::Receiver<Option<State>>,
+    /// What the preflight has to know besides the inventory.
+    pub facts: tokio::sync::watch::Receiver<Facts>,
     /// Counters.
     pub metrics: Metrics,
 }
@@ -60,6 +63,7 @@ impl Task {
         let mut written: Option<Instant> = None;
         loop {
             let observation = latest.borrow_and_update().clone();
+            reporter.facts = self.facts.borrow().clone();
             let hangs = self.observer.age() > LOOK_LIMIT;
             if let Some(observation) = observation.filter(|_| !hangs).or_else(|| {
                 hangs.then(|| {

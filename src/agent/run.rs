@@ -22,12 +22,14 @@ use super::hook::{
 use super::journal::{self, Journal, Standing, Standings};
 use super::metrics::Metrics;
 use super::options::Options;
+use super::preflight;
 use super::publish::Board;
 use super::sentry::in_force::Learned;
 use super::sentry::store::Store;
 use super::sentry::{Outlook, Sentry, tasks};
 use super::{detect, memory, node_storage_task};
 use crate::api::{AGENT_FIELD_MANAGER, StorageFenceRequest};
+use crate::fence::preflight::Facts;
 use crate::host::{self, Host};
 use crate::kubernetes::backoff::Backoff;
 use crate::kubernetes::client::{self as clients, Purpose, client};
@@ -128,6 +130,7 @@ pub struct Agent {
     calls: tokio::sync::mpsc::UnboundedReceiver<Call>,
     _hooks: Option<AbortOnDropHandle<()>>,
     standing: tokio::sync::watch::Receiver<Vec<Standing>>,
+    facts: tokio::sync::watch::Receiver<Facts>,
     outlook: tokio::sync::watch::Receiver<Outlook>,
     tell_news: tokio::sync::mpsc::UnboundedSender<Learned>,
     to_record: tokio::sync::mpsc::UnboundedReceiver<StorageFenceRequest>,
@@ -153,6 +156,8 @@ impl Agent {
         let pause = Duration::from_secs(options.observe_seconds.into());
         let counts = metrics.clone();
         let observer = Observer::start(host.clone(), pause, move |took| counts.observed(took))
+            .map_err(thread)?;
+        let facts = preflight::start(&host, &host::Paths::default(), &options.state_directory)
             .map_err(thread)?;
         let standing = guard(&host, standings, actor.said()).map_err(thread)?;
         let kill_hook = hook::watch::watch(&options.kill_hook).map_err(thread)?;
@@ -194,6 +199,7 @@ impl Agent {
             calls,
             _hooks: hooks,
             standing,
+            facts,
             outlook,
             tell_news,
             to_record,
@@ -268,6 +274,7 @@ impl Agent {
             standing: self.standing,
             outlook,
             kill_hook: self.kill_hook,
+            facts: self.facts,
             metrics: self.metrics.clone(),
         };
         let _node_storage = AbortOnDropHandle::new(tokio::spawn(task.run()));

@@ -82,9 +82,40 @@ pub struct NodeStorageStatus {
     /// The kill hook on the host; absent when the agent was not told where the host's files are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kill_hook: Option<KillHookStatus>,
+    /// What a fence of this node needs, checked now: always the same checks in the same order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub preflight: Vec<PreflightCheck>,
     /// The watchdog that resets this host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub watchdog: Option<WatchdogStatus>,
+}
+
+/// How a check of the preflight ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum PreflightResult {
+    /// As it should be.
+    Passed,
+    /// It could not be told.
+    Unknown,
+    /// The node can be fenced, but not as well as it could be.
+    Warning,
+    /// The node cannot be fenced.
+    Failed,
+}
+
+/// One check of what a fence needs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PreflightCheck {
+    /// What was looked at: DeviceMapper, LockManager, Watchdog, Queueing, KillHook, MemoryLocked, StateDirectory, HostName, DeadExt.
+    #[schemars(length(max = 64))]
+    pub name: String,
+    /// How it ended.
+    pub result: PreflightResult,
+    /// What was found, and what to do about it.
+    #[schemars(length(max = 1024))]
+    pub message: String,
 }
 
 /// One volume group.

@@ -7,6 +7,7 @@ pub mod inventory;
 pub mod order;
 pub mod outage;
 pub mod plan;
+pub mod preflight;
 pub mod report;
 pub mod selection;
 pub mod time;

@@ -261,6 +261,8 @@ pub struct SanlockLockspace {
 pub struct SanlockStatus {
     /// Version as in `version_hex`, when told.
     pub version: Option<u32>,
+    /// `our_host_name`; empty when it is not told.
+    pub host_name: String,
     /// Seconds until the watchdog fires, when told (from 3.9).
     pub fire_timeout: Option<u32>,
     /// Lockspaces.

@@ -142,6 +142,8 @@ pub fn decode_status(answer: &[u8]) -> std::result::Result<SanlockStatus, String
                 status.version = fields
                     .get("version_hex")
                     .and_then(|v| u32::from_str_radix(v, 16).ok());
+                let name = fields.get("our_host_name").copied();
+                name.unwrap_or_default().clone_into(&mut status.host_name);
                 status.fire_timeout = fields
                     .get("watchdog_fire_timeout")
                     .and_then(|v| v.parse().ok());

@@ -1,0 +1,276 @@
+//! Whether the node could be fenced now, and what stands in the way: one check after the other, each with what to do. Pure.
+
+use super::inventory::{Inventory, LockManager, PvKind};
+use super::plan::maps;
+
+/// The first sanlock that can declare a host dead (`set_host DEAD_EXT`), as in `version_hex`.
+const DEAD_EXT_SINCE: u32 = 0x0402_0000;
+/// With a shorter fire time-out sanlock kills at once and never calls the kill hook (sanlock: src/timeouts.c).
+const HOOK_NEEDS: u32 = 30;
+
+/// What is known besides the inventory. None: it could not be told.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// Whether the agent's memory is locked.
+    pub memory_locked: Option<bool>,
+    /// sanlock's `our_host_name`; empty when it has none of its own.
+    pub host_name: Option<String>,
+    /// sanlock's version, as in `version_hex`.
+    pub sanlock_version: Option<u32>,
+    /// Whether the kill hook is in force, and what that means in words.
+    pub kill_hook: Option<(bool, String)>,
+    /// Whether the agent's state directory lies in memory.
+    pub state_in_memory: Option<bool>,
+}
+
+/// How a check ended, from best to worst.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verdict {
+    /// As it should be.
+    Passed,
+    /// It could not be told.
+    Unknown,
+    /// The node can be fenced, but something will not be as good as it could be.
+    Warning,
+    /// The node cannot be fenced.
+    Failed,
+}
+
+/// One check.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Check {
+    /// What was looked at, in CamelCase.
+    pub name: &'static str,
+    /// How it ended.
+    pub verdict: Verdict,
+    /// What was found, and what to do about it.
+    pub message: String,
+}
+
+fn check(name: &'static str, verdict: Verdict, message: impl Into<String>) -> Check {
+    Check {
+        name,
+        verdict,
+        message: message.into(),
+    }
+}
+
+/// All checks, always the same ones in the same order. `inventory`: or why there is none.
+#[must_use]
+pub fn preflight(inventory: Result<&Inventory, &str>, facts: &Facts) -> Vec<Check> {
+    let known = inventory.ok();
+    vec![
+        device_mapper(inventory),
+        lock_manager(known),
+        watchdog(known),
+        queueing(known),
+        kill_hook(facts, known),
+        memory(facts),
+        state(facts),
+        host_name(facts),
+        dead_ext(facts),
+    ]
+}
+
+fn device_mapper(inventory: Result<&Inventory, &str>) -> Check {
+    const NAME: &str = "DeviceMapper";
+    match inventory {
+        Ok(_) => check(NAME, Verdict::Passed, "it answers"),
+        Err(why) => check(
+            NAME,
+            Verdict::Failed,
+            format!("{why}. Is the pod privileged, and is dm_mod loaded?"),
+        ),
+    }
+}
+
+fn lock_manager(inventory: Option<&Inventory>) -> Check {
+    const NAME: &str = "LockManager";
+    match inventory.map(|i| &i.lock_manager) {
+        Some(LockManager::Running(_)) => {
+            check(NAME, Verdict::Passed, "lvmlockd and sanlock answer")
+        }
+        Some(LockManager::LvmlockdUnavailable(why)) => check(
+            NAME,
+            Verdict::Failed,
+            format!("lvmlockd does not answer: {why}. Start it on the node"),
+        ),
+        Some(LockManager::SanlockUnavailable(why, _)) => check(
+            NAME,
+            Verdict::Failed,
+            format!("sanlock does not answer: {why}. Start it on the node"),
+        ),
+        None => check(NAME, Verdict::Unknown, "the node was not looked at"),
+    }
+}
+
+fn watchdog(inventory: Option<&Inventory>) -> Check {
+    const NAME: &str = "Watchdog";
+    let Some(inventory) = inventory else {
+        return check(NAME, Verdict::Unknown, "the node was not looked at");
+    };
+    let watchdog = &inventory.watchdog;
+    let joined = inventory.lock_manager.lockspaces().len();
+    if !watchdog.known {
+        let why = watchdog.problem.as_deref().unwrap_or("no reason given");
+        return check(
+            NAME,
+            Verdict::Warning,
+            format!(
+                "wdmd does not answer, so it is not known how much time a fence has: {why}. Start it on the node"
+            ),
+        );
+    }
+    if joined > 0 && watchdog.clients.is_empty() {
+        return check(
+            NAME,
+            Verdict::Warning,
+            format!(
+                "no lockspace keeps the watchdog armed, though {joined} are joined: a host that hangs would go on holding its locks. Is sanlock \
+                 running with use_watchdog=0?"
+            ),
+        );
+    }
+    let seconds = watchdog.fire_timeout;
+    let state = if watchdog.clients.is_empty() {
+        "idle: no lockspace is joined"
+    } else {
+        "armed"
+    };
+    check(
+        NAME,
+        Verdict::Passed,
+        format!("{state}; it fires after {seconds} s"),
+    )
+}
+
+fn queueing(inventory: Option<&Inventory>) -> Check {
+    const NAME: &str = "Queueing";
+    let Some(inventory) = inventory else {
+        return check(NAME, Verdict::Unknown, "the node was not looked at");
+    };
+    let shared = || inventory.volume_groups.iter().filter(|g| g.shared());
+    let mut off: Vec<&str> = shared()
+        .flat_map(maps)
+        .filter(|m| !m.queueing)
+        .map(|m| m.name.as_str())
+        .collect();
+    off.sort_unstable();
+    off.dedup();
+    if !off.is_empty() {
+        return check(
+            NAME,
+            Verdict::Passed,
+            format!(
+                "{} does not queue: the shortest outage reaches the volumes' users as errors. If that is not meant: no_path_retry in multipath.conf, \
+                 or multipathd restorequeueing map MAP after a fence that was lifted by hand",
+                off.join(", ")
+            ),
+        );
+    }
+    let plain = shared()
+        .flat_map(|g| &g.pvs)
+        .any(|pv| matches!(pv.kind, PvKind::Disk(_)));
+    let message = if plain {
+        "no map below some of the volume groups; where there is one, it queues until the fence turns that off"
+    } else {
+        "every map queues until the fence turns that off"
+    };
+    check(NAME, Verdict::Passed, message)
+}
+
+fn kill_hook(facts: &Facts, inventory: Option<&Inventory>) -> Check {
+    const NAME: &str = "KillHook";
+    let fire = inventory.map_or(0, |i| i.watchdog.fire_timeout);
+    if (1..HOOK_NEEDS).contains(&fire) {
+        return check(
+            NAME,
+            Verdict::Warning,
+            format!(
+                "sanlock never calls it with a watchdog that fires after {fire} s: only the agent fences this node. Use {HOOK_NEEDS} s or more"
+            ),
+        );
+    }
+    match &facts.kill_hook {
+        None => check(
+            NAME,
+            Verdict::Unknown,
+            "it is not looked at: the agent was not told where the host's files are",
+        ),
+        Some((true, says)) => check(NAME, Verdict::Passed, says),
+        Some((false, says)) => check(
+            NAME,
+            Verdict::Warning,
+            format!("{says}. Without it a node whose agent is dead is reset by its watchdog"),
+        ),
+    }
+}
+
+fn memory(facts: &Facts) -> Check {
+    const NAME: &str = "MemoryLocked";
+    match facts.memory_locked {
+        Some(true) => check(NAME, Verdict::Passed, "the agent stays in memory"),
+        Some(false) => check(
+            NAME,
+            Verdict::Warning,
+            "the agent's memory is not locked: in an outage it may wait for a disk. It needs CAP_IPC_LOCK or RLIMIT_MEMLOCK",
+        ),
+        None => check(NAME, Verdict::Unknown, "/proc/self/status does not tell"),
+    }
+}
+
+fn state(facts: &Facts) -> Check {
+    const NAME: &str = "StateDirectory";
+    match facts.state_in_memory {
+        Some(true) => check(NAME, Verdict::Passed, "in memory"),
+        Some(false) => check(
+            NAME,
+            Verdict::Warning,
+            "the agent's state directory is not on a tmpfs: it may lie on the SAN that is lost, and survives a reboot. Use a folder under /run",
+        ),
+        None => check(NAME, Verdict::Unknown, "its file system could not be told"),
+    }
+}
+
+fn host_name(facts: &Facts) -> Check {
+    const NAME: &str = "HostName";
+    match facts.host_name.as_deref() {
+        None => check(NAME, Verdict::Unknown, "sanlock does not tell"),
+        Some("") => check(
+            NAME,
+            Verdict::Warning,
+            "sanlock has no our_host_name: after a restart of sanlock, joining a lockspace again takes minutes. Set it in sanlock.conf",
+        ),
+        Some(name) => check(NAME, Verdict::Passed, name),
+    }
+}
+
+fn dead_ext(facts: &Facts) -> Check {
+    const NAME: &str = "DeadExt";
+    match facts.sanlock_version {
+        None => check(NAME, Verdict::Unknown, "sanlock does not tell its version"),
+        Some(v) if v >= DEAD_EXT_SINCE => check(
+            NAME,
+            Verdict::Passed,
+            format!("sanlock {} can declare a fenced peer dead", dotted(v)),
+        ),
+        Some(v) => check(
+            NAME,
+            Verdict::Warning,
+            format!(
+                "sanlock {} cannot declare a fenced peer dead: other hosts get its locks when the leases have run out. From {} on it can",
+                dotted(v),
+                dotted(DEAD_EXT_SINCE)
+            ),
+        ),
+    }
+}
+
+fn dotted(version: u32) -> String {
+    let [major, minor, .., patch] = version.to_be_bytes();
+    format!("{major}.{minor}.{patch}")
+}
+
+#[cfg(test)]
+#[path = "preflight_tests.rs"]
+mod tests;
