@@ -294,7 +294,7 @@ pub fn requests_for(trigger: &Trigger, caches: &Caches) -> Vec<ObjectRef<Request
         .collect()
 }
 
-/// The nodes that a trigger is about: those with a request, those with our label, and those whose agent has reported.
+/// The nodes that a trigger is about: those with a request, those with our label, and those that have or had an agent.
 #[must_use]
 pub fn nodes_for(trigger: &Trigger, caches: &Caches) -> Vec<ObjectRef<NodeMeta>> {
     match trigger {
@@ -312,6 +312,11 @@ pub fn nodes_for(trigger: &Trigger, caches: &Caches) -> Vec<ObjectRef<NodeMeta>>
                 .filter_map(|request| request.0.as_ref().ok())
                 .map(|request| request.spec.node_name.clone())
                 .collect();
+            let pods = caches.pods.state();
+            let with_pod: std::collections::BTreeSet<&str> = pods
+                .iter()
+                .filter_map(|pod| pod.spec.as_ref()?.node_name.as_deref())
+                .collect();
             // Where an agent has reported, it may be gone.
             let has_storage = |name: &str| caches.storages.get(&ObjectRef::new(name)).is_some();
             caches
@@ -320,11 +325,11 @@ pub fn nodes_for(trigger: &Trigger, caches: &Caches) -> Vec<ObjectRef<NodeMeta>>
                 .iter()
                 .filter(|node| {
                     node.labels().contains_key(AGENT_WANTED_LABEL)
-                        || node
-                            .metadata
-                            .name
-                            .as_ref()
-                            .is_some_and(|name| wanted.contains(name) || has_storage(name))
+                        || node.metadata.name.as_ref().is_some_and(|name| {
+                            wanted.contains(name)
+                                || with_pod.contains(name.as_str())
+                                || has_storage(name)
+                        })
                 })
                 .map(|node| ObjectRef::from_obj(&**node))
                 .collect()

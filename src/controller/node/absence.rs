@@ -105,15 +105,15 @@ pub fn unknown(stored: &[NodeCondition], now: Timestamp) -> Option<Vec<NodeCondi
 /// When the API server does not take them.
 pub async fn look_after(name: &str, context: &Context) -> Result<Option<Duration>, Error> {
     let caches = &context.caches;
-    // Where no agent has ever reported, there is nothing to take back.
-    let storage = kube::runtime::reflector::ObjectRef::new(name);
-    if caches.storages.get(&storage).is_none() {
-        return Ok(None);
-    }
     let on_node = |pod: &k8s_openapi::api::core::v1::Pod| {
         pod.spec.as_ref().and_then(|s| s.node_name.as_deref()) == Some(name)
     };
     let pods = caches.pods.state();
+    // Where there was never an agent, there is nothing to take back. One that died early may have left conditions and no report.
+    let storage = kube::runtime::reflector::ObjectRef::new(name);
+    if caches.storages.get(&storage).is_none() && !pods.iter().any(|pod| on_node(pod)) {
+        return Ok(None);
+    }
     let there = pods.iter().any(|pod| on_node(pod) && agent_pod(pod).ready);
     let limit = context.settings.agent_wait;
     match context.absences.note(name, there, Instant::now(), limit) {
