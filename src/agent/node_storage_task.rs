@@ -20,7 +20,7 @@ use crate::kubernetes::apply::{Result, Target, apply, apply_status, call};
 use crate::kubernetes::backoff::Backoff;
 
 /// Everything is written again after this time: somebody may have deleted it.
-const REWRITE: Duration = Duration::from_mins(5);
+const REWRITE: Duration = Duration::from_mins(10);
 
 /// What the task needs.
 pub struct Task {

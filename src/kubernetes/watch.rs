@@ -30,6 +30,9 @@ pub enum Seen<K> {
     Broken(String),
 }
 
+/// The longest that kube takes: for what is not urgent, so that many nodes cost their API server little.
+pub const LONG_WATCH_SECONDS: u32 = 290;
+
 /// Watches with a back-off of its own. One object that makes no sense does not blind it for the others.
 pub fn watch<K>(
     api: Api<DeserializeGuard<K>>,
@@ -39,7 +42,8 @@ pub fn watch<K>(
 where
     K: kube::Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
 {
-    watcher(api, config.timeout(WATCH_SECONDS))
+    let seconds = config.timeout.unwrap_or(WATCH_SECONDS);
+    watcher(api, config.timeout(seconds))
         .backoff(backoff)
         .map(|event| match event {
             Ok(watcher::Event::Init) => Seen::Listing,

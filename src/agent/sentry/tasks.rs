@@ -22,15 +22,19 @@ use crate::api::policy::StorageFencePolicy;
 use crate::api::{AGENT_FIELD_MANAGER, StorageFenceRequest};
 use crate::kubernetes::apply::{Result, Target, apply_status, call};
 use crate::kubernetes::backoff::Backoff;
-use crate::kubernetes::watch::{Seen, watch};
+use crate::kubernetes::watch::{LONG_WATCH_SECONDS, Seen, watch};
 
 /// The Node's conditions are compared with what the API server holds after this time: somebody may have taken them away.
-const COMPARE: Duration = Duration::from_mins(5);
+const COMPARE: Duration = Duration::from_mins(10);
 
 /// Tells of the policies, for ever.
 pub async fn policies(client: Client, tell: mpsc::UnboundedSender<Learned>) {
     let api: Api<DeserializeGuard<StorageFencePolicy>> = Api::all(client);
-    let mut seen = std::pin::pin!(watch(api, Config::default(), Backoff::agent()));
+    let mut seen = std::pin::pin!(watch(
+        api,
+        Config::default().timeout(LONG_WATCH_SECONDS),
+        Backoff::agent()
+    ));
     let mut all: BTreeMap<String, StorageFencePolicy> = BTreeMap::new();
     let mut listing: BTreeMap<String, StorageFencePolicy> = BTreeMap::new();
     while let Some(event) = seen.next().await {
@@ -77,7 +81,9 @@ pub async fn node(client: Client, node_name: String, tell: mpsc::UnboundedSender
     let mut backoff = Backoff::agent();
     loop {
         let api: Api<DeserializeGuard<Node>> = Api::all(client.clone());
-        let config = Config::default().fields(&format!("metadata.name={node_name}"));
+        let config = Config::default()
+            .timeout(LONG_WATCH_SECONDS)
+            .fields(&format!("metadata.name={node_name}"));
         let mut seen = std::pin::pin!(watch(api, config, Backoff::agent()));
         while let Some(event) = seen.next().await {
             let news = match event {
