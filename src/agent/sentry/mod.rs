@@ -78,6 +78,7 @@ pub struct Sentry {
     outages: Outages,
     kept: KeptOutages,
     last_look: Option<Monotonic>,
+    closely: bool,
     records: Records,
     reported: BTreeSet<(String, String)>,
     not_before: BTreeMap<String, Monotonic>,
@@ -102,6 +103,7 @@ impl Sentry {
             outages: Outages::resume(if fresh { kept.outages } else { BTreeMap::new() }),
             kept: KeptOutages::default(),
             last_look: None,
+            closely: false,
             records: Records(store.load(FENCES)),
             reported: BTreeSet::new(),
             not_before: BTreeMap::new(),
@@ -170,6 +172,7 @@ impl Sentry {
             self.outages.see(inventory);
             self.tell_outages(&before, inventory, now);
             self.keep_outages(inventory.taken_at);
+            self.closely = inventory.volume_groups.iter().any(|g| self.urgent(g));
         }
         let policies = inventory.map(|i| self.policies(i)).unwrap_or_default();
         let outlook = Outlook {
@@ -216,10 +219,17 @@ impl Sentry {
             .collect()
     }
 
-    /// Whether some storage is lost: then the node is worth a closer look.
+    /// Whether a volume group that is in use has lost its storage, or gets it back: then the node is worth a closer look. For one that stands
+    /// fenced there is no hurry, and its outage may last for days.
+    fn urgent(&self, group: &VolumeGroup) -> bool {
+        let outage = self.outages.of(&group.uuid);
+        outage.is_some_and(|o| can_be_fenced(group) || !o.down())
+    }
+
+    /// Whether the node is worth a closer look, as of the latest one.
     #[must_use]
     pub fn alarmed(&self) -> bool {
-        !self.outages.all().is_empty()
+        self.closely
     }
 
     /// What is due. `busy`: a fence is going on, so that none can begin.

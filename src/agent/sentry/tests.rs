@@ -246,6 +246,22 @@ fn a_fence_that_goes_on_is_waited_for_and_a_fenced_group_is_left_alone() {
 }
 
 #[test]
+fn an_outage_is_looked_at_closely_until_the_group_stands_fenced() {
+    let mut node = Node::new(vec![]);
+    for (second, groups, closely) in [
+        (1000, vec![group("san", true)], false),
+        (1001, vec![group("san", false)], true),
+        (1002, vec![fenced("san")], false),
+        // It comes back: seen without delay that it has settled.
+        (1003, vec![group("san", true)], true),
+        (1010, vec![group("san", true)], false),
+    ] {
+        node.look(second, groups);
+        assert_eq!(node.sentry.alarmed(), closely, "{second}");
+    }
+}
+
+#[test]
 fn the_lease_decides_whatever_the_paths_look_like() {
     let spec = json!({ "triggers": { "renewalsFailing": { "forSeconds": 40 } } });
     let mut node = Node::new(vec![policy("p", &spec)]);
