@@ -7,6 +7,7 @@ mod deaths;
 mod demo;
 mod fence;
 mod hook;
+mod policy;
 mod refusals;
 mod speed;
 mod stacks;
@@ -23,6 +24,7 @@ pub fn all() -> Vec<Scenario> {
     all.push(demo::demo());
     all.extend(unfence::scenarios());
     all.extend(deaths::scenarios());
+    all.extend(policy::scenarios());
     all.extend(storage::scenarios());
     all.extend(hook::scenarios());
     all.extend(stacks::scenarios());
@@ -33,6 +35,7 @@ pub fn all() -> Vec<Scenario> {
 pub fn long() -> Vec<Scenario> {
     let mut long = hook::long();
     long.extend(speed::scenarios());
+    long.extend(policy::long());
     long
 }
 

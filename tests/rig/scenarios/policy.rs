@@ -1,0 +1,339 @@
+//! What nodes do by themselves: a StorageFencePolicy is in force, and nobody asks for anything.
+
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::harness::node::Node;
+use crate::harness::operator::condition;
+use crate::harness::{Cluster, Context, Result, Scenario, Shape, ensure, say, until};
+
+use super::fence::{FENCE_LIMIT, all_error, lives_on, volumes_in_use};
+
+/// Longer than it takes a person to see that nothing happens, and than the policy's delay.
+const QUIET: Duration = Duration::from_secs(25);
+/// The policy's delay.
+const DELAY: u64 = 10;
+
+/// The scenarios of this file that always run.
+pub fn scenarios() -> Vec<Scenario> {
+    vec![alone_scenario()]
+}
+
+/// Those that mostly wait for nothing to happen.
+pub fn long() -> Vec<Scenario> {
+    vec![Scenario {
+        name: "policy-short-cut",
+        about: "a cut shorter than the policy's delay: nothing happens, the Node's conditions tell; paths that flap for a minute: one fence at most",
+        shape: Shape::kubernetes,
+        tell: short_cut,
+    }]
+}
+
+fn alone_scenario() -> Scenario {
+    Scenario {
+        name: "policy-alone",
+        about: "the API server is stopped, then every node loses every path in the same second: each fences itself, none is reset, the \
+                    records appear when the API server returns, also after a restart of the agent",
+        shape: Shape::kubernetes,
+        tell: alone,
+    }
+}
+
+/// With io_timeout 2, renewals come every 4 s: 20 s are five of them.
+const RENEWALS: &str = "    renewalsFailing: {forSeconds: 20}\n";
+
+fn policy_yaml(delay: u64, more: &str) -> String {
+    format!(
+        "apiVersion: storagefence.io/v1alpha1\nkind: StorageFencePolicy\nmetadata:\n  name: san\nspec:\n  response: Fence\n  triggers:\n    \
+         allPathsDown: {{forSeconds: {delay}}}\n{more}"
+    )
+}
+
+/// Installs the operator and a policy, and waits until every node has it in force.
+fn with_policy(cluster: &mut Cluster, delay: u64, more: &str) -> Result {
+    cluster.install_operator(&[])?;
+    cluster.delete_requests()?;
+    cluster.shared_vg("san", 0)?;
+    let control_plane = cluster.control_plane()?;
+    control_plane.apply(&policy_yaml(delay, more))?;
+    until(
+        "the policy governs both nodes",
+        Duration::from_secs(60),
+        || {
+            let policy = control_plane.object("storagefencepolicy", "san")?;
+            Ok(policy
+                .is_some_and(|p| p["status"]["nodes"] == "2/2")
+                .then_some(()))
+        },
+    )?;
+    let seconds = format!("\"forSeconds\":{delay}");
+    for node in cluster.nodes() {
+        until(
+            &format!("{} keeps the policy", node.name()),
+            Duration::from_secs(30),
+            || {
+                let kept = node.sh("cat /run/storage-fence/policies.json 2>/dev/null || true")?;
+                Ok(kept.contains(&seconds).then_some(()))
+            },
+        )?;
+    }
+    Ok(())
+}
+
+/// A condition of the Node: its status and reason.
+fn node_condition(cluster: &Cluster, node: &str, type_: &str) -> Result<(String, String)> {
+    let node = cluster
+        .control_plane()?
+        .object("node", node)?
+        .context(format!("there is no node {node}"))?;
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    Ok(condition(&node, type_)
+        .map(|c| (text(&c["status"]), text(&c["reason"])))
+        .unwrap_or_default())
+}
+
+fn wait_for_paths(cluster: &Cluster, node: &str, wanted: (&str, &str)) -> Result {
+    let type_ = "storagefence.io/SANPathsAvailable";
+    until(
+        &format!("{type_} of {node} is {} ({})", wanted.0, wanted.1),
+        Duration::from_secs(60),
+        || {
+            let (status, reason) = node_condition(cluster, node, type_)?;
+            Ok((status == wanted.0 && reason == wanted.1).then_some(()))
+        },
+    )
+}
+
+fn no_requests(cluster: &Cluster) -> Result {
+    let requests = cluster
+        .control_plane()?
+        .kubectl(&["get", "sfr", "-o", "name"])?;
+    ensure(
+        requests.is_empty(),
+        format!("there is no request {requests}"),
+    )
+}
+
+fn short_cut(cluster: &mut Cluster) -> Result {
+    with_policy(cluster, 4 * DELAY, "")?;
+    let n1 = cluster.node("n1")?;
+    let writers = volumes_in_use(n1, "san", 3)?;
+    let boot_id = n1.boot_id()?;
+    wait_for_paths(cluster, "n1", ("True", "PathsWork"))?;
+
+    say("every path of n1 is cut for less than the policy's delay");
+    cluster.san.cut_all("n1", None)?;
+    wait_for_paths(cluster, "n1", ("False", "AllPathsDown"))?;
+    cluster.san.restore_all("n1", None)?;
+    wait_for_paths(cluster, "n1", ("True", "PathsWork"))?;
+    std::thread::sleep(QUIET);
+    no_requests(cluster)?;
+    let n1 = cluster.node("n1")?;
+    let tables = n1.lv_targets("san")?;
+    ensure(
+        tables.iter().all(|(_, kind)| kind != "error"),
+        "no table was touched",
+    )?;
+    for writer in &writers {
+        ensure(!writer.state(n1)?.ended, format!("{} goes on", writer.name))?;
+    }
+
+    say("the paths flap for a minute");
+    cluster.node_mut("n1")?.mark_dirty();
+    let begin = Instant::now();
+    while begin.elapsed() < Duration::from_secs(60) {
+        cluster.san.cut_all("n1", None)?;
+        std::thread::sleep(Duration::from_secs(1));
+        cluster.san.restore_all("n1", None)?;
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    std::thread::sleep(QUIET);
+    let control_plane = cluster.control_plane()?;
+    let requests = control_plane.kubectl(&["get", "sfr", "-o", "name"])?;
+    ensure(
+        requests.lines().count() <= 1,
+        format!("it was fenced at most once: {requests:?}"),
+    )?;
+    let n1 = cluster.node("n1")?;
+    ensure(
+        n1.reset().is_none() && n1.boot_id()? == boot_id,
+        "n1 was not reset",
+    )?;
+    cluster
+        .control_plane()?
+        .kubectl(&["delete", "sfp", "san"])?;
+    Ok(())
+}
+
+fn alone(cluster: &mut Cluster) -> Result {
+    // n2's disks are plain ones: they fail command by command, and sysfs calls them running. Its lease tells.
+    with_policy(cluster, DELAY, RENEWALS)?;
+    let names: Vec<String> = cluster
+        .nodes()
+        .iter()
+        .map(|n| n.name().to_owned())
+        .collect();
+    let mut boots = Vec::new();
+    for (n, name) in names.iter().enumerate() {
+        cluster.node_mut(name)?.mark_dirty();
+        let node = cluster.node(name)?;
+        boots.push(node.boot_id()?);
+        let make: Vec<String> = (0..2)
+            .map(|lv| format!("lvcreate -qq -y -aey -Wn -Zn -L 16M -n own{n}-{lv} san"))
+            .collect();
+        node.sh_within(&make.join(" && "), Duration::from_secs(180))?;
+        let agent = node.sh(&idle())?;
+        say(format!("    the idle agent of {name}: {agent}"));
+    }
+    for name in &names {
+        wait_for_paths(cluster, name, ("True", "PathsWork"))?;
+    }
+    no_requests(cluster)?;
+
+    say("the control plane is stopped, and then every node loses every path");
+    cluster.control_plane_mut()?.stop();
+    let cut = Instant::now();
+    for name in &names {
+        cluster.san.cut_all(name, None)?;
+    }
+    for name in &names {
+        let node = cluster.node(name)?;
+        until(
+            &format!("{name} fences itself"),
+            Duration::from_secs(DELAY) + FENCE_LIMIT,
+            || {
+                let targets = node.lv_targets("san")?;
+                let cut_off = targets.iter().all(|(_, kind)| kind == "error");
+                Ok((cut_off && !targets.is_empty() && !node.watchdog_armed()?).then_some(()))
+            },
+        )?;
+        figures(node)?;
+    }
+    let agent = "for p in /proc/[0-9]*; do tr '\\0' ' ' <$p/cmdline 2>/dev/null | grep -q '^/storage-fence agent' && basename $p; done; true";
+    let n1 = cluster.node("n1")?;
+    let pid = n1.sh(agent)?;
+    n1.sh(&format!("kill -9 {pid}"))?;
+    until("n1 has another agent", Duration::from_secs(60), || {
+        let next = n1.sh(agent)?;
+        Ok((!next.is_empty() && next != pid).then_some(()))
+    })?;
+    // Longer than the watchdog would have taken: 66 to 76 s after the last renewal.
+    std::thread::sleep(Duration::from_secs(95).saturating_sub(cut.elapsed()));
+    for (name, boot_id) in names.iter().zip(&boots) {
+        let node = cluster.node(name)?;
+        all_error(node, "san", 2)?;
+        lives_on(node, boot_id)?;
+    }
+
+    say("the control plane is started again");
+    cluster.control_plane_mut()?.start_again()?;
+    let control_plane = cluster.control_plane()?;
+    let records = until(
+        "every node has its record",
+        Duration::from_secs(120),
+        || {
+            let text = control_plane.kubectl(&["get", "sfr", "-o", "json"])?;
+            let all: Value = serde_json::from_str(&text)?;
+            let all = all["items"].as_array().cloned().unwrap_or_default();
+            let complete = all.iter().all(|r| {
+                let is = |type_| condition(r, type_).is_some_and(|c| c["status"] == "True");
+                is("Fenced") && is("LocksReleased") && r["status"]["phase"] == "Fenced"
+            });
+            Ok((all.len() >= names.len() && complete).then_some(all))
+        },
+    )?;
+    std::thread::sleep(Duration::from_secs(10));
+    let count = control_plane.kubectl(&["get", "sfr", "-o", "name"])?;
+    ensure(
+        count.lines().count() == names.len(),
+        format!("each node has exactly one record:\n{count}"),
+    )?;
+    for record in &records {
+        ensure(
+            record["metadata"]["annotations"]["storagefence.io/policy"] == "san"
+                && record["status"]["node"]["steps"]
+                    .as_array()
+                    .is_some_and(|steps| steps.len() >= 5),
+            format!(
+                "{} names its policy, and holds the timeline: {}",
+                record["metadata"]["name"], record["spec"]["reason"]
+            ),
+        )?;
+    }
+    for name in &names {
+        let type_ = "storagefence.io/StorageFenced";
+        until(
+            &format!("{type_} of {name}"),
+            Duration::from_secs(60),
+            || {
+                let (status, _) = node_condition(cluster, name, type_)?;
+                Ok((status == "True").then_some(()))
+            },
+        )?;
+    }
+    say("the paths of n1 return: seen below the fence, and n1 stays fenced");
+    cluster.san.restore_all("n1", None)?;
+    wait_for_paths(cluster, "n1", ("True", "PathsWork"))?;
+    all_error(cluster.node("n1")?, "san", 2)?;
+    cluster
+        .control_plane()?
+        .kubectl(&["delete", "sfp", "san"])?;
+    Ok(())
+}
+
+/// How much of a core the agent uses while nothing happens: its CPU time over 20 s.
+fn idle() -> String {
+    "for p in /proc/[0-9]*; do tr '\\0' ' ' <$p/cmdline 2>/dev/null | grep -q '^/storage-fence agent' && \
+     { a=$(awk '{print $14+$15}' $p/stat); sleep 20; b=$(awk '{print $14+$15}' $p/stat); \
+     echo \"$((b-a)) ticks of 10 ms in 20 s\"; }; done; true"
+        .to_owned()
+}
+
+/// From the kernel's failing the last path to the agent's knowing, and to the proof: by the node's own clock.
+fn figures(node: &Node) -> Result {
+    if !node.spec.multipath() {
+        return Ok(());
+    }
+    let failed =
+        node.sh("dmesg | grep 'Failing path' | tail -n1 | sed 's/^\\[ *\\([0-9.]*\\)\\].*/\\1/'")?;
+    let failed: f64 = failed.parse().context("when the last path failed")?;
+    let kept = node.sh("cat /run/storage-fence/local-fences.json")?;
+    let kept: Value = serde_json::from_str(&kept).context("local-fences.json")?;
+    let fence = &kept["content"][0];
+    let seconds = |d: &Value| {
+        d["secs"].as_f64().unwrap_or_default() + d["nanos"].as_f64().unwrap_or_default() / 1e9
+    };
+    let episode = fence["answers"]
+        .as_object()
+        .and_then(|a| a.values().next())
+        .and_then(|e| e.as_str())
+        .and_then(|e| e.strip_prefix("outage@"))
+        .context("the outage that was answered")?;
+    let known: f64 = episode.parse::<f64>().context("its time")? / 1e3;
+    let told = node.sh("cat /var/log/pods/storage-fence_storage-fence-agent-*/agent/*.log | grep 'no path works' | tail -n1 | sed 's/.*uptime[^0-9]*\\([0-9.]*\\).*/\\1/'")?;
+    let told: f64 = told.parse().context("when the agent knew")?;
+    let report = &fence["report"];
+    let started = seconds(&report["started"]);
+    let verified = report["steps"]
+        .as_array()
+        .and_then(|steps| steps.iter().find(|s| s["kind"] == "Verify"))
+        .map(|s| started + seconds(&s["at"]) + seconds(&s["took"]))
+        .context("the proof")?;
+    let ended = started + seconds(&report["finished_after"]);
+    say(format!(
+        "    {}: last path failed -> look that saw it began {:.3} s; -> known {:.3} s; -> fence began {:.3} s (the policy waits {DELAY} s); -> proven {:.3} s; -> locks seen \
+         released {:.3} s",
+        node.name(),
+        known - failed,
+        told - failed,
+        started - failed,
+        verified - failed,
+        ended - failed
+    ));
+    // The mechanism needs some milliseconds; the next regular look may be 5 s away.
+    ensure(
+        told - failed < 2.0,
+        "the outage was known at once, not at the next regular look",
+    )
+}
