@@ -165,3 +165,14 @@ fn inspect() -> Outcome {
     agent::inspect::inspect(&host, &facts, &mut io::stdout())?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What clap finds wrong with a command line only when it is used.
+    #[test]
+    fn the_command_line_makes_sense() {
+        Cli::command().debug_assert();
+    }
+}

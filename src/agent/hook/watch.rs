@@ -11,7 +11,9 @@ use super::install::{self, State, install, state};
 const LOOK: Duration = Duration::from_mins(1);
 
 /// What the agent is told about the hook.
+// Part of the agent's own options, which have the group of that name.
 #[derive(Clone, Debug, clap::Args)]
+#[group(skip)]
 pub struct Options {
     /// Where the host's root is mounted: etc/lvm and the folder of the kill hook's binary are all that is needed. Without it, whether the kill
     /// hook is in force is not looked at.
