@@ -98,10 +98,19 @@ pub struct StorageFenceRemediationSpec {
     #[serde(default = "default_drain_timeout")]
     #[schemars(range(min = 1, max = 600))]
     pub drain_timeout_seconds: i32,
+    /// How long every physical volume has to be reachable before the node is given its storage back, once the remediation was deleted, in seconds.
+    /// Default 30.
+    #[serde(default = "default_unfence_after")]
+    #[schemars(range(min = 0, max = 86400))]
+    pub unfence_after_seconds: i32,
 }
 
 fn default_drain_timeout() -> i32 {
     60
+}
+
+fn default_unfence_after() -> i32 {
+    30
 }
 
 impl Default for StorageFenceRemediationSpec {
@@ -113,6 +122,7 @@ impl Default for StorageFenceRemediationSpec {
             takeover: Takeover::default(),
             workloads: Workloads::default(),
             drain_timeout_seconds: default_drain_timeout(),
+            unfence_after_seconds: default_unfence_after(),
         }
     }
 }

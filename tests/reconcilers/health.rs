@@ -185,7 +185,7 @@ impl<'a> HealthController<'a> {
             Api::namespaced(bed.client.clone(), NAMESPACE);
         let template = serde_json::from_value(json!({
             "apiVersion": "storagefence.io/v1alpha1", "kind": "StorageFenceRemediationTemplate",
-            "metadata": { "name": name }, "spec": { "template": { "spec": {} } },
+            "metadata": { "name": name }, "spec": { "template": { "spec": { "unfenceAfterSeconds": 0 } } },
         }))?;
         templates.create(&PostParams::default(), &template).await?;
         let mut access = bed.config.clone();
@@ -289,6 +289,10 @@ impl<'a> HealthController<'a> {
     }
 
     /// What the conditions say to a health controller.
+    #[expect(
+        clippy::unused_self,
+        reason = "a health controller reads it, in its words"
+    )]
     pub fn phase(&self, remediation: &StorageFenceRemediation) -> Phase {
         let conditions = remediation.status.as_ref().map(|s| s.conditions.as_slice());
         let of = |type_| conditions.and_then(|c| find(c, type_)).map(|c| c.status);
@@ -301,6 +305,10 @@ impl<'a> HealthController<'a> {
     }
 
     /// Reason of Succeeded.
+    #[expect(
+        clippy::unused_self,
+        reason = "a health controller reads it, in its words"
+    )]
     pub fn reason(&self, remediation: &StorageFenceRemediation) -> String {
         let conditions = remediation.status.as_ref().map(|s| s.conditions.as_slice());
         let succeeded = conditions.and_then(|c| find(c, "Succeeded"));

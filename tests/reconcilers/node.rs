@@ -187,9 +187,15 @@ impl<'a> TestNode<'a> {
         });
     }
 
-    /// The SAN is back.
+    /// The SAN is back, and what had the volumes open has seen its errors and ended.
     pub fn give_back(&self) {
         self.paths(2);
+        self.simulation.state(|state| {
+            let volumes = state.devices.values_mut();
+            for device in volumes.filter(|d| d.dm.name.starts_with("san-")) {
+                device.dm.open_count = 0;
+            }
+        });
     }
 
     /// Waits until the lockspace is gone, whatever the API server says.

@@ -1,7 +1,7 @@
 //! Requests and what is said about them.
 
 use k8s_openapi::api::events::v1::Event;
-use kube::api::{DeleteParams, ListParams, PostParams};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 use storage_fence::api::condition::find;
@@ -76,8 +76,11 @@ impl Bed {
         made.context(format!("making request {name}"))
     }
 
-    /// Deletes a request.
+    /// Deletes a request; the fence stays, since the paths of most nodes here never come back.
     pub async fn withdraw(&self, name: &str) -> Result {
+        let retain = Patch::Merge(json!({ "spec": { "deletionPolicy": "Retain" } }));
+        let params = PatchParams::default();
+        self.requests().patch(name, &params, &retain).await?;
         let deleted = self.requests().delete(name, &DeleteParams::default()).await;
         deleted
             .map(drop)

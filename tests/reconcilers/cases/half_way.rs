@@ -17,7 +17,8 @@ pub async fn a_request_deleted_half_way_is_completed_and_told(bed: &Bed) -> Resu
     let node = TestNode::join(bed, "deleted-1").await?;
     let agent = node.start_agent().await?;
     node.hold();
-    bed.ask("deleted", &node.name, json!({})).await?;
+    bed.ask("deleted", &node.name, json!({ "deletionPolicy": "Retain" }))
+        .await?;
     bed.settles("deleted", "Fencing", &IN_THE_MIDDLE).await?;
     bed.withdraw("deleted").await?;
     ensure_eq(
