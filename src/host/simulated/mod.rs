@@ -10,6 +10,7 @@ mod build;
 mod clock;
 mod daemons;
 mod device_mapper;
+mod faults;
 mod lvm;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,21 +20,10 @@ use std::time::{Duration, Instant};
 use clock::Waiter;
 
 pub use build::{Group, Layout, Under, uuid_of};
+pub use faults::{Daemon, Dropping, InFlight, Starting};
 
 use super::{Error, Host, System};
 use crate::fence::{DevNo, DmDevice, LockspaceState, Monotonic, Target};
-
-/// I/O of a device that was issued and has not ended.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum InFlight {
-    /// None, or it ends at once.
-    #[default]
-    None,
-    /// Until that time.
-    Until(Duration),
-    /// It never ends.
-    Forever,
-}
 
 /// A device-mapper device.
 #[derive(Clone, Debug, Default)]
@@ -63,48 +53,8 @@ pub struct SimulatedLockspace {
     pub armed: bool,
 }
 
-/// How a daemon behaves.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Daemon {
-    /// It answers.
-    #[default]
-    Alive,
-    /// Its socket is gone.
-    Dead,
-    /// It takes requests and never answers.
-    Hangs,
-}
-
-/// How a drop goes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Dropping {
-    /// Two seconds, the watchdog's client after one.
-    #[default]
-    Works,
-    /// The lockspace goes, the answer never comes.
-    NeverAnswers,
-    /// It is answered at once, and nothing happens.
-    Ignored,
-    /// It is answered with an error, and nothing happens.
-    Refused,
-}
-
 /// More calls than that at one point in time are a circle.
 const NO_PROGRESS: u64 = 50_000;
-
-/// How a start of a lockspace goes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Starting {
-    /// Twenty-one seconds.
-    #[default]
-    Works,
-    /// LVM says that it failed, and nothing happens.
-    Fails,
-    /// LVM says that it failed, but it did not.
-    WorksAndFails,
-    /// LVM hangs until it is killed, and nothing happens.
-    Hangs,
-}
 
 type Event = Box<dyn FnOnce(&mut State) + Send>;
 
