@@ -11,6 +11,18 @@ use crate::harness::{Cluster, Result, Scenario, Shape, ensure, say, until};
 pub fn scenarios() -> Vec<Scenario> {
     vec![
         Scenario {
+            name: "hook-by-sanlock",
+            about: "no agent, nobody asks: the lease runs out, sanlock has lvmlockctl call the installed hook, and the node lives",
+            shape: Shape::arrays,
+            tell: called_by_sanlock,
+        },
+        Scenario {
+            name: "hook-killed-again-and-again",
+            about: "the hook is killed at one point after the other; the next one goes on, and nothing is released too early",
+            shape: Shape::arrays,
+            tell: killed_again_and_again,
+        },
+        Scenario {
             name: "black-hole-ends",
             about: "a black hole that ends in time: the hook waits, and then the fence is proven",
             shape: Shape::arrays,
@@ -28,18 +40,6 @@ pub fn scenarios() -> Vec<Scenario> {
 /// The long ones of this file.
 pub fn long() -> Vec<Scenario> {
     vec![
-        Scenario {
-            name: "hook-by-sanlock",
-            about: "no agent, nobody asks: the lease runs out, sanlock has lvmlockctl call the installed hook, and the node lives",
-            shape: Shape::arrays,
-            tell: called_by_sanlock,
-        },
-        Scenario {
-            name: "hook-killed-again-and-again",
-            about: "the hook is killed at one point after the other; the next one goes on, and nothing is released too early",
-            shape: Shape::arrays,
-            tell: killed_again_and_again,
-        },
         Scenario {
             name: "hook-agent-hung",
             about: "the agent is there and does not move: the hook fences without it, and the agent tells when it moves again",
@@ -137,11 +137,11 @@ fn killed_again_and_again(cluster: &mut Cluster) -> Result {
         LIMIT,
     )?;
     let n1 = cut(cluster)?;
-    // Each lives a fifth of a second longer than the one before. Told of each: how it ended, what is suspended, whether the watchdog still waits,
+    // Each lives a tenth of a second longer than the one before. Told of each: how it ended, what is suspended, whether the watchdog still waits,
     // and how many volumes can still reach the SAN.
     let lives = n1.sh_within(
         &format!(
-            "for i in $(seq 50); do timeout -s KILL $((i/5)).$((i%5*2)) {HOOK} 2>>/run/hook.log; c=$?; \
+            "for i in $(seq 50); do timeout -s KILL $((i/10)).$((i%10)) {HOOK} 2>>/run/hook.log; c=$?; \
              s=$(dmsetup info -c --noheadings --separator ' ' -o name,suspended | grep -c ' Suspended'); \
              o=$(dmsetup table | grep ^san- | grep -v ^san-lvmlock | grep -vc ' error'); w=$(wdmd -d | grep -c sanlock_lvm_san:); \
              echo $c $s $w $o; [ $c = 137 ] || break; done"
@@ -272,7 +272,11 @@ fn called_by_sanlock(cluster: &mut Cluster) -> Result {
     until("lvmlockctl is done too", Duration::from_secs(30), || {
         Ok((n1.run("pgrep -f 'lvmlockctl --kill'", LIMIT)?.code != 0).then_some(()))
     })?;
-    ensure(n1.lockspaces()?.is_empty(), "sanlock has no lockspace left")?;
+    until(
+        "sanlock has no lockspace left",
+        Duration::from_secs(30),
+        || Ok(n1.lockspaces()?.is_empty().then_some(())),
+    )?;
     ensure(n1.boot_id()? == boot, "the node was not reset")?;
     n1.sh("/payload/bin/storage-fence install-hook --remove")?;
     ensure(
