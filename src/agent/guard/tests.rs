@@ -201,6 +201,13 @@ fn a_closing_that_goes_on_ends_when_the_fence_is_lifted() {
     );
     bench.watch(&mut guard, SPAN);
     assert!(guard.closing.is_empty());
+    // Its I/O ends, and it gets its table back: nobody is there any more who would take it away.
+    bench.node.state(|s| {
+        s.device("vg1-lv0").expect("device").in_flight = InFlight::None;
+    });
+    bench.refresh();
+    bench.watch(&mut guard, SPAN);
+    assert_eq!(bench.open(), ["vg1-lv0"]);
 }
 
 #[test]
