@@ -23,7 +23,7 @@ unit reconcilers rig: Run one suite of `make test`
 	@hack/install-deps lint rig
 	@hack/test $@
 
-rig-long: ## The rig's long scenarios: a black hole up to the reset, a hung agent, the speed against dmsetup
+rig-long: ## The rig's long scenarios: a black hole up to the reset, a hung agent
 	@hack/install-deps lint rig
 	cargo test --locked --test rig -- long
 

@@ -35,11 +35,6 @@ fn main() -> ExitCode {
         ["guest-writer", name, target, owner] => {
             guest::writer::write(name, target, owner).map(|()| true)
         }
-        ["guest-swap", prefix, threads] => threads
-            .parse()
-            .map_err(Into::into)
-            .and_then(|threads| guest::swap::swap(prefix, threads))
-            .map(|()| true),
         ["help" | "--help" | "-h", ..] => {
             print!("{HELP}");
             Ok(true)

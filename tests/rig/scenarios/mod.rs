@@ -9,7 +9,6 @@ mod fence;
 mod hook;
 mod policy;
 mod refusals;
-mod speed;
 mod stacks;
 mod storage;
 mod unfence;
@@ -34,7 +33,6 @@ pub fn all() -> Vec<Scenario> {
 /// Those that take long and that no change is likely to break: run by `make rig-long`, or by name.
 pub fn long() -> Vec<Scenario> {
     let mut long = hook::long();
-    long.extend(speed::scenarios());
     long.extend(policy::long());
     long
 }
