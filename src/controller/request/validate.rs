@@ -8,7 +8,9 @@ use jiff::Timestamp;
 
 use crate::api::condition::find;
 use crate::api::node_storage::VolumeGroupStatus;
-use crate::api::request::{VolumeGroupMode, WhenPathsRemain, condition_type, reason};
+use crate::api::request::{
+    Takeover, VolumeGroupMode, WhenPathsRemain, Workloads, condition_type, reason,
+};
 use crate::api::{ConditionStatus, NodeStorageStatus, StorageFenceRequest};
 use crate::controller::facts::{AgentMode, Facts, REFUSALS, Settings, agents_word, needs_agent};
 
@@ -76,7 +78,10 @@ fn accepted(request: &StorageFenceRequest, facts: &Facts) -> Verdict {
             return Verdict::new(
                 ConditionStatus::True,
                 reason::VALID,
-                format!("the agent of node {node} has taken the request up"),
+                format!(
+                    "the agent of node {node} has taken the request up{}",
+                    not_built_yet(request)
+                ),
             );
         }
     }
@@ -104,8 +109,27 @@ fn accepted(request: &StorageFenceRequest, facts: &Facts) -> Verdict {
     Verdict::new(
         ConditionStatus::True,
         reason::VALID,
-        format!("nothing that is known of node {node} speaks against the request"),
+        format!(
+            "nothing that is known of node {node} speaks against the request{}",
+            not_built_yet(request)
+        ),
     )
+}
+
+/// What the spec asks for beside the fence that this version does not do. It does not speak against the fence: that one cannot wait.
+fn not_built_yet(request: &StorageFenceRequest) -> String {
+    let mut all = String::new();
+    if request.spec.takeover == Takeover::Expedite {
+        all.push_str(
+            ". Of its spec, takeover Expedite is not done by this version: other hosts get the locks when the leases have run out",
+        );
+    }
+    if request.spec.workloads == Workloads::Evict {
+        all.push_str(
+            ". Of its spec, workloads Evict is not done by this version: move the pods that used the storage yourself",
+        );
+    }
+    all
 }
 
 /// What the node's own report says against the request.

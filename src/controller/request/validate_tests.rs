@@ -106,6 +106,18 @@ fn nothing_affected_says_what_there_is() {
 }
 
 #[test]
+fn what_is_not_done_yet_is_said_and_does_not_hold_the_fence_up() {
+    let plain = judge(&request(&json!({})), &facts()).accepted;
+    assert!(!plain.message.contains("not done"), "{}", plain.message);
+    for (field, value) in [("takeover", "Expedite"), ("workloads", "Evict")] {
+        let verdict = judge(&request(&json!({field: value})), &facts()).accepted;
+        assert_eq!(verdict.reason, "Valid");
+        let said = format!("{field} {value} is not done by this version");
+        assert!(verdict.message.contains(&said), "{}", verdict.message);
+    }
+}
+
+#[test]
 fn a_shared_group_is_found_behind_a_local_one_of_the_same_name() {
     let mut facts = facts();
     let groups = &mut facts.storage.as_mut().unwrap().volume_groups;
