@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::support::Result;
 
 /// How long anything may take here. A busy machine is slow, and nothing is proven by being quick: a case that fails waits this long.
-pub const LIMIT: Duration = Duration::from_secs(90);
+pub const LIMIT: Duration = Duration::from_secs(150);
 
 /// Asks until the answer is `Ok`, for at most `limit`. An `Err` says what is there instead, for the failure's text.
 pub async fn until<T>(

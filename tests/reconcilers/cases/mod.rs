@@ -13,11 +13,14 @@ mod policies;
 mod refusals;
 mod remediation;
 
+use k8s_openapi::api::apps::v1::DaemonSet;
+
 use crate::bed::Bed;
 use crate::case;
 use crate::health;
 use crate::runner::Stage;
 use crate::support::Result;
+use crate::wait::{LIMIT, until};
 
 /// All of them, in order.
 pub fn stages() -> Vec<Stage> {
@@ -121,5 +124,20 @@ async fn node_health(bed: &Bed) -> Result {
 
 async fn on_demand(bed: &Bed) -> Result {
     bed.install("OnDemand").await?;
+    // A Node that joins before the DaemonSet's controller has seen the new node selector would be given a pod by the old one.
+    until(
+        "the DaemonSet's controller has seen the change",
+        LIMIT,
+        async || {
+            let set = bed.ours::<DaemonSet>().get("storage-fence-agent").await?;
+            let seen = set.status.and_then(|status| status.observed_generation);
+            Ok(if seen == set.metadata.generation {
+                Ok(())
+            } else {
+                Err(format!("it has seen generation {seen:?}"))
+            })
+        },
+    )
+    .await?;
     bed.controllers.only_one(bed, "OnDemand").await
 }
