@@ -68,7 +68,13 @@ impl Error {
     /// Whether trying it again cannot help: it is invalid, forbidden, or there is no such thing.
     #[must_use]
     pub fn is_refused(&self) -> bool {
-        self.is_invalid() || self.is_not_found() || self.code() == Some(403)
+        self.is_invalid() || self.is_not_found() || self.is_forbidden()
+    }
+
+    /// Whether the API server says that we may not (403).
+    #[must_use]
+    pub fn is_forbidden(&self) -> bool {
+        self.code() == Some(403)
     }
 
     /// One word for metrics.

@@ -3,7 +3,7 @@
 //! kube's own recorder counts repetitions by their reason, and loses what the later ones say. Here an event's name is made from what it says
 //! about what: the API server itself refuses to hear the same twice, also from the successor of a killed process.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::api::events::v1;
@@ -16,6 +16,8 @@ use tokio::task::JoinHandle;
 use super::apply::call;
 use super::backoff::Backoff;
 
+/// An API server that starts says Forbidden until it has read its roles: that is not its last word for so long.
+const STARTING: Duration = Duration::from_secs(60);
 /// How many events may wait to be sent; what comes on top is dropped. They are a courtesy, the status is the record.
 const WAITING: usize = 256;
 /// Longest note that the API server takes.
@@ -81,10 +83,20 @@ async fn send(client: &Client, event: &v1::Event, closing: impl Fn() -> bool) {
     let namespace = event.metadata.namespace.as_deref().unwrap_or(NAMESPACE);
     let api: Api<v1::Event> = Api::namespaced(client.clone(), namespace);
     let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
+    let mut forbidden_since = None;
     loop {
         match call("send an event", api.create(&PostParams::default(), event)).await {
             Ok(_) => return,
             Err(error) if error.is_conflict() => return,
+            // An outage's last events come first when the API server is back.
+            Err(error) if error.is_forbidden() && !closing() => {
+                let since = *forbidden_since.get_or_insert_with(Instant::now);
+                if since.elapsed() > STARTING {
+                    tracing::warn!(%error, reason = event.reason, "event not sent");
+                    return;
+                }
+                tokio::time::sleep(backoff.wait()).await;
+            }
             Err(error) if error.is_refused() || closing() => {
                 tracing::warn!(%error, reason = event.reason, "event not sent");
                 return;
