@@ -23,9 +23,10 @@ unit reconcilers rig: Run one suite of `make test`
 	@hack/install-deps lint rig
 	@hack/test $@
 
-rig-long: ## The rig's long scenarios: a black hole up to the reset, a hung agent
+rig-long: ## The rig's long scenarios, and the demonstration on nodes of Debian forky (sanlock 5)
 	@hack/install-deps lint rig
 	cargo test --locked --test rig -- long
+	cargo test --locked --test rig -- run demo --suite forky
 
 demo: ## A real SAN outage on two nodes in VMs, fenced and measured (KEEP=1 leaves the cluster up)
 	@hack/install-deps rig
