@@ -4,7 +4,7 @@
 
 help: ## Show this list
 	@printf 'storage-fence-operator: fences a node'"'"'s SAN storage instead of the node\n\n'
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F '|' '{ printf "  make %-14s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z -]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F '|' '{ printf "  make %-22s %s\n", $$1, $$2 }'
 	@printf '\nWhat is slow to make is kept in $${SFO_CACHE_DIR:-~/.cache/storage-fence-operator}.\n'
 
 build: ## Build the static release binary into out/
@@ -19,7 +19,7 @@ test: ## Prove everything: lint, unit, reconcilers, rig; ends in "N passed, N fa
 	@hack/install-deps lint rig
 	@hack/test
 
-unit reconcilers rig: Run one suite of `make test`
+unit reconcilers rig: ## Run that suite of `make test` alone
 	@hack/install-deps lint rig
 	@hack/test $@
 
