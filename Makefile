@@ -1,5 +1,7 @@
 # `make` alone shows what there is. Every target installs what it needs when root on Debian, and names it otherwise.
 .DEFAULT_GOAL := help
+# Where rustup puts cargo: a shell that was there before does not look there.
+export PATH := $(HOME)/.cargo/bin:$(PATH)
 .PHONY: help build lint test unit reconcilers rig rig-long demo image clean install-deps
 
 help: ## Show this list
@@ -30,7 +32,7 @@ rig-long: ## The rig's long scenarios, and the demonstration on nodes of Debian 
 
 demo: ## A real SAN outage on two nodes in VMs, fenced and measured (KEEP=1 leaves the cluster up)
 	@hack/install-deps rig
-	@KEEP=$(KEEP) cargo test --quiet --locked --test rig -- demo
+	@KEEP=$(KEEP) cargo test --locked --test rig -- demo
 
 image: ## Pack the image into out/image.tar (docker load -i out/image.tar)
 	@hack/install-deps build lint image
