@@ -345,16 +345,21 @@ fn step(step: &report::StepReport) -> StepRecord {
     StepRecord {
         step: step.kind.as_str().to_owned(),
         volume_group: Some(cut(&step.volume_group, 127)),
-        result: match step.result {
-            report::StepResult::Planned => StepResult::Planned,
-            report::StepResult::Running => StepResult::Running,
-            report::StepResult::Done => StepResult::Done,
-            report::StepResult::Skipped => StepResult::Skipped,
-            report::StepResult::Failed => StepResult::Failed,
-        },
+        result: step_result(step.result),
         at_milliseconds: step.at.map(milliseconds),
         took_milliseconds: step.took.map(milliseconds),
         message: message.map(|m| cut(m.trim_end_matches([':', ' ']), SHORT_MESSAGE)),
+    }
+}
+
+/// As it stands in a status.
+pub(super) const fn step_result(result: report::StepResult) -> StepResult {
+    match result {
+        report::StepResult::Planned => StepResult::Planned,
+        report::StepResult::Running => StepResult::Running,
+        report::StepResult::Done => StepResult::Done,
+        report::StepResult::Skipped => StepResult::Skipped,
+        report::StepResult::Failed => StepResult::Failed,
     }
 }
 

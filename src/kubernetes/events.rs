@@ -83,25 +83,19 @@ async fn send(client: &Client, event: &v1::Event, closing: impl Fn() -> bool) {
     let namespace = event.metadata.namespace.as_deref().unwrap_or(NAMESPACE);
     let api: Api<v1::Event> = Api::namespaced(client.clone(), namespace);
     let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
-    let mut forbidden_since = None;
+    let mut forbidden_since: Option<Instant> = None;
     loop {
         match call("send an event", api.create(&PostParams::default(), event)).await {
             Ok(_) => return,
             Err(error) if error.is_conflict() => return,
-            // An outage's last events come first when the API server is back.
-            Err(error) if error.is_forbidden() && !closing() => {
-                let since = *forbidden_since.get_or_insert_with(Instant::now);
-                if since.elapsed() > STARTING {
+            Err(error) => {
+                // An outage's last events come first when the API server is back.
+                let starting = error.is_forbidden()
+                    && forbidden_since.get_or_insert_with(Instant::now).elapsed() <= STARTING;
+                if closing() || (error.is_refused() && !starting) {
                     tracing::warn!(%error, reason = event.reason, "event not sent");
                     return;
                 }
-                tokio::time::sleep(backoff.wait()).await;
-            }
-            Err(error) if error.is_refused() || closing() => {
-                tracing::warn!(%error, reason = event.reason, "event not sent");
-                return;
-            }
-            Err(error) => {
                 tracing::debug!(%error, reason = event.reason, "event not sent yet");
                 tokio::time::sleep(backoff.wait()).await;
             }

@@ -4,10 +4,10 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::agent::report::{
     AgentPart, GROUPS, Happened, SHORT_MESSAGE, STEPS, VERSION, count, cut, milliseconds,
-    milliseconds_only, says,
+    milliseconds_only, says, step_result,
 };
 use crate::api::ConditionStatus;
-use crate::api::request::{NodeFence, StepRecord, StepResult, condition_type, reason};
+use crate::api::request::{NodeFence, StepRecord, condition_type, reason};
 use crate::api::unfence::{
     BlockerReason as ApiReason, NodeUnfence, UnfenceBlocker, VolumeGroupUnfence,
 };
@@ -158,13 +158,7 @@ fn step(step: &UnfenceStep) -> StepRecord {
     StepRecord {
         step: step.kind.as_str().to_owned(),
         volume_group: Some(cut(&step.volume_group, 127)),
-        result: match step.result {
-            report::StepResult::Planned => StepResult::Planned,
-            report::StepResult::Running => StepResult::Running,
-            report::StepResult::Done => StepResult::Done,
-            report::StepResult::Skipped => StepResult::Skipped,
-            report::StepResult::Failed => StepResult::Failed,
-        },
+        result: step_result(step.result),
         at_milliseconds: step.at.map(milliseconds),
         took_milliseconds: step.took.map(milliseconds),
         message: step.message.as_deref().map(|m| cut(m, SHORT_MESSAGE)),
