@@ -21,9 +21,9 @@ test: ## Prove everything: lint, unit, reconcilers, rig; ends in "N passed, N fa
 	@hack/install-deps lint rig
 	@hack/test
 
-unit reconcilers rig: ## Run that suite of `make test` alone
+unit reconcilers rig: ## Run that suite of `make test` alone (ONLY=name: only what has that in its name)
 	@hack/install-deps lint rig
-	@hack/test $@
+	@ONLY=$(ONLY) hack/test $@
 
 rig-long: ## The rig's long scenarios, and the demonstration on nodes of Debian forky (sanlock 5)
 	@hack/install-deps lint rig

@@ -291,6 +291,31 @@ fn called_again_it_looks_again() {
 }
 
 #[test]
+fn killed_at_whatever_call_the_next_one_completes_it_before_and_after_the_lockspace_is_gone() {
+    for wait in [Duration::ZERO, Duration::from_secs(9)] {
+        for at in 1.. {
+            let bench = Bench::new();
+            bench.node.kill_at_call(at);
+            let killed = catch_unwind(AssertUnwindSafe(|| bench.hook())).is_err();
+            if !bench.node.restart_agent() {
+                assert!(!killed && at > 20, "killed {killed}, at call {at}");
+                break;
+            }
+            let later = bench.node.host().system.monotonic() + wait;
+            let bell = crate::host::Bell::default();
+            bench.node.host().system.wait(&bell, 0, later);
+            let (verdict, told) = bench.hook();
+            assert!(
+                matches!(verdict, Verdict::Proven(_)),
+                "at call {at}: {verdict:?} {told:?}"
+            );
+            bench.assert_fenced(&verdict);
+            assert!(!bench.held(), "at call {at}");
+        }
+    }
+}
+
+#[test]
 fn what_cannot_be_fenced_is_told_and_nothing_is_touched() {
     let bench = Bench::new();
     for vg in ["nonsense", "vg"] {

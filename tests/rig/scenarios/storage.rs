@@ -89,7 +89,7 @@ fn black_hole(cluster: &mut Cluster) -> Result {
     let n1 = cluster.node("n1")?;
     std::thread::sleep(Duration::from_secs(2));
     let before = writer.state(n1)?;
-    std::thread::sleep(Duration::from_secs(10));
+    std::thread::sleep(Duration::from_secs(5));
     let after = writer.state(n1)?;
     ensure(
         before.writes == after.writes && !after.ended,
@@ -104,9 +104,8 @@ fn black_hole(cluster: &mut Cluster) -> Result {
     until("the writer goes on", Duration::from_secs(60), || {
         Ok((writer.state(n1)?.writes > after.writes).then_some(()))
     })?;
-    writer.stop(n1)?;
-    n1.sh("lvremove -y san/hole")?;
-    Ok(())
+    // The volume is not removed by n1: requests that were lost in the hole end by their SCSI time-out, and the lease may be lost before that.
+    writer.stop(n1)
 }
 
 fn control_experiment(cluster: &mut Cluster) -> Result {
