@@ -3,7 +3,8 @@
 
 FROM rust:1.95-bookworm AS build
 WORKDIR /src
-COPY Cargo.toml Cargo.lock rust-toolchain.toml ./
+# Without rust-toolchain.toml: for its clippy and rustfmt rustup would fetch a toolchain that is there already. hack/lint holds the versions together.
+COPY Cargo.toml Cargo.lock ./
 COPY src ./src
 # --target keeps the flags away from build scripts and proc macros, which cannot be static.
 RUN host="$(rustc -vV | sed -n 's/^host: //p')" \

@@ -22,12 +22,15 @@ pub fn scenarios() -> Vec<Scenario> {
 
 /// Those that mostly wait for nothing to happen.
 pub fn long() -> Vec<Scenario> {
-    vec![Scenario {
-        name: "policy-short-cut",
-        about: "a cut shorter than the policy's delay: nothing happens, the Node's conditions tell; paths that flap for a minute: one fence at most",
-        shape: Shape::kubernetes,
-        tell: short_cut,
-    }]
+    vec![
+        black_hole_scenario(),
+        Scenario {
+            name: "policy-short-cut",
+            about: "a cut shorter than the policy's delay: nothing happens, the Node's conditions tell; paths that flap for a minute: one fence at most",
+            shape: Shape::kubernetes,
+            tell: short_cut,
+        },
+    ]
 }
 
 fn alone_scenario() -> Scenario {
@@ -37,6 +40,16 @@ fn alone_scenario() -> Scenario {
                     records appear when the API server returns, also after a restart of the agent",
         shape: Shape::kubernetes,
         tell: alone,
+    }
+}
+
+fn black_hole_scenario() -> Scenario {
+    Scenario {
+        name: "policy-black-hole",
+        about: "a black hole: no path fails, the lease tells; nothing is released while I/O is under way, and when it ends in time the fence is \
+                    proven",
+        shape: Shape::kubernetes,
+        tell: black_hole,
     }
 }
 
@@ -191,7 +204,10 @@ fn alone(cluster: &mut Cluster) -> Result {
     }
     no_requests(cluster)?;
 
-    say("the control plane is stopped, and then every node loses every path");
+    say(format!(
+        "the control plane is stopped, and then every node loses every path: {} with the controller's leader too",
+        leader_node(cluster)?
+    ));
     cluster.control_plane_mut()?.stop();
     let cut = Instant::now();
     for name in &names {
@@ -276,6 +292,79 @@ fn alone(cluster: &mut Cluster) -> Result {
     cluster.san.restore_all("n1", None)?;
     wait_for_paths(cluster, "n1", ("True", "PathsWork"))?;
     all_error(cluster.node("n1")?, "san", 2)?;
+    cluster
+        .control_plane()?
+        .kubectl(&["delete", "sfp", "san"])?;
+    Ok(())
+}
+
+/// The node whose pod leads.
+fn leader_node(cluster: &Cluster) -> Result<String> {
+    let control_plane = cluster.control_plane()?;
+    let lease = control_plane.kubectl(&[
+        "get",
+        "lease",
+        "storage-fence-controller",
+        "-n",
+        "storage-fence",
+        "-o",
+        "jsonpath={.spec.holderIdentity}",
+    ])?;
+    let pod = lease.split('_').next().unwrap_or_default();
+    let node = control_plane.kubectl(&[
+        "get",
+        "pod",
+        pod,
+        "-n",
+        "storage-fence",
+        "-o",
+        "jsonpath={.spec.nodeName}",
+    ])?;
+    cluster.node(&node)?;
+    Ok(node)
+}
+
+fn black_hole(cluster: &mut Cluster) -> Result {
+    with_policy(cluster, DELAY, RENEWALS)?;
+    cluster.node_mut("n1")?.mark_dirty();
+    let n1 = cluster.node("n1")?;
+    let writers = volumes_in_use(n1, "san", 2)?;
+    let boot_id = n1.boot_id()?;
+    cluster.san.black_hole_all("n1", None)?;
+    let hole = Instant::now();
+    let control_plane = cluster.control_plane()?;
+    let request = until("n1 fences itself", Duration::from_secs(60), || {
+        let text = control_plane.kubectl(&["get", "sfr", "-o", "json"])?;
+        let all: Value = serde_json::from_str(&text)?;
+        let first = all["items"].as_array().and_then(|all| all.first());
+        Ok(first
+            .filter(|r| r["status"]["phase"] == "Fencing")
+            .and_then(|r| r["metadata"]["name"].as_str())
+            .map(str::to_owned))
+    })?;
+    say(format!(
+        "    {request} after {:.1} s",
+        hole.elapsed().as_secs_f64()
+    ));
+    std::thread::sleep(Duration::from_secs(5));
+    let n1 = cluster.node("n1")?;
+    ensure(n1.path_states(0)? == "AA", "every path counts as active")?;
+    let targets = n1.lv_targets("san")?;
+    ensure(
+        targets.iter().all(|(_, kind)| kind != "error") && n1.watchdog_armed()?,
+        "while I/O is under way nothing is swapped and nothing released",
+    )?;
+    cluster.san.restore_all("n1", None)?;
+    let control_plane = cluster.control_plane()?;
+    control_plane.wait_for_phase(&request, "Fenced", FENCE_LIMIT)?;
+    let n1 = cluster.node("n1")?;
+    all_error(n1, "san", 2)?;
+    for writer in &writers {
+        let end = writer.wait_for_end(n1, Duration::from_secs(20))?;
+        ensure(end.errno == Some(5), format!("{} got EIO", writer.name))?;
+    }
+    lives_on(n1, &boot_id)?;
+    ensure(!n1.watchdog_armed()?, "the watchdog lets go")?;
     cluster
         .control_plane()?
         .kubectl(&["delete", "sfp", "san"])?;
