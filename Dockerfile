@@ -1,4 +1,4 @@
-# `docker build .` compiles and packs. `--target prebuilt` packs a static binary that is already there (hack/image does that).
+# `docker build .` compiles and packs. hack/image packs a static binary that is already there, in place of the first stage.
 # The image is the one binary and nothing else: no shell, no library, nothing to update.
 
 FROM rust:1.95-bookworm AS build
@@ -10,11 +10,6 @@ COPY src ./src
 RUN host="$(rustc -vV | sed -n 's/^host: //p')" \
  && RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --release --bin storage-fence --target "$host" \
  && install -m 0755 "target/$host/release/storage-fence" /storage-fence
-
-FROM scratch AS prebuilt
-ARG BINARY=storage-fence
-COPY ${BINARY} /storage-fence
-ENTRYPOINT ["/storage-fence"]
 
 FROM scratch
 LABEL org.opencontainers.image.title="storage-fence-operator" \
