@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 # Where rustup puts cargo: a shell that was there before does not look there.
 export PATH := $(HOME)/.cargo/bin:$(PATH)
-.PHONY: help build lint test unit reconcilers rig rig-long demo image clean install-deps
+.PHONY: help build lint test unit reconcilers rig long rig-long demo image clean install-deps
 
 help: ## Show this list
 	@printf 'storage-fence-operator: fences a node'"'"'s SAN storage instead of the node\n\n'
@@ -24,6 +24,9 @@ test: ## Prove everything: lint, unit, reconcilers, rig; ends in "N passed, N fa
 unit reconcilers rig: ## Run that suite of `make test` alone (ONLY=name: only what has that in its name)
 	@hack/install-deps lint rig
 	@ONLY=$(ONLY) hack/test $@
+
+long: rig-long ## The long round: what `make test` leaves out because it takes longer
+	cargo test --locked --test reconcilers -- long
 
 rig-long: ## The rig's long scenarios, and the demonstration on nodes of Debian forky (sanlock 5)
 	@hack/install-deps lint rig

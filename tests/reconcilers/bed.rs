@@ -238,7 +238,7 @@ impl Bed {
         self.kubectl(&[
             "wait",
             "--for=condition=Established",
-            "--timeout=90s",
+            "--timeout=240s",
             "-f",
             "crds/",
         ])

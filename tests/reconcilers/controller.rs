@@ -77,6 +77,20 @@ impl Controllers {
         Ok(())
     }
 
+    /// Memory of the only one: resident in kB, now and at most so far.
+    pub fn memory(&self) -> Result<(u64, u64)> {
+        self.all_alive()?;
+        let replicas = self.replicas();
+        let replica = replicas.first().context("no controller runs")?;
+        let status = std::fs::read_to_string(format!("/proc/{}/status", replica.process.id()))?;
+        let of = |name: &str| -> Result<u64> {
+            let line = status.lines().find(|l| l.starts_with(name));
+            let number = line.and_then(|l| l.split_whitespace().nth(1));
+            Ok(number.context(format!("no {name}"))?.parse()?)
+        };
+        Ok((of("VmRSS:")?, of("VmHWM:")?))
+    }
+
     /// Ends all of them as a Deployment does; they give the lease back.
     pub async fn stop_all(&self) {
         let mut replicas = std::mem::take(&mut *self.replicas());

@@ -93,7 +93,7 @@ pub async fn prepare(bed: &Bed) -> Result {
     bed.kubectl(&[
         "wait",
         "--for=condition=Established",
-        "--timeout=90s",
+        "--timeout=240s",
         "crd/nodehealthchecks.remediation.medik8s.io",
         "crd/machines.cluster.x-k8s.io",
     ])

@@ -19,6 +19,7 @@ The reconcilers: the built controller and real agents (on simulated nodes) again
   cargo test --test reconcilers                   all of it; ends in `N passed, N failed`
   cargo test --test reconcilers -- [FILTER..]     those whose name contains a FILTER
   cargo test --test reconcilers -- list           what there is
+  cargo test --test reconcilers -- long           those that take minutes
 
   SFO_KUBECONFIG   kubeconfig of a cluster of your own, to be used instead of one started here. Administrator's rights are needed. CRDs, the
                    chart and Nodes without a kubelet are put into it and taken out again: not a cluster that anybody needs
@@ -26,26 +27,32 @@ The reconcilers: the built controller and real agents (on simulated nodes) again
 ";
 
 fn main() -> ExitCode {
-    let words: Vec<String> = std::env::args()
+    let mut words: Vec<String> = std::env::args()
         .skip(1)
         // What cargo hands on to every test program.
         .filter(|word| !word.starts_with("--"))
         .collect();
-    let stages = cases::stages();
+    let mut stages = cases::stages();
     match words.first().map(String::as_str) {
         Some("help") => {
             print!("{HELP}");
             return ExitCode::SUCCESS;
         }
         Some("list") => {
-            for stage in &stages {
+            for stage in stages.iter().chain(&cases::long()) {
                 for case in &stage.cases {
                     println!("{:<14} {}", stage.name, case.name);
                 }
             }
             return ExitCode::SUCCESS;
         }
-        _ => {}
+        Some("long") => {
+            words.clear();
+            stages = cases::long();
+        }
+        // By name, these too.
+        Some(_) => stages.extend(cases::long()),
+        None => {}
     }
     let ended = bed::runtime().and_then(|runtime| {
         let passed = runtime.block_on(runner::run(&stages, &words));

@@ -30,6 +30,8 @@ pub struct TestNode<'a> {
     pub name: String,
     /// Its devices and daemons.
     pub simulation: Simulation,
+    /// Seconds between the agent's looks that nothing asks for.
+    pub observe: u32,
     bed: &'a Bed,
     state: PathBuf,
 }
@@ -84,6 +86,7 @@ impl<'a> TestNode<'a> {
         Ok(Self {
             name: name.to_owned(),
             simulation: Simulation::in_real_time(layout),
+            observe: 1,
             bed,
             state: bed.dir().join(format!("state-{number}")),
         })
@@ -147,7 +150,7 @@ impl<'a> TestNode<'a> {
             "--health-listen",
             "127.0.0.1:0",
             "--observe-seconds",
-            "1",
+            &self.observe.to_string(),
             "--state-directory",
             &self.state.display().to_string(),
         ])?

@@ -12,7 +12,7 @@ use crate::bed::Bed;
 use crate::node::{RunningAgent, TestNode, storage};
 use crate::support::progress::say;
 use crate::support::{Context, Result};
-use crate::wait::ensure;
+use crate::wait::{LIMIT, ensure, until};
 
 /// What is not missed on the slowest machine; the goal is far below.
 const FIRST_STEP_LIMIT: Duration = Duration::from_secs(10);
@@ -20,14 +20,16 @@ const ROUNDS: usize = 5;
 /// Longer than any pause of ours but the agents' watch, which is opened anew after two minutes.
 const IDLE: Duration = Duration::from_mins(1);
 
-async fn with_agents<'a>(
+pub async fn with_agents<'a>(
     bed: &'a Bed,
     name: &str,
     count: usize,
     paths: u32,
+    observe: u32,
 ) -> Result<Vec<(TestNode<'a>, RunningAgent)>> {
     let join = |n: usize| async move {
-        let node = TestNode::join_with(bed, &format!("{name}-{n}"), &storage(paths)).await?;
+        let mut node = TestNode::join_with(bed, &format!("{name}-{n}"), &storage(paths)).await?;
+        node.observe = observe;
         let agent = node.start_agent().await?;
         bed.reports(&node.name, "it is there", |s| s.status.is_some())
             .await?;
@@ -44,7 +46,7 @@ fn median(mut times: Vec<Duration>) -> Duration {
 
 /// From `kubectl apply` to the agent's first step, and to the status that tells of it.
 pub async fn the_first_step_comes_at_once(bed: &Bed) -> Result {
-    let nodes = with_agents(bed, "speed", ROUNDS, 0).await?;
+    let nodes = with_agents(bed, "speed", ROUNDS, 0, 1).await?;
     let (mut applied, mut begun, mut told) = (Vec::new(), Vec::new(), Vec::new());
     for (node, _) in &nodes {
         let yaml = json!({
@@ -108,8 +110,49 @@ pub async fn the_first_step_comes_at_once(bed: &Bed) -> Result {
     )
 }
 
+/// Requests that a schema has let through to a level so far.
+async fn dispatched(bed: &Bed, schema: &str, level: &str) -> Result<u64> {
+    let metrics = bed.kubectl(&["get", "--raw", "/metrics"]).await?;
+    let of = |l: &&str| {
+        l.starts_with("apiserver_flowcontrol_dispatched_requests_total{")
+            && l.contains(&format!("flow_schema=\"{schema}\""))
+            && l.contains(&format!("priority_level=\"{level}\""))
+    };
+    let counts = metrics
+        .lines()
+        .filter(of)
+        .filter_map(|l| l.rsplit(' ').next());
+    Ok(counts.filter_map(|n| n.parse::<u64>().ok()).sum())
+}
+
+/// On the night of an outage everybody asks the API server.
+pub async fn ours_are_served_before_what_pods_ask(bed: &Bed) -> Result {
+    let of_ours = async || {
+        Result::Ok([
+            dispatched(bed, "storage-fence-leases", "leader-election").await?,
+            dispatched(bed, "storage-fence", "workload-high").await?,
+        ])
+    };
+    let before = of_ours().await?;
+    let nodes = with_agents(bed, "served", 1, 2, 1).await?;
+    until("leases and reports are served first", LIMIT, async || {
+        let after = of_ours().await?;
+        let grown = before.iter().zip(&after).all(|(b, a)| a > b);
+        Ok(if grown {
+            Ok(())
+        } else {
+            Err(format!("{after:?}"))
+        })
+    })
+    .await?;
+    for (_, agent) in nodes {
+        agent.stop().await?;
+    }
+    Ok(())
+}
+
 /// Requests that the API server has answered so far, by group, resource and verb.
-async fn answered(bed: &Bed) -> Result<BTreeMap<String, u64>> {
+pub async fn answered(bed: &Bed) -> Result<BTreeMap<String, u64>> {
     let metrics = bed.kubectl(&["get", "--raw", "/metrics"]).await?;
     let mut requests = BTreeMap::new();
     for line in metrics
@@ -141,7 +184,7 @@ async fn answered(bed: &Bed) -> Result<BTreeMap<String, u64>> {
 
 pub async fn an_idle_cluster_is_left_alone(bed: &Bed) -> Result {
     const NODES: usize = 6;
-    let nodes = with_agents(bed, "idle", NODES, 2).await?;
+    let nodes = with_agents(bed, "idle", NODES, 2, 1).await?;
     // Whatever the start still has to say is said.
     tokio::time::sleep(Duration::from_secs(5)).await;
     let before = answered(bed).await?;

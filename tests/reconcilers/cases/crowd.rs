@@ -71,7 +71,8 @@ fn between(
 }
 
 pub async fn a_hundred_requests_at_once_among_a_thousand_nodes(bed: &Bed) -> Result {
-    let nodes = with_agents(bed, "crowd", REQUESTS, 0).await?;
+    // A hundred agents in one process that each looked every second would leave no time to the control plane.
+    let nodes = with_agents(bed, "crowd", REQUESTS, 0, 30).await?;
     let (first, _) = nodes.first().context("no node")?;
     let report = bed.all::<NodeStorage>().get(&first.name).await?;
     bystanders(bed, &report, NODES - REQUESTS).await?;

@@ -147,7 +147,7 @@ pub async fn kustomize_installs_and_removes(bed: &Bed) -> Result {
         "-k",
         "manifests/",
         "--ignore-not-found",
-        "--timeout=90s",
+        "--timeout=240s",
     ])
     .await?;
     came?;
@@ -218,7 +218,7 @@ pub async fn helm_installs_upgrades_and_uninstalls(bed: &Bed) -> Result {
         after.metadata.uid,
         before.metadata.uid,
     )?;
-    bed.helm(&["uninstall", "storage-fence", "--wait", "--timeout", "90s"])
+    bed.helm(&["uninstall", "storage-fence", "--wait", "--timeout", "240s"])
         .await?;
     removed(bed).await?;
     ensure(

@@ -2,6 +2,7 @@
 
 mod cost;
 mod credentials;
+mod crowd;
 mod definitions;
 mod dry_run;
 mod failures;
@@ -63,6 +64,7 @@ pub fn stages() -> Vec<Stage> {
                 case!(half_way::a_request_deleted_half_way_is_completed_and_told),
                 case!(half_way::a_spec_changed_half_way_waits_for_its_turn),
                 case!(half_way::the_agents_successor_completes_the_fence),
+                case!(cost::ours_are_served_before_what_pods_ask),
                 case!(credentials::an_agent_writes_for_its_own_node_only),
                 case!(credentials::a_token_that_names_no_node_is_refused),
                 case!(policies::a_node_fences_itself_by_policy_and_records_it_once),
@@ -109,6 +111,18 @@ pub fn stages() -> Vec<Stage> {
             ],
         },
     ]
+}
+
+/// Those that take minutes: `-- long`, or by name.
+pub fn long() -> Vec<Stage> {
+    vec![Stage {
+        name: "crowd",
+        prepare: |bed| Box::pin(resident(bed)),
+        at_a_time: 1,
+        cases: vec![case!(
+            own crowd::a_hundred_requests_at_once_among_a_thousand_nodes
+        )],
+    }]
 }
 
 async fn resident(bed: &Bed) -> Result {
