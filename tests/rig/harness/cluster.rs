@@ -11,10 +11,10 @@ use super::payload::Payload;
 use super::process::{RunDir, output, root};
 use super::san::{PathName, San};
 use super::vm::{Hardware, ScsiPath};
-use super::{Context, Result, accel, node_image, operator, say};
+use super::{Context, Result, accel, ceph, node_image, operator, say};
 
 /// Emulated, two at once, on two busy cores.
-const BOOT_LIMIT: Duration = Duration::from_secs(180);
+pub(super) const BOOT_LIMIT: Duration = Duration::from_secs(180);
 
 /// What a scenario needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +29,8 @@ pub struct Shape {
     pub io_timeout: u32,
     /// Whether the nodes are a Kubernetes cluster.
     pub kubernetes: bool,
+    /// Whether a Ceph cluster stands beside them, in a VM of its own.
+    pub ceph: bool,
 }
 
 impl Shape {
@@ -45,6 +47,7 @@ impl Shape {
             luns: 1,
             io_timeout: 2,
             kubernetes: false,
+            ceph: false,
         }
     }
 
@@ -53,6 +56,14 @@ impl Shape {
         let mut shape = Self::storage().with_luns(3);
         shape.nodes.truncate(1);
         shape
+    }
+
+    /// The same with a Ceph cluster beside it.
+    pub fn arrays_and_ceph() -> Self {
+        Self {
+            ceph: true,
+            ..Self::arrays()
+        }
     }
 
     /// The same as a Kubernetes cluster.
@@ -94,6 +105,8 @@ impl Shape {
 pub struct Cluster {
     // Dropped in this order: guests before what they stand on.
     nodes: Vec<Node>,
+    // Held for its VM.
+    ceph_vm: Option<Node>,
     control_plane: Option<ControlPlane>,
     /// The storage, whose paths can be cut.
     pub san: San,
@@ -125,19 +138,28 @@ impl Cluster {
             add_kubernetes(&run, &payload, &started, shape, images)?;
             control_plane = Some(started);
         }
+        let payload = payload.write()?;
+        let mut ceph_vm = None;
+        if shape.ceph {
+            ceph_vm = Some(ceph::power_on(&run, shape, &accelerator, &payload)?);
+        }
         let mut cluster = Self {
             nodes: Vec::new(),
+            ceph_vm,
             control_plane,
             san,
             shape: shape.clone(),
             accelerator,
             image,
-            payload: payload.write()?,
+            payload,
             boots: 0,
             run,
         };
         let all: Vec<String> = shape.nodes.iter().map(|spec| spec.name.clone()).collect();
         cluster.boot_nodes(&all)?;
+        if let Some(vm) = &mut cluster.ceph_vm {
+            ceph::set_up(vm)?;
+        }
         Ok(cluster)
     }
 
@@ -306,6 +328,11 @@ impl Cluster {
             payload: self.payload.clone(),
             local_disk,
             scsi,
+            wires: if self.shape.ceph {
+                vec![ceph::wire(&self.run, spec.host_id, false)]
+            } else {
+                Vec::new()
+            },
             memory: if self.shape.kubernetes { 2048 } else { 1280 },
             append: String::new(),
         };
@@ -339,9 +366,11 @@ impl Cluster {
             .iter()
             .map(|node| node.name().to_owned())
             .collect();
-        // A device that appeared before its PV was made has no PV in the others' caches.
+        // Tried again: on a busy machine lvmlockd may look for the leases' device before udev has made its link ("invalid parameters for sanlock").
         self.everywhere(&names, |_| {
-            format!("lvmlockctl --info | grep -q 'VG {vg} ' || vgchange --lockstart {vg}")
+            format!(
+                "n=0; until lvmlockctl --info | grep -q 'VG {vg} ' || vgchange --lockstart {vg}; do n=$((n+1)); [ $n -lt 6 ] || exit 1; sleep 2; done"
+            )
         })?;
         // What a node held that was rebooted is its own again, or free, once it has joined.
         first.sh(&format!(
@@ -352,7 +381,7 @@ impl Cluster {
 }
 
 const LUN_MEBIBYTES: u64 = 4096;
-const LOCAL_MEBIBYTES: u64 = 512;
+pub(super) const LOCAL_MEBIBYTES: u64 = 512;
 
 fn add_kubernetes(
     run: &RunDir,

@@ -8,6 +8,7 @@
 
 pub mod accel;
 pub mod agent;
+pub mod ceph;
 pub mod cluster;
 pub mod node;
 pub mod node_image;

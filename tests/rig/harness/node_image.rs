@@ -11,3 +11,9 @@ pub fn folder(suite: &str) -> Result<PathBuf> {
     let script = root().join("tests/rig/images/node-image");
     Ok(PathBuf::from(output(Command::new(script).arg(suite))?))
 }
+
+/// The same of the VM that is a Ceph cluster.
+pub fn ceph_folder() -> Result<PathBuf> {
+    let script = root().join("tests/rig/images/ceph-image");
+    Ok(PathBuf::from(output(&mut Command::new(script))?))
+}

@@ -18,6 +18,16 @@ pub struct ScsiPath {
     pub socket: PathBuf,
 }
 
+/// A network card on a wire of its own to another VM: one end listens, the other one connects.
+pub struct Wire {
+    /// Its socket.
+    pub socket: PathBuf,
+    /// Whether this is the end that has to be there first.
+    pub listens: bool,
+    /// Last byte of the card's address, 52:54:00:77:00:xx.
+    pub address: u32,
+}
+
 /// What a VM is made of.
 pub struct Hardware {
     /// Name in file names and messages.
@@ -32,6 +42,8 @@ pub struct Hardware {
     pub local_disk: PathBuf,
     /// Paths to the SAN.
     pub scsi: Vec<ScsiPath>,
+    /// Wires to other VMs.
+    pub wires: Vec<Wire>,
     /// Memory in MiB.
     pub memory: u64,
     /// Added to the kernel's command line.
@@ -235,8 +247,26 @@ fn arguments(
             ),
         );
     }
+    args.extend(wires(&hardware.wires));
     args.extend(["-nodefaults", "-no-reboot"].map(str::to_owned));
     args
+}
+
+fn wires(wires: &[Wire]) -> Vec<String> {
+    let card = |(n, wire): (usize, &Wire)| {
+        let server = if wire.listens { "on" } else { "off" };
+        let path = wire.socket.display();
+        [
+            "-netdev".to_owned(),
+            format!("stream,id=wire{n},server={server},addr.type=unix,addr.path={path}"),
+            "-device".to_owned(),
+            format!(
+                "virtio-net-pci,netdev=wire{n},mac=52:54:00:77:00:{:02x}",
+                wire.address
+            ),
+        ]
+    };
+    wires.iter().enumerate().flat_map(card).collect()
 }
 
 /// The name by which a LUN is known on every path, NAA 5.

@@ -3,6 +3,8 @@
 // A story is told in one go.
 #![allow(clippy::too_many_lines)]
 
+mod ceph;
+mod chart_hook;
 mod deaths;
 mod demo;
 mod fence;
@@ -34,6 +36,8 @@ pub fn all() -> Vec<Scenario> {
 pub fn long() -> Vec<Scenario> {
     let mut long = hook::long();
     long.extend(policy::long());
+    long.extend(chart_hook::long());
+    long.extend(ceph::long());
     long
 }
 

@@ -299,7 +299,7 @@ pub fn holds(wdmd: &str, vg: &str) -> bool {
 }
 
 /// The largest pause of each writer within a span.
-fn pauses(node: &Node, writers: &[Writer], span: Duration) -> Result<Vec<u64>> {
+pub fn pauses(node: &Node, writers: &[Writer], span: Duration) -> Result<Vec<u64>> {
     for writer in writers {
         writer.forget_pauses(node)?;
     }
