@@ -19,6 +19,7 @@ lint: ## Check form: rustfmt, clippy, cargo-deny, shellcheck, chart, generated f
 
 test: ## Prove everything: lint, unit, reconcilers, rig; ends in "N passed, N failed"
 	@hack/install-deps lint rig
+	@hack/prepare
 	@hack/test
 
 unit reconcilers rig: ## Run that suite of `make test` alone (ONLY=name: only what has that in its name)
@@ -35,6 +36,7 @@ rig-long: ## The rig's long scenarios, and the demonstration on nodes of Debian 
 
 demo: ## A real SAN outage on two nodes in VMs, fenced and measured (KEEP=1 leaves the cluster up)
 	@hack/install-deps rig
+	@hack/prepare
 	@KEEP=$(KEEP) cargo test --locked --test rig -- demo
 
 image: ## Pack the image into out/image.tar (docker load -i out/image.tar)

@@ -11,7 +11,7 @@ use crate::harness::{Cluster, Context, Result, Scenario, Shape, ensure, say, unt
 pub fn scenarios() -> Vec<Scenario> {
     vec![Scenario {
         name: "stacks",
-        about: "thin, snapshots, cache, writecache, RAID, crypt, partitions, two PVs: all fenced; another array and local disks never notice",
+        about: "thin, snapshots, cache, writecache, RAID, integrity, crypt, partitions, two PVs: all fenced; another array and local disks never notice",
         shape: Shape::arrays,
         tell: stacks,
     }]
@@ -75,6 +75,16 @@ const STACKS: &[(&str, &str, &str)] = &[
         "/dev/san-a/mirror",
     ),
     (
+        "RAID 1 with integrity of its images",
+        "lvcreate -y -aey --type raid1 -m 1 --raidintegrity y -L 16M -n checked san-a",
+        "/dev/san-a/checked",
+    ),
+    (
+        "RAID 5, two of its three images on one PV",
+        "lvcreate -y -aey --type raid5 -i 2 --nosync --alloc anywhere -L 16M -n five san-a $P0 $P1",
+        "/dev/san-a/five",
+    ),
+    (
         "an encrypted volume",
         "lvcreate -y -aey -L 32M -n enc san-a $P0; \
          dmsetup create enc-open --uuid CRYPT-PLAIN-enc --table \"0 65536 crypt aes-xts-plain64 $(printf '%064d' 7) 0 /dev/san-a/enc 0\"",
@@ -121,7 +131,7 @@ fn stacks(cluster: &mut Cluster) -> Result {
     cluster.mark_dirty();
     let n1 = cluster.node("n1")?;
     let (devices, boot) = (devices(n1)?, n1.boot_id()?);
-    n1.sh("modprobe -a dm-thin-pool dm-snapshot dm-cache dm-cache-smq dm-writecache dm-raid raid1 dm-crypt")?;
+    n1.sh("modprobe -a dm-thin-pool dm-snapshot dm-cache dm-cache-smq dm-writecache dm-raid raid1 raid456 dm-integrity dm-crypt")?;
     n1.sh_within(
         &format!(
             "vgcreate --shared {A} {} {} && vgcreate --shared {B} {}",
