@@ -13,7 +13,7 @@ use crate::agent::observe::observe;
 use crate::fence::budget::ResetWindow;
 use crate::fence::report::{FenceReport, Outcome};
 use crate::fence::selection::RefusalReason;
-use crate::fence::{Inventory, Monotonic, VolumeGroup};
+use crate::fence::{Inventory, LockManager, Monotonic, VolumeGroup};
 use crate::host::{Bell, Host};
 
 /// One look at the node, or one list of its devices.
@@ -67,12 +67,14 @@ pub fn run(host: &Host, options: &Options, tell: &mut dyn FnMut(&str)) -> Verdic
         let problem = match look(host) {
             Err(why) => why,
             Ok(inventory) => {
-                let Some(group) = find(&inventory, &options.vg) else {
-                    return without_lockspace(host, options, &inventory);
+                let own = if let Some(group) = find(&inventory, &options.vg) {
+                    let reset = ResetWindow::of(group.lockspace.as_ref(), &inventory.watchdog);
+                    until = reset.map_or(until, |r| r.latest);
+                    once(host, options, group, reset, tell)
+                } else {
+                    without_lockspace(host, options, &inventory)
                 };
-                let reset = ResetWindow::of(group.lockspace.as_ref(), &inventory.watchdog);
-                until = reset.map_or(until, |r| r.latest);
-                match once(host, options, group, reset, tell) {
+                match own {
                     Own::Verdict(verdict) => return verdict,
                     Own::TryAgain(why) => why,
                 }
@@ -99,7 +101,7 @@ fn find<'a>(inventory: &'a Inventory, vg: &str) -> Option<&'a VolumeGroup> {
 }
 
 /// A volume group whose lockspace lvmlockd does not have: either the lock manager does not answer, or it stands fenced and released.
-fn without_lockspace(host: &Host, options: &Options, inventory: &Inventory) -> Verdict {
+fn without_lockspace(host: &Host, options: &Options, inventory: &Inventory) -> Own {
     let vg = &options.vg;
     let standings = Journal::open(&options.state_directory, &inventory.boot_id)
         .ok()
@@ -108,11 +110,18 @@ fn without_lockspace(host: &Host, options: &Options, inventory: &Inventory) -> V
     if let Some(standing) = standings.iter().find(|s| s.group.name == *vg)
         && let Ok(message) = proven(host, &standing.group)
     {
-        return Verdict::Proven(format!("{message}; it had been fenced by {}", standing.by));
+        return Own::Verdict(Verdict::Proven(format!(
+            "{message}; it had been fenced by {}",
+            standing.by
+        )));
     }
-    Verdict::Unproven(format!(
+    if let LockManager::LvmlockdUnavailable(why) = &inventory.lock_manager {
+        // What it does not say it may still have: somebody may start it again, and nobody calls the hook a second time.
+        return Own::TryAgain(why.clone());
+    }
+    Own::Verdict(Verdict::Unproven(format!(
         "{vg} is no volume group that can be fenced here: no lockspace of it is running that has an active device. Nothing was touched"
-    ))
+    )))
 }
 
 /// By the agent, or without it.

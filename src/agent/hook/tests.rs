@@ -329,6 +329,25 @@ fn what_cannot_be_fenced_is_told_and_nothing_is_touched() {
     assert_eq!(bench.node.log(), Vec::<String>::new());
 }
 
+#[test]
+fn an_lvmlockd_that_is_dead_is_waited_for_until_somebody_starts_it_again() {
+    let bench = Bench::new();
+    bench.node.state(|s| {
+        s.lvmlockd = Daemon::Dead;
+        s.later(Duration::from_secs(3), |s| s.lvmlockd = Daemon::Alive);
+    });
+    let (verdict, told) = bench.hook();
+    bench.assert_fenced(&verdict);
+    assert!(!bench.held());
+    assert!(told.iter().any(|t| t.contains("trying again")), "{told:?}");
+    let bench = Bench::new();
+    bench.node.state(|s| s.lvmlockd = Daemon::Dead);
+    let (verdict, _) = bench.hook();
+    let named = |v: &Verdict| matches!(v, Verdict::Unproven(m) if m.contains("lvmlockd"));
+    assert!(named(&verdict), "{verdict:?}");
+    assert_eq!(bench.node.log(), Vec::<String>::new());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_agents_socket_is_for_root_and_survives_nonsense() {
     let dir = tempfile::tempdir().expect("tempdir");
