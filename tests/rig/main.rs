@@ -35,6 +35,9 @@ fn main() -> ExitCode {
         ["guest-writer", name, target, owner] => {
             guest::writer::write(name, target, owner).map(|()| true)
         }
+        ["guest-stepper", order, which, deed, ..] => {
+            guest::stepper::run(order, which, deed, &args[4..]).map(|()| true)
+        }
         ["help" | "--help" | "-h", ..] => {
             print!("{HELP}");
             Ok(true)

@@ -1,5 +1,9 @@
 //! The kill hook and the guard on a real host: called by sanlock itself, with the agent dead, alive and hung; black holes; a refresh.
 
+mod crashes;
+mod mishaps;
+mod stages;
+
 use std::time::{Duration, Instant};
 
 use super::stacks::holds;
@@ -9,18 +13,12 @@ use crate::harness::{Cluster, Result, Scenario, Shape, ensure, say, until};
 
 /// The scenarios of this file.
 pub fn scenarios() -> Vec<Scenario> {
-    vec![
+    let mut all = vec![
         Scenario {
             name: "hook-by-sanlock",
             about: "no agent, nobody asks: the lease runs out, sanlock has lvmlockctl call the installed hook, and the node lives",
             shape: Shape::arrays,
             tell: called_by_sanlock,
-        },
-        Scenario {
-            name: "hook-killed-again-and-again",
-            about: "the hook is killed at one point after the other; the next one goes on, and nothing is released too early",
-            shape: Shape::arrays,
-            tell: killed_again_and_again,
         },
         Scenario {
             name: "black-hole-ends",
@@ -34,12 +32,14 @@ pub fn scenarios() -> Vec<Scenario> {
             shape: Shape::arrays,
             tell: refresh_is_closed,
         },
-    ]
+    ];
+    all.extend(crashes::scenarios());
+    all
 }
 
 /// The long ones of this file.
 pub fn long() -> Vec<Scenario> {
-    vec![
+    let mut long = vec![
         Scenario {
             name: "hook-agent-hung",
             about: "the agent is there and does not move: the hook fences without it, and the agent tells when it moves again",
@@ -52,7 +52,11 @@ pub fn long() -> Vec<Scenario> {
             shape: Shape::arrays,
             tell: black_hole_refused,
         },
-    ]
+    ];
+    long.extend(crashes::long());
+    long.extend(stages::long());
+    long.extend(mishaps::long());
+    long
 }
 
 const HOOK: &str = "/payload/bin/storage-fence kill-hook san";
@@ -75,16 +79,21 @@ fn target(node: &Node) -> Result<String> {
 
 /// An agent without an API server: it does everything that a node does by itself.
 fn agent(node: &Node) -> Result {
+    agent_in(node, "/run/storage-fence")
+}
+
+/// The same with a state folder of its own.
+fn agent_in(node: &Node, folder: &str) -> Result {
     node.write_file(
         "/run/kubeconfig",
         "apiVersion: v1\nkind: Config\ncurrent-context: none\nclusters: [{name: none, cluster: {server: \"http://127.0.0.1:9\"}}]\n\
          contexts: [{name: none, context: {cluster: none, user: none}}]\nusers: [{name: none, user: {}}]\n",
     )?;
-    node.sh(
-        "KUBECONFIG=/run/kubeconfig setsid /payload/bin/storage-fence agent --node-name n1 >/run/agent.log 2>&1 </dev/null & echo $! >/run/agent.pid",
-    )?;
+    node.sh(&format!(
+        "STATE_DIRECTORY={folder} KUBECONFIG=/run/kubeconfig setsid /payload/bin/storage-fence agent --node-name n1 >/run/agent.log 2>&1 </dev/null & echo $! >/run/agent.pid"
+    ))?;
     until("the agent listens", Duration::from_secs(30), || {
-        let there = node.run("test -S /run/storage-fence/agent.sock", LIMIT)?;
+        let there = node.run(&format!("test -S {folder}/agent.sock"), LIMIT)?;
         Ok((there.code == 0).then_some(()))
     })
 }
@@ -124,59 +133,6 @@ fn black_hole_ends(cluster: &mut Cluster) -> Result {
     ensure(!holds(&n1.wdmd()?, "san"), "the watchdog lets go")?;
     let written = writer.wait_for_end(n1, Duration::from_secs(20))?;
     ensure(written.errno == Some(5), "the writer got EIO")?;
-    ensure(n1.boot_id()? == boot, "the node was not reset")
-}
-
-fn killed_again_and_again(cluster: &mut Cluster) -> Result {
-    cluster.mark_dirty();
-    volume(cluster)?;
-    let n1 = cluster.node("n1")?;
-    let boot = n1.boot_id()?;
-    n1.sh_within(
-        "for i in $(seq 9); do lvcreate -qq -y -aey -L 8M -n v$i san; done",
-        LIMIT,
-    )?;
-    let n1 = cut(cluster)?;
-    // Each lives a tenth of a second longer than the one before. Told of each: how it ended, what is suspended, whether the watchdog still waits,
-    // and how many volumes can still reach the SAN.
-    let lives = n1.sh_within(
-        &format!(
-            "for i in $(seq 50); do timeout -s KILL $((i/10)).$((i%10)) {HOOK} 2>>/run/hook.log; c=$?; \
-             s=$(dmsetup info -c --noheadings --separator ' ' -o name,suspended | grep -c ' Suspended'); \
-             o=$(dmsetup table | grep ^san- | grep -v ^san-lvmlock | grep -vc ' error'); w=$(wdmd -d | grep -c sanlock_lvm_san:); \
-             echo $c $s $w $o; [ $c = 137 ] || break; done"
-        ),
-        Duration::from_secs(300),
-    )?;
-    for life in lives.lines() {
-        say(format!("    {life}"));
-        let told: Vec<u32> = life.split(' ').filter_map(|n| n.parse().ok()).collect();
-        let [_, suspended, waits, open] = told[..] else {
-            return Err(format!("not understood: {life}").into());
-        };
-        if suspended > 0 || (waits == 0 && open > 0) {
-            return Err(format!("left suspended, or released too early: {life}").into());
-        }
-    }
-    let kills = lives.lines().filter(|l| l.starts_with("137 ")).count();
-    ensure(
-        kills > 1,
-        format!("killed {kills} times: nothing left suspended, nothing released too early"),
-    )?;
-    let completed = n1.sh("grep -c 'completing the fence' /run/hook.log || true")?;
-    say(format!(
-        "    {completed} went on with what the one before had begun"
-    ));
-    let last = lives.lines().last().unwrap_or_default();
-    if !last.starts_with("0 0 ") || !last.ends_with(" 0") {
-        let said = n1.sh("tail -n 8 /run/hook.log")?;
-        return Err(format!("the last one ended with {last}, not complete: {said}").into());
-    }
-    say("    ok: the last one completes it: all cut off");
-    // One that comes when lvmlockd has dropped the lockspace already has nothing to wait for; sanlock takes a moment longer.
-    until("the watchdog lets go", Duration::from_secs(30), || {
-        Ok((!holds(&n1.wdmd()?, "san")).then_some(()))
-    })?;
     ensure(n1.boot_id()? == boot, "the node was not reset")
 }
 

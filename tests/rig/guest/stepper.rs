@@ -1,0 +1,320 @@
+//! Runs a program, stops it at one of the system calls by which it changes anything, and does something about it there: kills it, or runs a
+//! command while it is held. So a scenario can go through every point at which a process can die, one after the other, and never by the clock.
+//!
+//! Only calls that leave a trace outside the process count (device-mapper commands, requests to daemons that are no mere questions, files):
+//! between two of them a death leaves what it leaves right before the second.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::FileExt;
+use std::process::{Command, Stdio};
+
+use nix::sys::ptrace::{self, Options};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
+
+use crate::harness::{Context, Result};
+
+/// What came of it: the last line on standard output.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Steps {
+    /// Every call that counts, as far as the program got.
+    pub calls: Vec<String>,
+    /// Index of the one at which the deed was done.
+    pub at: Option<usize>,
+    /// Whether the deed was done with the call done, and not before it.
+    pub after: bool,
+    /// How the program ended; 128 + n when signal n ended it.
+    pub code: i32,
+}
+
+/// Where to do it.
+struct When {
+    after: bool,
+    /// A number, from 1, or words of a step's description: its first one.
+    which: String,
+}
+
+impl When {
+    fn is(&self, number: usize, step: &str) -> bool {
+        match self.which.parse::<usize>() {
+            Ok(wanted) => wanted == number,
+            Err(_) => step.contains(&self.which),
+        }
+    }
+}
+
+/// `order` is `before` or `after`; `deed` is `kill`, or a command that runs with the program's number in `$PID`.
+pub fn run(order: &str, which: &str, deed: &str, program: &[String]) -> Result {
+    let when = When {
+        after: match order {
+            "before" => false,
+            "after" => true,
+            other => return Err(format!("{other} is neither before nor after").into()),
+        },
+        which: which.to_owned(),
+    };
+    // It waits for a line until it is watched.
+    let mut child = Command::new("/bin/sh")
+        .args(["-c", "read go; exec \"$@\" </dev/null", "sh"])
+        .args(program)
+        .stdin(Stdio::piped())
+        .spawn()
+        .context("starting the program")?;
+    let pid = Pid::from_raw(i32::try_from(child.id())?);
+    let options = Options::PTRACE_O_TRACESYSGOOD
+        | Options::PTRACE_O_TRACECLONE
+        | Options::PTRACE_O_TRACEEXEC
+        | Options::PTRACE_O_EXITKILL;
+    ptrace::seize(pid, options).context("watching the program")?;
+    ptrace::interrupt(pid).context("stopping the program")?;
+    let mut go = child.stdin.take().context("its standard input")?;
+    go.write_all(b"\n")?;
+    drop(go);
+    let steps = Watch::new(pid, when, deed)?.watch()?;
+    println!("{}", serde_json::to_string(&steps)?);
+    Ok(())
+}
+
+struct Watch<'a> {
+    pid: Pid,
+    when: When,
+    deed: &'a str,
+    memory: File,
+    /// The shell before it: nothing of that counts.
+    begun: bool,
+    /// Threads inside a call that counts, and its index.
+    inside: HashMap<Pid, usize>,
+    /// Whom a socket was connected to.
+    peers: HashMap<u64, String>,
+    result: Steps,
+}
+
+impl<'a> Watch<'a> {
+    fn new(pid: Pid, when: When, deed: &'a str) -> Result<Self> {
+        Ok(Self {
+            pid,
+            result: Steps {
+                after: when.after,
+                ..Steps::default()
+            },
+            when,
+            deed,
+            memory: File::open(format!("/proc/{pid}/mem")).context("reading its memory")?,
+            begun: false,
+            inside: HashMap::new(),
+            peers: HashMap::new(),
+        })
+    }
+
+    /// Until the last thread is gone.
+    fn watch(mut self) -> Result<Steps> {
+        loop {
+            let status = match waitpid(None, Some(WaitPidFlag::__WALL)) {
+                Ok(status) => status,
+                Err(nix::Error::ECHILD) => return Ok(self.result),
+                Err(nix::Error::EINTR) => continue,
+                Err(error) => return Err(error).context("waiting"),
+            };
+            let (thread, signal) = match status {
+                WaitStatus::Exited(thread, code) => {
+                    self.ended(thread, code);
+                    continue;
+                }
+                WaitStatus::Signaled(thread, signal, _) => {
+                    self.ended(thread, 128 + signal as i32);
+                    continue;
+                }
+                WaitStatus::PtraceSyscall(thread) => {
+                    // A thread that was killed meanwhile cannot be asked any more.
+                    match self.call(thread) {
+                        Ok(()) => {}
+                        Err(error) if error.to_string().contains("ESRCH") => {}
+                        Err(error) => return Err(error),
+                    }
+                    (thread, None)
+                }
+                WaitStatus::PtraceEvent(thread, _, event) => {
+                    if event == ptrace::Event::PTRACE_EVENT_EXEC as i32 {
+                        self.begun = true;
+                        self.memory = File::open(format!("/proc/{}/mem", self.pid))?;
+                    }
+                    (thread, None)
+                }
+                WaitStatus::Stopped(thread, signal) => (thread, Some(signal)),
+                _ => continue,
+            };
+            match ptrace::syscall(thread, signal) {
+                Ok(()) | Err(nix::Error::ESRCH) => {}
+                Err(error) => return Err(error).context("going on"),
+            }
+        }
+    }
+
+    fn ended(&mut self, thread: Pid, code: i32) {
+        if thread == self.pid {
+            self.result.code = code;
+        }
+    }
+
+    /// A thread enters or leaves a call.
+    fn call(&mut self, thread: Pid) -> Result {
+        if !self.begun {
+            return Ok(());
+        }
+        let info = ptrace::syscall_info(thread).map_err(|e| format!("{e:?}"))?;
+        if info.op == ENTRY {
+            let registers = ptrace::getregs(thread).map_err(|e| format!("{e:?}"))?;
+            let args = [registers.rdi, registers.rsi, registers.rdx, registers.r10];
+            let Some(step) = self.describe(registers.orig_rax, args) else {
+                return Ok(());
+            };
+            self.result.calls.push(step);
+            let index = self.result.calls.len() - 1;
+            self.inside.insert(thread, index);
+            if !self.when.after {
+                self.reached(index)?;
+            }
+        } else if let Some(index) = self.inside.remove(&thread)
+            && self.when.after
+        {
+            self.reached(index)?;
+        }
+        Ok(())
+    }
+
+    fn reached(&mut self, index: usize) -> Result {
+        let step = &self.result.calls[index];
+        if self.result.at.is_some() || !self.when.is(index + 1, step) {
+            return Ok(());
+        }
+        self.result.at = Some(index);
+        if self.deed == "kill" {
+            kill(self.pid, Signal::SIGKILL).context("killing it")?;
+        } else {
+            let status = Command::new("/bin/bash")
+                .args(["-c", self.deed])
+                .env("PID", self.pid.to_string())
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .status()
+                .context("running the deed")?;
+            if !status.success() {
+                return Err(format!("`{}` ended with {status}", self.deed).into());
+            }
+        }
+        Ok(())
+    }
+
+    fn bytes(&self, at: u64, most: usize) -> Vec<u8> {
+        let mut bytes = vec![0; most];
+        let read = self.memory.read_at(&mut bytes, at).unwrap_or(0);
+        bytes.truncate(read);
+        bytes
+    }
+
+    /// Up to the first zero byte.
+    fn text(&self, at: u64, most: usize) -> String {
+        let bytes = self.bytes(at, most);
+        let text = bytes.split(|b| *b == 0).next().unwrap_or_default();
+        String::from_utf8_lossy(text).into_owned()
+    }
+
+    /// In words, if it counts. The numbers are those of x86-64.
+    fn describe(&mut self, number: u64, args: [u64; 4]) -> Option<String> {
+        const AT: u64 = 0xffff_ff9c; // AT_FDCWD
+        match number {
+            // write, pwrite64, sendto
+            1 | 18 | 44 => self.written(
+                args[0],
+                &self.bytes(args[1], usize::try_from(args[2]).ok()?.min(512)),
+            ),
+            // writev, sendmsg
+            20 | 46 => self.written(args[0], b""),
+            16 => self.device_mapper(args[1], args[2]),
+            42 => {
+                let name = self.bytes(
+                    args[1] + 2,
+                    usize::try_from(args[2]).ok()?.saturating_sub(2),
+                );
+                let name = String::from_utf8_lossy(&name).replace('\0', "");
+                let last = name.rsplit('/').next().unwrap_or_default();
+                self.peers.insert(args[0], last.to_owned());
+                None
+            }
+            // openat that may make a file
+            257 if args[2] & 0o100 != 0 => Some(format!("create {}", self.text(args[1], 256))),
+            73 => Some("flock".to_owned()),
+            77 => Some(format!("truncate {}", self.name_of(args[0]))),
+            82 => Some(format!("rename to {}", self.text(args[1], 256))),
+            264 | 316 => Some(format!("rename to {}", self.text(args[3], 256))),
+            83 => Some(format!("mkdir {}", self.text(args[0], 256))),
+            258 => Some(format!("mkdir {}", self.text(args[1], 256))),
+            87 => Some(format!("remove {}", self.text(args[0], 256))),
+            263 if args[0] & AT == AT => Some(format!("remove {}", self.text(args[1], 256))),
+            _ => None,
+        }
+    }
+
+    fn name_of(&self, fd: u64) -> String {
+        std::fs::read_link(format!("/proc/{}/fd/{fd}", self.pid))
+            .map(|path| path.display().to_string())
+            .unwrap_or_default()
+    }
+
+    fn written(&self, fd: u64, bytes: &[u8]) -> Option<String> {
+        let to = self.name_of(fd);
+        if fd <= 2 {
+            return None;
+        }
+        if !to.starts_with("socket:") {
+            // What is said to the kernel's log is no step either.
+            return (to.starts_with('/') && to != "/dev/kmsg").then(|| format!("write {to}"));
+        }
+        let peer = self.peers.get(&fd).cloned().unwrap_or_default();
+        let text: String = String::from_utf8_lossy(bytes)
+            .chars()
+            .filter(|c| !c.is_control())
+            .take(60)
+            .collect();
+        // Questions change nothing: wdmd and sanlock are only ever asked for their state.
+        let asked = peer == "wdmd.sock" || peer == "sanlock.sock" || text.contains("\"info\"");
+        (!asked).then(|| format!("send {peer}: {text}"))
+    }
+
+    fn device_mapper(&self, request: u64, argument: u64) -> Option<String> {
+        if request >> 8 & 0xff != 0xfd {
+            return None;
+        }
+        let what = match request & 0xff {
+            3 => "create",
+            4 => "remove",
+            5 => "rename",
+            6 => "swap",
+            9 => "load",
+            10 => "clear",
+            14 => "message",
+            _ => return None,
+        };
+        // struct dm_ioctl: dev at 40, name at 48, uuid at 176.
+        let number = u64::from_ne_bytes(self.bytes(argument + 40, 8).try_into().ok()?);
+        let (major, minor) = (
+            number >> 8 & 0xfff,
+            (number & 0xff) | (number >> 12 & 0xf_ff00),
+        );
+        let known = std::fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/dm/name"));
+        let name = self.text(argument + 48, 128) + &self.text(argument + 176, 129);
+        let name = if name.is_empty() {
+            known.unwrap_or_default().trim().to_owned()
+        } else {
+            name
+        };
+        Some(format!("dm {what} {name}"))
+    }
+}
+
+/// `PTRACE_SYSCALL_INFO_ENTRY` of linux/ptrace.h.
+const ENTRY: u8 = 1;

@@ -1,0 +1,315 @@
+//! Death at every step, on a real node: the engine is killed before each system call by which it changes anything, and its successor has to
+//! complete the fence. Three volume groups at a time, because what costs time is joining their lockspaces again.
+
+use std::time::Duration;
+
+use super::super::stacks::holds;
+use crate::guest::stepper::Steps;
+use crate::harness::node::Node;
+use crate::harness::{Cluster, Context, Result, Scenario, Shape, ensure, say, until};
+use crate::wire::Answer;
+
+/// The scenarios of this file.
+pub fn scenarios() -> Vec<Scenario> {
+    vec![Scenario {
+        name: "killed-at-the-worst-steps",
+        about: "the hook is killed with new tables loaded, when all is proven, and when the lockspace is dropped: the next one completes it",
+        shape: Shape::arrays,
+        tell: killed_at_the_worst_steps,
+    }]
+}
+
+/// The long ones of this file.
+pub fn long() -> Vec<Scenario> {
+    vec![Scenario {
+        name: "killed-at-every-step",
+        about: "kill -9 before every step of a fence, one after the other: nothing is left suspended or released too early, and the next one completes it",
+        shape: Shape::arrays,
+        tell: killed_at_every_step,
+    }]
+}
+
+/// Of one command, under emulation and watched at each system call.
+pub const LIMIT: Duration = Duration::from_secs(100);
+/// Volume groups, each on a LUN of its own.
+pub const GROUPS: [&str; 3] = ["s0", "s1", "s2"];
+
+/// A volume group's hook, with a journal of its own.
+pub fn hook(vg: &str) -> String {
+    format!("/payload/bin/storage-fence kill-hook --state-directory /run/sf/{vg} {vg}")
+}
+
+/// Runs `program` and does `deed` before or after (`order`) the step `which`.
+pub fn stepped(node: &Node, order: &str, which: &str, deed: &str, program: &str) -> Result<Steps> {
+    let answer = node.run(
+        &format!(
+            "/payload/bin/rig guest-stepper {order} '{which}' '{deed}' {program} 2>>/run/steps.log"
+        ),
+        LIMIT,
+    )?;
+    steps(&answer)
+}
+
+/// What the stepper told.
+pub fn steps(answer: &Answer) -> Result<Steps> {
+    let last = answer.out.lines().last().unwrap_or_default();
+    serde_json::from_str(last).context(format!(
+        "the stepper ended with {}: {}{}",
+        answer.code, answer.out, answer.err
+    ))
+}
+
+/// What the node looks like at one moment.
+pub struct Look {
+    tables: Vec<(String, String)>,
+    suspended: Vec<String>,
+    wdmd: String,
+    sanlock: String,
+    lvmlockd: String,
+}
+
+impl Look {
+    pub fn at(node: &Node) -> Result<Self> {
+        let text = node.sh(
+            "dmsetup table; echo ==; dmsetup info -c --noheadings --separator ' ' -o name,suspended; echo ==; wdmd -d; echo ==; \
+             timeout 5 sanlock client gets 2>&1; echo ==; timeout 5 lvmlockctl --info 2>&1; true",
+        )?;
+        let text = text + "\n";
+        let mut parts = text.split("==\n").map(str::to_owned);
+        let mut next = || parts.next().context("half a look");
+        let table = |line: &str| {
+            let (name, table) = line.split_once(": ")?;
+            Some((name.to_owned(), table.split(' ').nth(2)?.to_owned()))
+        };
+        Ok(Self {
+            tables: next()?.lines().filter_map(table).collect(),
+            suspended: next()?
+                .lines()
+                .filter_map(|line| Some(line.strip_suffix(" Suspended")?.to_owned()))
+                .collect(),
+            wdmd: next()?,
+            sanlock: next()?,
+            lvmlockd: next()?,
+        })
+    }
+
+    /// Volumes that can still reach the SAN.
+    pub fn open(&self, vg: &str) -> Vec<&str> {
+        let ours = |name: &str| {
+            name.strip_prefix(&format!("{vg}-"))
+                .is_some_and(|lv| lv != "lvmlock")
+        };
+        self.tables
+            .iter()
+            .filter(|(name, kind)| ours(name) && kind != "error")
+            .map(|(name, _)| name.as_str())
+            .collect()
+    }
+
+    /// Devices that are suspended, whoever's.
+    pub fn suspended(&self) -> &[String] {
+        &self.suspended
+    }
+
+    /// Whether the watchdog counts on its lease, whoever else has let go.
+    pub fn watched(&self, vg: &str) -> bool {
+        holds(&self.wdmd, vg)
+    }
+
+    /// Whether every one of the three who can let go still holds on.
+    pub fn held(&self, vg: &str) -> bool {
+        let lockspace = |l: &str| l.contains(&format!("lvm_{vg}:")) && !l.contains(" REM");
+        holds(&self.wdmd, vg)
+            && self.sanlock.lines().any(lockspace)
+            && self.lvmlockd.contains(&format!("VG {vg} "))
+    }
+
+    /// Whether the lock manager and the watchdog have let go for good.
+    pub fn released(&self, vg: &str) -> bool {
+        !holds(&self.wdmd, vg) && !self.sanlock.contains(&format!("lvm_{vg}:"))
+    }
+
+    /// What must never be.
+    pub fn check(&self, vg: &str) -> Result {
+        if !self.suspended.is_empty() {
+            return Err(format!("left suspended: {}", self.suspended.join(", ")).into());
+        }
+        let open = self.open(vg);
+        if !open.is_empty() && !self.held(vg) {
+            return Err(format!(
+                "released, and {} still reaches the SAN: {} {}",
+                open.join(", "),
+                self.sanlock,
+                self.lvmlockd
+            )
+            .into());
+        }
+        Ok(())
+    }
+}
+
+/// Shared volume groups with two volumes each, on a node whose SAN is well.
+pub fn set_up(cluster: &Cluster, groups: &[&str]) -> Result {
+    for (lun, vg) in groups.iter().enumerate() {
+        cluster.shared_vg(vg, lun)?;
+        cluster.node("n1")?.sh_within(
+            &format!("for lv in a b; do lvcreate -qq -y -aey -L 64M -n $lv {vg}; done"),
+            LIMIT,
+        )?;
+    }
+    Ok(())
+}
+
+/// Cuts every path, and waits until the node knows. Somebody reads each volume all the while: that I/O waits in the queue of a map.
+pub fn cut(cluster: &mut Cluster, groups: &[&str]) -> Result {
+    // By number: the name is udev's, and nobody waits for that.
+    let read = |vg: &&str| {
+        format!(
+            "(dd if=/dev/dm-$(dmsetup info -c --noheadings -o minor {vg}-a) of=/dev/null bs=4k count=1 iflag=direct 2>/dev/null &) "
+        )
+    };
+    let reads: Vec<String> = groups.iter().map(read).collect();
+    cluster.san.cut_all("n1", None)?;
+    let n1 = cluster.node("n1")?;
+    n1.sh(&reads.join("; "))?;
+    for lun in 0..groups.len() {
+        until("both paths have failed", Duration::from_secs(40), || {
+            Ok((n1.path_states(lun)? == "FF").then_some(()))
+        })?;
+    }
+    Ok(())
+}
+
+/// The node as it was before the fence, by hand: as an administrator would.
+pub fn give_back(cluster: &mut Cluster, groups: &[&str]) -> Result {
+    cluster.san.restore_all("n1", None)?;
+    let n1 = cluster.node("n1")?;
+    for lun in 0..groups.len() {
+        until("the paths are back", Duration::from_secs(60), || {
+            Ok((n1.path_states(lun)? == "AA").then_some(()))
+        })?;
+    }
+    let all = groups.join(" ");
+    n1.sh_within(
+        &format!(
+            "set -e; for map in $(dmsetup ls --target multipath | cut -f1); do multipathd restorequeueing map $map >/dev/null; done; \
+             for vg in {all}; do for lv in a b; do \
+             ! dmsetup info $vg-$lv >/dev/null 2>&1 || dmsetup remove --retry --noudevsync $vg-$lv; done; done; \
+             for i in 1 2 3 4 5 6; do ! vgchange -qq --lockstart {all} || break; sleep 1; done; vgchange -qq --noudevsync -aey {all}"
+        ),
+        LIMIT,
+    )?;
+    let look = Look::at(n1)?;
+    for vg in groups {
+        if !look.held(vg) || look.open(vg).len() != 2 {
+            return Err(format!("{vg} is not in use again").into());
+        }
+    }
+    Ok(())
+}
+
+/// The next hook completes what is left, and everything is as a fence leaves it.
+pub fn successor(node: &Node, groups: &[&str]) -> Result {
+    let hooks: Vec<_> = groups
+        .iter()
+        .map(|vg| {
+            let command = format!("{} 2>/run/said.{vg}", hook(vg));
+            Ok((vg, node.start(&command, LIMIT)?))
+        })
+        .collect::<Result<_>>()?;
+    for (vg, hook) in hooks {
+        let end = hook.wait(LIMIT)?;
+        if end.code != 0 {
+            return Err(format!(
+                "the successor for {vg} ended with {}: {}",
+                end.code, end.err
+            )
+            .into());
+        }
+    }
+    until("the watchdog lets go", Duration::from_secs(30), || {
+        let look = Look::at(node)?;
+        for vg in groups {
+            look.check(vg)?;
+            let open = look.open(vg);
+            if !open.is_empty() {
+                return Err(format!("not cut off: {}", open.join(", ")).into());
+            }
+        }
+        Ok(groups.iter().all(|vg| look.released(vg)).then_some(()))
+    })
+}
+
+/// Where most is half done: the new tables loaded and none live, and then one live (the second death of one fence); proven, and not yet written
+/// down; dropped, and not yet confirmed.
+const WORST: [(&str, &str, &str); 4] = [
+    ("s0", "before", "dm swap"),
+    ("s0", "after", "dm swap"),
+    ("s1", "before", "fenced/"),
+    ("s2", "after", "drop_vg"),
+];
+
+fn killed_at_the_worst_steps(cluster: &mut Cluster) -> Result {
+    cluster.mark_dirty();
+    set_up(cluster, &GROUPS)?;
+    let boot = cluster.node("n1")?.boot_id()?;
+    cut(cluster, &GROUPS)?;
+    let n1 = cluster.node("n1")?;
+    for (vg, order, which) in WORST {
+        let told = stepped(n1, order, which, "kill", &hook(vg))?;
+        let at = told.at.context(format!("{vg}: no step is {which}"))?;
+        let look = Look::at(n1)?;
+        say(format!(
+            "    {vg}: killed {order} {}; open: {:?}, held: {}",
+            told.calls[at],
+            look.open(vg),
+            look.held(vg)
+        ));
+        look.check(vg)?;
+    }
+    ensure(true, "nothing is left suspended, or released too early")?;
+    successor(n1, &GROUPS)?;
+    for vg in ["s0", "s1"] {
+        n1.sh(&format!("grep -q 'completing the fence' /run/said.{vg}"))?;
+    }
+    ensure(true, "the next ones complete what the journal says")?;
+    ensure(n1.boot_id()? == boot, "the node was not reset")
+}
+
+fn killed_at_every_step(cluster: &mut Cluster) -> Result {
+    cluster.mark_dirty();
+    set_up(cluster, &GROUPS)?;
+    let boot = cluster.node("n1")?.boot_id()?;
+    let mut number = 0;
+    let mut going_on = true;
+    // How many steps there are differs by one or two: until nobody of a round is killed any more.
+    while going_on {
+        going_on = false;
+        cut(cluster, &GROUPS)?;
+        let n1 = cluster.node("n1")?;
+        for vg in GROUPS {
+            number += 1;
+            let told = stepped(n1, "before", &number.to_string(), "kill", &hook(vg))?;
+            let at = told.at.map(|at| told.calls[at].clone());
+            say(format!(
+                "    {number}: {}",
+                at.as_deref().unwrap_or("not killed")
+            ));
+            Look::at(n1)?
+                .check(vg)
+                .map_err(|e| format!("killed before step {number} ({at:?}): {e}"))?;
+            if at.is_some() {
+                going_on = true;
+            } else if told.code != 0 {
+                return Err(format!("not killed, and ended with {}", told.code).into());
+            }
+        }
+        successor(n1, &GROUPS).map_err(|e| format!("after the deaths before {number}: {e}"))?;
+        give_back(cluster, &GROUPS)?;
+    }
+    let same = cluster.node("n1")?.boot_id()? == boot;
+    ensure(
+        same && number > 3 * GROUPS.len(),
+        "every one was completed, and the node was not reset",
+    )
+}
