@@ -22,6 +22,14 @@ pub struct Lift {
     pub report: UnfenceReport,
 }
 
+impl Lift {
+    /// Reads the file's bytes; None when they make no sense.
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        serde_json::from_str(line::decode(bytes).next()?).ok()
+    }
+}
+
 /// Where it is kept.
 #[derive(Clone, Debug)]
 pub struct Lifts {
@@ -49,10 +57,7 @@ impl Lifts {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(self.error("read", e)),
         };
-        let lift = line::decode(&bytes)
-            .next()
-            .and_then(|text| serde_json::from_str::<Lift>(text).ok());
-        Ok(lift.filter(|l| l.report.boot_id == self.boot_id))
+        Ok(Lift::decode(&bytes).filter(|l| l.report.boot_id == self.boot_id))
     }
 
     /// Notes how far it has come.

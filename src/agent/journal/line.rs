@@ -1,5 +1,8 @@
 //! One record a line: `LENGTH CRC TEXT\n`, both numbers in hexadecimal.
 
+/// Length of what comes before the text.
+const HEADER: usize = "LENGTH__ CHECKSUM ".len();
+
 /// CRC-32 as in zlib. Bit by bit: a fence writes a dozen lines.
 fn crc32(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0_u32, |crc, byte| {
@@ -10,12 +13,13 @@ fn crc32(bytes: &[u8]) -> u32 {
 }
 
 /// The line of `text`, which must not hold a line feed (JSON escapes them).
-pub(super) fn encode(text: &str) -> Vec<u8> {
+#[must_use]
+pub fn encode(text: &str) -> Vec<u8> {
     format!("{:08x} {:08x} {text}\n", text.len(), crc32(text.as_bytes())).into_bytes()
 }
 
 /// The texts of all whole lines, up to the first that is not.
-pub(super) fn decode(bytes: &[u8]) -> impl Iterator<Item = &str> {
+pub fn decode(bytes: &[u8]) -> impl Iterator<Item = &str> {
     let mut rest = bytes;
     std::iter::from_fn(move || {
         let end = rest.iter().position(|b| *b == b'\n')?;
@@ -25,11 +29,31 @@ pub(super) fn decode(bytes: &[u8]) -> impl Iterator<Item = &str> {
     })
 }
 
+/// The text of a line that is, to the byte, what was written: numbers in another spelling are damage, too.
 fn whole(line: &[u8]) -> Option<&str> {
-    let mut parts = std::str::from_utf8(line).ok()?.splitn(3, ' ');
-    let length = usize::from_str_radix(parts.next()?, 16).ok()?;
-    let crc = u32::from_str_radix(parts.next()?, 16).ok()?;
-    parts
-        .next()
-        .filter(|text| text.len() == length && crc32(text.as_bytes()) == crc)
+    let text = std::str::from_utf8(line.get(HEADER..)?).ok()?;
+    (encode(text).strip_suffix(b"\n") == Some(line)).then_some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_read_only_as_it_was_written() {
+        // Length and checksum both have letters among their digits.
+        let text = "x".repeat(0xab);
+        let line = encode(&text);
+        assert_eq!(decode(&line).collect::<Vec<_>>(), [text.as_str()]);
+        for at in 0..line.len() {
+            for bit in 0..8 {
+                let mut damaged = line.clone();
+                damaged[at] ^= 1 << bit;
+                assert_eq!(decode(&damaged).next(), None, "bit {bit} of byte {at}");
+            }
+            assert_eq!(decode(&line[..at]).next(), None, "cut at {at}");
+        }
+        let spelled = String::from_utf8(line).unwrap().replacen('0', "+", 1);
+        assert_eq!(decode(spelled.as_bytes()).next(), None);
+    }
 }

@@ -5,7 +5,7 @@
 //! not wait for a disk. It says what was tried, never what is: whoever resumes asks the kernel.
 
 mod lifts;
-mod line;
+pub mod line;
 mod standing;
 #[cfg(test)]
 mod tests;
@@ -102,6 +102,31 @@ pub struct Record {
 }
 
 impl Record {
+    /// What the bytes of a journal tell, up to the first line that is torn or makes no sense.
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let mut record: Option<Self> = None;
+        for json in line::decode(bytes) {
+            match (serde_json::from_str(json), record.as_mut()) {
+                (Ok(Entry::Begun(begun)), None) => {
+                    let steps = begun.report.steps.clone();
+                    record = Some(Self {
+                        begun: *begun,
+                        steps,
+                        finished: None,
+                    });
+                }
+                (Ok(Entry::Step(index, step)), Some(record)) => match record.steps.get_mut(index) {
+                    Some(known) => *known = step,
+                    None => break,
+                },
+                (Ok(Entry::Finished(report)), Some(record)) => record.finished = Some(*report),
+                _ => break,
+            }
+        }
+        record
+    }
+
     /// Whether anything may have been done that leaves a trace: without that, there is nothing to complete.
     #[must_use]
     pub fn touched(&self) -> bool {
@@ -171,7 +196,9 @@ impl Journal {
     /// When the file cannot be read.
     pub fn left(&self) -> Result<Option<Record>, Error> {
         match std::fs::read(&self.path) {
-            Ok(bytes) => Ok(read(&bytes).filter(|r| r.begun.report.boot_id == self.boot_id)),
+            Ok(bytes) => {
+                Ok(Record::decode(&bytes).filter(|r| r.begun.report.boot_id == self.boot_id))
+            }
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(self.error("read", e)),
         }
@@ -312,28 +339,4 @@ fn beside(path: &Path) -> PathBuf {
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
     let nanos = now.unwrap_or_default().as_nanos();
     path.with_extension(format!("{}-{count}-{nanos}.new", std::process::id()))
-}
-
-/// What the bytes tell, up to the first line that is torn or makes no sense.
-fn read(bytes: &[u8]) -> Option<Record> {
-    let mut record: Option<Record> = None;
-    for json in line::decode(bytes) {
-        match (serde_json::from_str(json), record.as_mut()) {
-            (Ok(Entry::Begun(begun)), None) => {
-                let steps = begun.report.steps.clone();
-                record = Some(Record {
-                    begun: *begun,
-                    steps,
-                    finished: None,
-                });
-            }
-            (Ok(Entry::Step(index, step)), Some(record)) => match record.steps.get_mut(index) {
-                Some(known) => *known = step,
-                None => break,
-            },
-            (Ok(Entry::Finished(report)), Some(record)) => record.finished = Some(*report),
-            _ => break,
-        }
-    }
-    record
 }

@@ -58,6 +58,12 @@ pub struct Standing {
 }
 
 impl Standing {
+    /// Reads a file's bytes; None when they make no sense.
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        serde_json::from_str(line::decode(bytes).next()?).ok()
+    }
+
     /// Those that a proven fence makes: one a volume group.
     #[must_use]
     pub fn of(report: &FenceReport, groups: &[GroupRecord], now: Monotonic) -> Vec<Self> {
@@ -122,7 +128,9 @@ impl Standings {
                 continue;
             }
             match std::fs::read(&path) {
-                Ok(bytes) => all.extend(self.decode(&bytes)),
+                Ok(bytes) => {
+                    all.extend(Standing::decode(&bytes).filter(|s| s.boot_id == self.boot_id));
+                }
                 // Lifted meanwhile.
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
                 Err(e) => return Err(error(e)),
@@ -181,12 +189,6 @@ impl Standings {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(e) => Err(self.error(&path, "removed", e)),
         }
-    }
-
-    fn decode(&self, bytes: &[u8]) -> Option<Standing> {
-        let text = line::decode(bytes).next()?;
-        let standing: Standing = serde_json::from_str(text).ok()?;
-        (standing.boot_id == self.boot_id).then_some(standing)
     }
 
     /// The UUID's characters are LVM's choice: what is no letter or digit is written as a number.

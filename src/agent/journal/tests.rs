@@ -79,12 +79,12 @@ fn a_torn_line_is_left_out_wherever_it_was_torn() {
     journal.step(0, &step(StepResult::Running)).expect("step");
     let bytes = std::fs::read(dir.path().join(FILE)).expect("read");
     for cut in 0..bytes.len() {
-        let record = read(&bytes[..cut]);
+        let record = Record::decode(&bytes[..cut]);
         let begun = u64::try_from(cut).expect("length") >= whole;
         assert_eq!(record.is_some(), begun, "cut at {cut}");
         assert!(!record.is_some_and(|r| r.touched()), "cut at {cut}");
     }
-    assert!(read(&bytes).is_some_and(|r| r.touched()));
+    assert!(Record::decode(&bytes).is_some_and(|r| r.touched()));
 }
 
 #[test]
@@ -100,7 +100,7 @@ fn a_flipped_bit_is_seen() {
     for at in usize::try_from(whole).expect("length")..bytes.len() {
         let mut bytes = bytes.clone();
         bytes[at] ^= 1;
-        let record = read(&bytes).expect("the first line is whole");
+        let record = Record::decode(&bytes).expect("the first line is whole");
         assert!(!record.touched(), "bit flipped in byte {at}");
     }
 }
@@ -138,6 +138,6 @@ fn a_journal_that_cannot_be_written_says_where_and_what_to_do() {
 proptest::proptest! {
     #[test]
     fn garbage_is_no_record_and_no_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..400)) {
-        proptest::prop_assert_eq!(read(&bytes), None);
+        proptest::prop_assert_eq!(Record::decode(&bytes), None);
     }
 }
