@@ -48,7 +48,16 @@ pub fn set(text: &str, value: &str) -> Result<String, String> {
     if found.assignments.is_empty() {
         let lines = format!("\n\t{MARK}\n\t{NAME} = {quoted}");
         match found.section {
-            Some(at) => new.insert_str(at, &lines),
+            Some(at) => {
+                let rest = text.get(at..).and_then(|t| t.split('\n').next());
+                let rest = rest.unwrap_or_default();
+                if matches!(rest.trim_start().chars().next(), None | Some('#')) {
+                    new.insert_str(at + rest.len(), &lines);
+                } else {
+                    // The section goes on in the line where it begins: not in ours, or that could not be taken out as a line.
+                    new.insert_str(at, &format!("{lines}\n"));
+                }
+            }
             None => new = format!("{text}\n{SECTION} {{{lines}\n}}\n"),
         }
     }
@@ -204,6 +213,21 @@ mod tests {
             assert_eq!(value(&new), Ok(Some(OURS.to_owned())), "{new}");
             assert_eq!(unset(&new, |v| v == OURS), Ok(text.to_owned()));
         }
+    }
+
+    #[test]
+    fn what_stands_in_the_line_where_the_section_begins_stays_there() {
+        for text in [
+            "global { # as we like it\n\tumask = 077\n}\n",
+            "global {\r\n\tumask = 077\r\n}\r\n",
+        ] {
+            let new = set(text, OURS).expect("set");
+            assert_eq!(unset(&new, |v| v == OURS), Ok(text.to_owned()), "{new}");
+        }
+        // All of it in one line: a line end is added.
+        let new = set("global { umask = 077 }\n", OURS).expect("set");
+        let gone = unset(&new, |v| v == OURS).expect("unset");
+        assert_eq!(gone, "global {\n umask = 077 }\n", "{new}");
     }
 
     #[test]
