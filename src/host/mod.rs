@@ -13,6 +13,7 @@ pub mod lvmlockd;
 pub mod multipath;
 pub mod openers;
 mod paths;
+pub mod procfs;
 mod real;
 pub mod sanlock;
 pub mod simulated;

@@ -163,6 +163,26 @@ const ABSTRACT: &str = "/org/kernel/linux/storage/multipathd";
 /// No answer to our commands is longer.
 const ANSWER_LIMIT: usize = 64 * 1024;
 
+/// Reads the length that comes before an answer: 8 bytes of the machine's order. None for one that no answer has.
+#[must_use]
+pub fn answer_length(bytes: &[u8]) -> Option<usize> {
+    let length = bytes.try_into().map(u64::from_ne_bytes).ok()?;
+    let length = usize::try_from(length).ok()?;
+    (1..=ANSWER_LIMIT).contains(&length).then_some(length)
+}
+
+/// Reads an answer, its NUL included.
+///
+/// # Errors
+/// What it says, when that is not `ok`.
+pub fn read_answer(answer: &[u8]) -> std::result::Result<(), String> {
+    let answer = String::from_utf8_lossy(answer);
+    match answer.trim_end_matches('\0').trim() {
+        "ok" => Ok(()),
+        other => Err(other.chars().take(200).collect()),
+    }
+}
+
 /// The real multipathd.
 #[derive(Clone, Debug)]
 pub struct Socket {
@@ -219,22 +239,11 @@ impl Socket {
         request.extend(command.bytes());
         request.push(0);
         conversation.send(&request)?;
-        let length = conversation
-            .receive_exactly(8)?
-            .try_into()
-            .map_or(0, u64::from_ne_bytes);
-        let length = usize::try_from(length)
-            .ok()
-            .filter(|n| (1..=ANSWER_LIMIT).contains(n));
-        let Some(length) = length else {
+        let Some(length) = answer_length(&conversation.receive_exactly(8)?) else {
             return Err(conversation.malformed("a length that no answer has"));
         };
         let answer = conversation.receive_exactly(length)?;
-        let answer = String::from_utf8_lossy(&answer);
-        match answer.trim_end_matches('\0').trim() {
-            "ok" => Ok(()),
-            other => Err(conversation.refused(other.chars().take(200).collect::<String>())),
-        }
+        read_answer(&answer).map_err(|said| conversation.refused(said))
     }
 }
 

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::stat::{major, minor};
 
+use super::procfs::{Mount, pod_uid};
 use super::{Openers, Paths};
 use crate::fence::topology::split_name;
 use crate::fence::unfence::Opener;
@@ -154,10 +155,11 @@ impl Search<'_> {
                 continue;
             }
             let info = text(&process.folder.join("mountinfo")).unwrap_or_default();
-            for line in info.lines() {
-                let Some((dev, point, kind)) = self.mount(line) else {
+            for mount in info.lines().filter_map(Mount::decode) {
+                let Some(dev) = self.mounted(&mount) else {
                     continue;
                 };
+                let Mount { point, kind, .. } = mount;
                 let (who, pod_uid) = if process.pid == 1 {
                     (format!("mount {point} ({kind})"), None)
                 } else {
@@ -172,25 +174,12 @@ impl Search<'_> {
         }
     }
 
-    /// Device, mount point and type of a line of mountinfo (proc_pid_mountinfo(5)), if the device is wanted.
-    fn mount(&self, line: &str) -> Option<(DevNo, String, String)> {
-        let (mount, file_system) = line.split_once(" - ")?;
-        let mut fields = mount.split(' ');
-        let number = fields.nth(2)?;
-        let point = fields.nth(1)?;
-        let mut fields = file_system.split(' ');
-        let kind = fields.next()?;
-        let source = unescape(fields.next().unwrap_or_default());
-        let (major, minor) = number.split_once(':')?;
-        let dev = DevNo {
-            major: major.parse().ok()?,
-            minor: minor.parse().ok()?,
-        };
+    /// The device of a mount, if it is wanted.
+    fn mounted(&self, mount: &Mount) -> Option<DevNo> {
         // btrfs has numbers of its own, so its source has to tell.
-        let dev = Some(dev)
+        Some(mount.dev)
             .filter(|d| self.wanted.contains(d))
-            .or_else(|| self.names.get(&source).copied())?;
-        Some((dev, unescape(point), kind.to_owned()))
+            .or_else(|| self.names.get(&mount.source).copied())
     }
 
     /// Open files, working folder and root of a process: the device itself, or a file on its file system, which may no longer be mounted anywhere.
@@ -250,36 +239,6 @@ impl Process {
     fn pod_uid(&self) -> Option<String> {
         pod_uid(&text(&self.folder.join("cgroup"))?)
     }
-}
-
-/// The pod's UID in a process's cgroup: `.../pod0f1e...` with the cgroupfs driver, `...-pod0f1e_....slice` with systemd's, which writes `_` for `-`.
-fn pod_uid(cgroup: &str) -> Option<String> {
-    let mut parts = cgroup.split(['/', '\n']);
-    parts.find_map(|part| {
-        let part = part.strip_suffix(".slice").unwrap_or(part);
-        let uid = match part.rsplit_once("-pod") {
-            Some((_, uid)) => uid,
-            None => part.strip_prefix("pod")?,
-        };
-        let uid = uid.replace('_', "-");
-        let hex = uid.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
-        // Those of static pods are hashes, without dashes.
-        (hex && matches!(uid.len(), 32 | 36)).then_some(uid)
-    })
-}
-
-/// mountinfo writes spaces, tabs, line feeds and backslashes as octal numbers.
-fn unescape(field: &str) -> String {
-    let mut text = field.to_owned();
-    for (code, character) in [
-        ("\\040", " "),
-        ("\\011", "\t"),
-        ("\\012", "\n"),
-        ("\\134", "\\"),
-    ] {
-        text = text.replace(code, character);
-    }
-    text
 }
 
 /// Names in a folder; none when it cannot be read: processes end, and disks go.

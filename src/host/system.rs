@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 
-use super::{DiskInfo, Error, Paths, Result, System};
-use crate::fence::{DevNo, IoCount, Monotonic};
+use super::{DiskInfo, Error, Paths, Result, System, procfs};
+use crate::fence::{DevNo, Monotonic};
 
 /// The real one.
 #[derive(Clone, Debug)]
@@ -66,29 +66,15 @@ impl System for Sysfs {
         let state = fs::read_to_string(folder.join("device/state"));
         let state = state.map_or_else(|_| "running".to_owned(), |s| s.trim().to_owned());
         let stat = fs::read_to_string(folder.join("stat"));
-        let io = stat.ok().and_then(|s| io_count(&s));
+        let io = stat.ok().and_then(|s| procfs::io_count(&s));
         Some(DiskInfo { name, state, io })
     }
-}
-
-/// Reads a disk's `stat` (Linux `Documentation/block/stat.rst`): of reads, writes, discards and flushes how many have ended, and how many
-/// commands are under way. Old kernels know neither discards nor flushes.
-fn io_count(stat: &str) -> Option<IoCount> {
-    const ENDED: [usize; 4] = [0, 4, 11, 15];
-    const IN_FLIGHT: usize = 8;
-    let fields: Vec<u64> = stat
-        .split_whitespace()
-        .map(|f| f.parse().ok())
-        .collect::<Option<_>>()?;
-    Some(IoCount {
-        in_flight: *fields.get(IN_FLIGHT)?,
-        completed: ENDED.iter().filter_map(|at| fields.get(*at)).sum(),
-    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fence::IoCount;
     use std::os::unix::fs::symlink;
 
     fn sysfs() -> (tempfile::TempDir, Sysfs) {
@@ -149,21 +135,6 @@ mod tests {
             }),
             None
         );
-    }
-
-    #[test]
-    fn io_is_counted_on_old_kernels_too_and_nonsense_is_not() {
-        let count = |in_flight, completed| {
-            Some(IoCount {
-                in_flight,
-                completed,
-            })
-        };
-        assert_eq!(io_count("1 0 0 0 2 0 0 0 3 0 0\n"), count(3, 3));
-        assert_eq!(io_count("1 0 0 0 2 0 0 0 3 0 0 4 0 0 0"), count(3, 7));
-        for bad in ["", "1 0 0 0 2 0 0 0", "1 0 0 0 2 0 0 0 x"] {
-            assert_eq!(io_count(bad), None, "{bad:?}");
-        }
     }
 
     #[test]
