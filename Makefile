@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 # Where rustup puts cargo: a shell that was there before does not look there.
 export PATH := $(HOME)/.cargo/bin:$(PATH)
-.PHONY: help build lint test unit reconcilers rig long rig-long demo image clean install-deps
+.PHONY: help build lint test unit reconcilers rig fuzz long rig-long demo image clean install-deps
 
 help: ## Show this list
 	@printf 'storage-fence-operator: fences a node'"'"'s SAN storage instead of the node\n\n'
@@ -14,11 +14,11 @@ build: ## Build the static release binary into out/
 	@mkdir -p out && install -m 0755 "$$(hack/release-binary)" out/storage-fence && ls -l out/storage-fence
 
 lint: ## Check form: rustfmt, clippy, cargo-deny, shellcheck, chart, generated files
-	@hack/install-deps lint
+	@hack/install-deps lint fuzz
 	@hack/lint
 
-test: ## Prove everything: lint, unit, reconcilers, rig; ends in "N passed, N failed"
-	@hack/install-deps lint rig
+test: ## Prove everything: lint, unit, fuzz, reconcilers, rig; ends in "N passed, N failed"
+	@hack/install-deps lint fuzz rig
 	@hack/prepare
 	@hack/test
 
@@ -33,6 +33,10 @@ rig-long: ## The rig's long scenarios, and the demonstration on nodes of Debian 
 	@hack/install-deps lint rig
 	cargo test --locked --test rig -- long
 	cargo test --locked --test rig -- run demo --suite forky
+
+fuzz: ## Fuzz what reads other programs' bytes (ONLY=target; FUZZ_SECONDS=300 for each)
+	@hack/install-deps build fuzz
+	@hack/fuzz $(or $(FUZZ_SECONDS),300) $(ONLY)
 
 demo: ## A real SAN outage on two nodes in VMs, fenced and measured (KEEP=1 leaves the cluster up)
 	@hack/install-deps rig
