@@ -78,7 +78,8 @@ pub fn set(text: &str, value: &str) -> Result<String, String> {
 /// When the text is no configuration as LVM reads it.
 pub fn unset(text: &str, ours: impl Fn(&str) -> bool) -> Result<String, String> {
     let mut new = text.to_owned();
-    for one in scan(text)?.assignments.iter().rev() {
+    let found = scan(text)?.assignments;
+    for one in found.iter().rev() {
         if !ours(&one.value) {
             continue;
         }
@@ -99,8 +100,13 @@ pub fn unset(text: &str, ours: impl Fn(&str) -> bool) -> Result<String, String> 
             new.replace_range(one.at.clone(), "\"\"");
         }
     }
+    // A section that was added for it goes with it; one that was empty before stays.
     let empty = format!("\n{SECTION} {{\n}}\n");
-    if new != text
+    if let Some(last) = found.last()
+        && text.ends_with(&format!(
+            "\n{SECTION} {{\n\t{MARK}\n\t{NAME} = \"{}\"\n}}\n",
+            last.value
+        ))
         && let Some(rest) = new.strip_suffix(&empty)
     {
         new.truncate(rest.len());
@@ -228,6 +234,9 @@ mod tests {
         let new = set("global { umask = 077 }\n", OURS).expect("set");
         let gone = unset(&new, |v| v == OURS).expect("unset");
         assert_eq!(gone, "global {\n umask = 077 }\n", "{new}");
+        let text = "global {\n\tumask = 077\n}\n\nglobal {\n}\n";
+        let new = set(text, OURS).expect("set");
+        assert_eq!(unset(&new, |v| v == OURS), Ok(text.to_owned()), "{new}");
     }
 
     #[test]
