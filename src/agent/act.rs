@@ -10,7 +10,7 @@ use super::decide::Known;
 use super::executor;
 use super::guard::News;
 use super::journal::{Journal, Record, Turn};
-use super::observe::observe;
+use super::observe::{Kept, observe, observe_again};
 use super::restore;
 use crate::fence::report::{FenceReport, LocksOutcome, Outcome};
 use crate::fence::selection::RefusalReason;
@@ -244,6 +244,9 @@ pub struct Observer {
     pause: Arc<AtomicU64>,
     latest: watch::Receiver<Option<Observation>>,
     at: Arc<Mutex<Instant>>,
+    /// Whether changes of devices are heard of, and how many were.
+    hears: Arc<AtomicBool>,
+    heard: Arc<AtomicU64>,
 }
 
 impl Observer {
@@ -262,6 +265,8 @@ impl Observer {
             pause: Arc::default(),
             latest,
             at: Arc::new(Mutex::new(Instant::now())),
+            hears: Arc::default(),
+            heard: Arc::default(),
         };
         me.every(pause);
         let thread = me.clone();
@@ -270,10 +275,17 @@ impl Observer {
             .name("observe".into())
             .stack_size(256 * 1024)
             .spawn(move || {
+                let mut kept = Kept::default();
+                let mut before = None;
                 loop {
                     let seen = thread.bell.rings();
                     let began = Instant::now();
-                    let observation = observe(&host).map_err(|e| e.to_string());
+                    // Who rings wants to know what is so now.
+                    let rung = before.replace(seen) != Some(seen);
+                    let heard = thread.heard.load(Ordering::Acquire);
+                    let heard = (thread.hears.load(Ordering::Acquire) && !rung).then_some(heard);
+                    let observation = observe_again(&host, &mut kept, heard);
+                    let observation = observation.map_err(|e| e.to_string());
                     took(began.elapsed());
                     *thread.at.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
                     if tell.send(Some(Arc::new(observation))).is_err() {
@@ -293,6 +305,15 @@ impl Observer {
             // The present pause may be a longer one.
             self.bell.ring();
         }
+    }
+
+    /// Whether changes of devices are heard of from now on; and that there was one. While all are heard of, and none was, a look does not read
+    /// every device anew.
+    pub fn hear(&self, hears: bool, changed: bool) {
+        if changed {
+            self.heard.fetch_add(1, Ordering::AcqRel);
+        }
+        self.hears.store(hears, Ordering::Release);
     }
 
     /// Looks now.

@@ -28,12 +28,15 @@ pub fn start(paths: Paths, observer: Observer) -> std::io::Result<()> {
             let mut told = None;
             loop {
                 match events.wait(WAIT) {
-                    Ok(true) => {
-                        observer.look();
-                        std::thread::sleep(GATHER);
+                    Ok(heard) => {
+                        observer.hear(events.hears_devices(), heard.devices);
+                        if heard.paths {
+                            observer.look();
+                            std::thread::sleep(GATHER);
+                        }
                     }
-                    Ok(false) => {}
                     Err(error) => {
+                        observer.hear(false, true);
                         // Once for each kind of trouble: it is asked again and again.
                         let why = error.to_string();
                         if told.as_ref() != Some(&why) {

@@ -64,7 +64,7 @@ fn volume_group(group: &VolumeGroup) -> Value {
         "pathsWorking": up,
         "paths": all,
         "allPathsGone": group.all_paths_gone(),
-        "devices": group.devices.iter().map(device).collect::<Vec<_>>(),
+        "devices": group.devices.iter().map(|d| device(d)).collect::<Vec<_>>(),
         "lvmlock": group.lvmlock.as_ref().map(device),
         "swapLevels": levels,
         "physicalVolumes": group.pvs.iter().map(physical_volume).collect::<Vec<_>>(),
@@ -170,10 +170,13 @@ mod tests {
             boot_id: "b".into(),
             volume_groups: vec![VolumeGroup {
                 name: "san".into(),
-                devices: vec![DmDevice {
-                    dev,
-                    ..DmDevice::default()
-                }],
+                devices: vec![
+                    DmDevice {
+                        dev,
+                        ..DmDevice::default()
+                    }
+                    .into(),
+                ],
                 lockspace: Some(Lockspace {
                     state: LockspaceState::Expired,
                     ..Lockspace::default()

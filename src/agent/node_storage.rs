@@ -235,7 +235,8 @@ fn fill(
 /// Devices that people know as logical volumes: the layers below them (pools, mirror legs) have a suffix to their UUID.
 fn volumes(group: &VolumeGroup) -> impl Iterator<Item = &DmDevice> {
     const PLAIN: usize = "LVM-".len() + 32 + 32;
-    group.devices.iter().filter(|d| d.uuid.len() == PLAIN)
+    let devices = group.devices.iter().map(AsRef::as_ref);
+    devices.filter(|d: &&DmDevice| d.uuid.len() == PLAIN)
 }
 
 fn group(group: &VolumeGroup) -> VolumeGroupStatus {

@@ -77,7 +77,7 @@ fn a_group_stands_fenced_when_every_device_is_on_the_error_target() {
     let simulation = Simulation::new(&Layout { groups });
     let mut inventory = observe(&simulation.host()).unwrap();
     let devices = &mut inventory.volume_groups[0].devices;
-    for device in devices.iter_mut() {
+    for device in devices.iter_mut().map(std::sync::Arc::make_mut) {
         device.targets = vec![crate::fence::Target {
             start: 0,
             length: device.sectors,
@@ -87,7 +87,7 @@ fn a_group_stands_fenced_when_every_device_is_on_the_error_target() {
     }
     let fenced = status(Ok(&inventory), &reporter(), &[], Timestamp::UNIX_EPOCH);
     assert_eq!(fenced.fenced_volume_groups, "vg1");
-    inventory.volume_groups[0].devices[0].inactive_table = true;
+    std::sync::Arc::make_mut(&mut inventory.volume_groups[0].devices[0]).inactive_table = true;
     let half = status(Ok(&inventory), &reporter(), &[], Timestamp::UNIX_EPOCH);
     assert_eq!(half.fenced_volume_groups, "");
 }

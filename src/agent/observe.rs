@@ -4,12 +4,14 @@
 //! here reads or writes the SAN. The daemons are asked side by side, so that all of them silent cost no more than one.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use crate::fence::topology::{self, Disk, MapState, Observed, is_multipath};
 use crate::fence::unfence::Standing;
 use crate::fence::{
-    DevNo, DmDevice, Inventory, LockManager, Lockspace, LockspaceState, MultipathMap,
+    DevNo, DmDevice, Inventory, LockManager, Lockspace, LockspaceState, Monotonic, MultipathMap,
     PhysicalVolume, PvKind, Watchdog,
 };
 use crate::host::{DeviceMapper, Error, Host, Result, SanlockStatus, System, multipath};
@@ -22,9 +24,55 @@ const STACK: usize = 256 * 1024;
 /// # Errors
 /// When device mapper or the boot ID cannot be read.
 pub fn observe(host: &Host) -> Result<Inventory> {
+    observe_again(host, &mut Kept::default(), None)
+}
+
+/// Of the time between two readings of all devices, so much goes to the reading at most: one part of this many.
+const SHARE: u32 = 200;
+/// What nothing tells of (openers, tables that wait in the inactive slot) is not older than that.
+const OLDEST: Duration = Duration::from_mins(1);
+
+/// The devices as they were read last, for looks that follow one another.
+#[derive(Default)]
+pub struct Kept {
+    devices: Vec<Arc<DmDevice>>,
+    at: Option<Monotonic>,
+    took: Duration,
+    heard: u64,
+}
+
+impl Kept {
+    /// The devices: those of before while nothing was heard of a change, but for the maps, which are read each time. To read thousands of devices
+    /// takes a while, and hardly any of them ever changes.
+    fn devices(&mut self, host: &Host, heard: Option<u64>) -> Result<&[Arc<DmDevice>]> {
+        let now = host.system.monotonic();
+        let oldest = OLDEST.min(self.took * SHARE);
+        let good = self.at.is_some_and(|at| now.since(at) <= oldest);
+        if !(good && heard == Some(self.heard) && self.read_maps(host).is_ok()) {
+            let read = host.device_mapper.devices()?;
+            self.devices = read.into_iter().map(Arc::new).collect();
+            (self.at, self.took) = (Some(now), host.system.monotonic().since(now));
+            self.heard = heard.unwrap_or_default();
+        }
+        Ok(&self.devices)
+    }
+
+    fn read_maps(&mut self, host: &Host) -> Result<()> {
+        for device in self.devices.iter_mut().filter(|d| is_multipath(d)) {
+            *device = Arc::new(host.device_mapper.device(&device.uuid)?);
+        }
+        Ok(())
+    }
+}
+
+/// The same, for who looks again and again. `heard` counts the changes that the kernel told of so far; None reads everything anew.
+///
+/// # Errors
+/// When device mapper or the boot ID cannot be read.
+pub fn observe_again(host: &Host, kept: &mut Kept, heard: Option<u64>) -> Result<Inventory> {
     let taken_at = host.system.monotonic();
     let boot_id = host.system.boot_id()?;
-    let devices = host.device_mapper.devices()?;
+    let devices = kept.devices(host, heard)?.to_vec();
     let maps = maps(host.device_mapper.as_ref(), &devices);
     let disks = disks(host.system.as_ref(), &devices, &maps);
     let (lock_manager, watchdog) = daemons(host);
@@ -48,6 +96,7 @@ pub fn observe(host: &Host) -> Result<Inventory> {
 /// When device mapper cannot be read.
 pub fn physical_volumes(host: &Host, group: &Standing) -> Result<Vec<PhysicalVolume>> {
     let devices = host.device_mapper.devices()?;
+    let devices: Vec<Arc<DmDevice>> = devices.into_iter().map(Arc::new).collect();
     let mut missing = Vec::new();
     let mut tops = Vec::new();
     for (uuid, name) in &group.maps {
@@ -82,7 +131,7 @@ pub fn physical_volumes(host: &Host, group: &Standing) -> Result<Vec<PhysicalVol
 }
 
 /// The multipath maps that can be read.
-fn maps(device_mapper: &dyn DeviceMapper, devices: &[DmDevice]) -> BTreeMap<DevNo, MapState> {
+fn maps(device_mapper: &dyn DeviceMapper, devices: &[Arc<DmDevice>]) -> BTreeMap<DevNo, MapState> {
     let maps = devices.iter().filter(|d| is_multipath(d));
     maps.filter_map(|device| match map(device_mapper, device) {
         Ok(state) => Some((device.dev, state)),
@@ -125,7 +174,7 @@ fn map(
 /// The disks below everything that device mapper knows.
 fn disks(
     system: &dyn System,
-    devices: &[DmDevice],
+    devices: &[Arc<DmDevice>],
     maps: &BTreeMap<DevNo, MapState>,
 ) -> BTreeMap<DevNo, Disk> {
     let known: BTreeSet<DevNo> = devices.iter().map(|d| d.dev).collect();

@@ -74,7 +74,7 @@ impl DeviceMapper for Node {
         };
         Ok(vec![map, volume])
     }
-    fn device(&self, _: Device) -> Result<DmDevice> {
+    fn device(&self, _: &str) -> Result<DmDevice> {
         unimplemented!("not asked")
     }
     fn status(&self, dev: Device) -> Result<Vec<(String, String)>> {
@@ -84,13 +84,10 @@ impl DeviceMapper for Node {
     fn remove(&self, _: &str) -> Result<()> {
         unimplemented!("an observation changes nothing")
     }
-    fn load_error(&self, _: Device, _: u64) -> Result<()> {
+    fn load_error(&self, _: &str, _: u64) -> Result<()> {
         unimplemented!("an observation changes nothing")
     }
-    fn swap(&self, _: Device) -> Result<()> {
-        unimplemented!("an observation changes nothing")
-    }
-    fn clear_inactive(&self, _: Device) -> Result<()> {
+    fn swap(&self, _: &str) -> Result<()> {
         unimplemented!("an observation changes nothing")
     }
     fn events(&self) -> Result<Box<dyn crate::host::DeviceEvents>> {
@@ -350,4 +347,42 @@ fn the_remains_of_an_earlier_lockspace_stay_remains() {
         vec![in_sanlock("lvm_san", LockspaceState::Expired)],
     );
     assert_eq!(told, [("lvm_san".to_owned(), LockspaceState::Expired)]);
+}
+
+#[test]
+fn what_was_read_is_good_until_a_change_is_heard_of() {
+    let node = Simulation::new(&Layout {
+        groups: vec![crate::host::simulated::Group::target("vg1")],
+    });
+    let host = node.host();
+    let mut kept = Kept::default();
+    let mut look = |heard| {
+        let inventory = observe_again(&host, &mut kept, heard).unwrap();
+        let group = &inventory.volume_groups[0];
+        let PvKind::Multipath(map) = &group.pvs[0].kind else {
+            panic!("a map");
+        };
+        (group.devices[0].open_count, map.queueing)
+    };
+    let set = |open_count, queues: bool| {
+        node.state(|s| {
+            s.device("vg1-lv0").unwrap().dm.open_count = open_count;
+            let map = s.devices.values_mut().find(|d| is_multipath(&d.dm));
+            let params = &mut map.unwrap().dm.targets[0].params;
+            let queue = ["0 ", "1 queue_if_no_path "];
+            *params = params.replacen(queue[usize::from(!queues)], queue[usize::from(queues)], 1);
+        });
+    };
+    set(1, true);
+    assert_eq!(look(Some(7)), (1, true));
+    // The maps are read each time, the rest is what it was.
+    set(2, false);
+    assert_eq!(look(Some(7)), (1, false));
+    assert_eq!(look(Some(8)), (2, false));
+    set(3, false);
+    assert_eq!(look(None), (3, false), "who cannot hear reads everything");
+    set(4, false);
+    let later = host.system.monotonic() + OLDEST + Duration::from_secs(1);
+    host.system.wait(&crate::host::Bell::default(), 0, later);
+    assert_eq!(look(Some(0)), (4, false), "nor is it good for ever");
 }

@@ -1,6 +1,7 @@
 //! What the agent knows of its node's storage: plain data, read from the kernel and the lock manager.
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -231,7 +232,9 @@ pub struct VolumeGroup {
     /// UUID: the 32 characters after `LVM-` in its devices' UUIDs.
     pub uuid: String,
     /// Its devices of every layer, the `lvmlock` volume aside.
-    pub devices: Vec<DmDevice>,
+    ///
+    /// Shared with other inventories: of ten thousand devices one that is kept anew at each look would take tens of megabytes.
+    pub devices: Vec<Arc<DmDevice>>,
     /// The volume that holds the leases; only sanlock writes there.
     pub lvmlock: Option<DmDevice>,
     /// Its physical volumes, as far as active devices lead to them.
@@ -256,7 +259,7 @@ impl VolumeGroup {
     /// Whether it stands fenced: every device of it leads nowhere.
     #[must_use]
     pub fn fenced(&self) -> bool {
-        !self.devices.is_empty() && self.devices.iter().all(DmDevice::is_error_only)
+        !self.devices.is_empty() && self.devices.iter().all(|d| d.is_error_only())
     }
 
     /// Paths: working, all.

@@ -1,7 +1,9 @@
 //! What a fence will do, in order, from what is known of the node: printed by a dry run, followed by a real one.
 
+use std::collections::BTreeMap;
+
 use super::budget::{ResetWindow, watchdog_client};
-use super::inventory::{DmDevice, Inventory, MultipathMap, PvKind, VolumeGroup};
+use super::inventory::{DevNo, DmDevice, Inventory, MultipathMap, PvKind, VolumeGroup};
 use super::order::{Order, ReleaseLocks};
 use super::report::{
     DeviceReport, FenceReport, StepKind, StepReport, StepResult, VolumeGroupReport, WatchdogReport,
@@ -93,7 +95,9 @@ fn group(vg: &VolumeGroup) -> VolumeGroupReport {
 
 fn top_down(vg: &VolumeGroup) -> impl Iterator<Item = &DmDevice> {
     let order = swap_levels(vg).into_iter().flatten();
-    order.filter_map(|dev| vg.devices.iter().find(|d| d.dev == dev))
+    let by_dev: BTreeMap<DevNo, &DmDevice> =
+        vg.devices.iter().map(|d| (d.dev, d.as_ref())).collect();
+    order.filter_map(move |dev| by_dev.get(&dev).copied())
 }
 
 fn device(d: &DmDevice) -> DeviceReport {

@@ -3,7 +3,9 @@
 //! Volume groups are told apart by the device-mapper UUIDs of their devices (`LVM-`, 32 characters for the volume group, 32 for the logical
 //! volume, perhaps a suffix for an inner layer), never by names: a name may be changed, and two of them may look alike (S2).
 
+use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::inventory::{
     DevNo, DmDevice, Inventory, IoCount, LockManager, Lockspace, LockspaceState, MultipathMap,
@@ -44,7 +46,7 @@ pub struct Observed {
     /// Boot ID.
     pub boot_id: String,
     /// Every device-mapper device.
-    pub devices: Vec<DmDevice>,
+    pub devices: Vec<Arc<DmDevice>>,
     /// Multipath maps by number. A map that is missing here could not be read.
     pub maps: BTreeMap<DevNo, MapState>,
     /// Disks by number, for every device that a table names and device mapper does not know. A disk that is missing here is gone.
@@ -100,8 +102,9 @@ fn lets_commands_through(state: &str) -> bool {
 /// Puts everything together.
 #[must_use]
 pub fn build(observed: Observed) -> Inventory {
-    let by_dev: BTreeMap<DevNo, &DmDevice> = observed.devices.iter().map(|d| (d.dev, d)).collect();
-    let mut groups: BTreeMap<&str, Vec<&DmDevice>> = BTreeMap::new();
+    let all = observed.devices.iter();
+    let by_dev: BTreeMap<DevNo, &Arc<DmDevice>> = all.map(|d| (d.dev, d)).collect();
+    let mut groups: BTreeMap<&str, Vec<&Arc<DmDevice>>> = BTreeMap::new();
     for device in by_dev.values() {
         if let Some(uuid) = volume_group_uuid(&device.uuid) {
             groups.entry(uuid).or_default().push(device);
@@ -132,7 +135,7 @@ pub fn build(observed: Observed) -> Inventory {
 
 fn volume_group(
     uuid: &str,
-    devices: &[&DmDevice],
+    devices: &[&Arc<DmDevice>],
     lockspaces: &[Lockspace],
     below: &Below<'_>,
 ) -> VolumeGroup {
@@ -156,11 +159,14 @@ fn volume_group(
     VolumeGroup {
         // The leases' volume leads to physical volumes too, and keeps doing so when every other table is `error`.
         pvs: below.physical_volumes(uuid, devices),
-        lvmlock: devices.iter().find(|d| is_lvmlock(d)).map(|d| (*d).clone()),
+        lvmlock: devices
+            .iter()
+            .find(|d| is_lvmlock(d))
+            .map(|d| DmDevice::clone(d)),
         devices: devices
             .iter()
             .filter(|d| !is_lvmlock(d))
-            .map(|d| (*d).clone())
+            .map(|d| Arc::clone(d))
             .collect(),
         uuid: uuid.to_owned(),
         lockspace,
@@ -170,7 +176,7 @@ fn volume_group(
 
 /// What lies below: lookups by device number.
 struct Below<'a> {
-    by_dev: &'a BTreeMap<DevNo, &'a DmDevice>,
+    by_dev: &'a BTreeMap<DevNo, &'a Arc<DmDevice>>,
     maps: &'a BTreeMap<DevNo, MapState>,
     disks: &'a BTreeMap<DevNo, Disk>,
 }
@@ -178,7 +184,7 @@ struct Below<'a> {
 impl Below<'_> {
     /// The physical volumes that a volume group's devices lead to: the first devices below its own. One that lies on several maps or disks
     /// (a logical volume of another volume group, say) is listed once for each, so that none of its paths is forgotten.
-    fn physical_volumes(&self, vg_uuid: &str, devices: &[&DmDevice]) -> Vec<PhysicalVolume> {
+    fn physical_volumes(&self, vg_uuid: &str, devices: &[&Arc<DmDevice>]) -> Vec<PhysicalVolume> {
         let own = |dev: &DevNo| {
             self.by_dev
                 .get(dev)
@@ -265,11 +271,11 @@ impl Below<'_> {
 #[must_use]
 pub fn bottoms(
     tops: &[DevNo],
-    devices: &[DmDevice],
+    devices: &[Arc<DmDevice>],
     maps: &BTreeMap<DevNo, MapState>,
     disks: &BTreeMap<DevNo, Disk>,
 ) -> Vec<PhysicalVolume> {
-    let by_dev: BTreeMap<DevNo, &DmDevice> = devices.iter().map(|d| (d.dev, d)).collect();
+    let by_dev: BTreeMap<DevNo, &Arc<DmDevice>> = devices.iter().map(|d| (d.dev, d)).collect();
     let below = Below {
         by_dev: &by_dev,
         maps,
@@ -332,7 +338,7 @@ pub fn swap_levels(group: &VolumeGroup) -> Vec<Vec<DevNo>> {
 
 /// What has to keep its table until `device` has lost its own: what it uses, and the origin of a snapshot.
 #[must_use]
-pub fn under(device: &DmDevice, all: &[DmDevice]) -> BTreeSet<DevNo> {
+pub fn under(device: &DmDevice, all: &[impl Borrow<DmDevice>]) -> BTreeSet<DevNo> {
     let mut under: BTreeSet<DevNo> = device.deps.iter().copied().collect();
     under.extend(origins_of(device, all));
     under.remove(&device.dev);
@@ -340,7 +346,7 @@ pub fn under(device: &DmDevice, all: &[DmDevice]) -> BTreeSet<DevNo> {
 }
 
 /// The `snapshot-origin` devices that stand for what this `snapshot` device is a snapshot of.
-fn origins_of(device: &DmDevice, all: &[DmDevice]) -> Vec<DevNo> {
+fn origins_of(device: &DmDevice, all: &[impl Borrow<DmDevice>]) -> Vec<DevNo> {
     let real = |d: &DmDevice, kind: &str| {
         let target = d.targets.iter().find(|t| t.kind == kind)?;
         target.params.split_whitespace().next().map(str::to_owned)
@@ -349,6 +355,7 @@ fn origins_of(device: &DmDevice, all: &[DmDevice]) -> Vec<DevNo> {
         return Vec::new();
     };
     all.iter()
+        .map(Borrow::borrow)
         .filter(|d| real(d, "snapshot-origin").as_ref() == Some(&mine))
         .map(|d| d.dev)
         .collect()

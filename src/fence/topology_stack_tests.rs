@@ -2,9 +2,9 @@
 
 use super::*;
 
-fn levels(devices: Vec<DmDevice>) -> Vec<Vec<u32>> {
+fn levels(devices: Vec<impl Into<Arc<DmDevice>>>) -> Vec<Vec<u32>> {
     let group = VolumeGroup {
-        devices,
+        devices: devices.into_iter().map(Into::into).collect(),
         ..VolumeGroup::default()
     };
     swap_levels(&group)
@@ -17,7 +17,7 @@ fn levels(devices: Vec<DmDevice>) -> Vec<Vec<u32>> {
 fn plain_volumes_are_one_level() {
     let o = san();
     assert_eq!(levels(o.devices[2..].to_vec()), [[2, 3]]);
-    assert_eq!(levels(vec![]), Vec::<Vec<u32>>::new());
+    assert_eq!(levels(Vec::<DmDevice>::new()), Vec::<Vec<u32>>::new());
 }
 
 #[test]

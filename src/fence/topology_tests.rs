@@ -91,7 +91,7 @@ fn observed(devices: Vec<DmDevice>, lockspaces: Vec<Lockspace>) -> Observed {
         boot_id: "boot".into(),
         maps: maps.collect(),
         disks,
-        devices,
+        devices: devices.into_iter().map(Arc::new).collect(),
         lock_manager: LockManager::Running(lockspaces),
         watchdog: Watchdog::default(),
     }
@@ -99,6 +99,10 @@ fn observed(devices: Vec<DmDevice>, lockspaces: Vec<Lockspace>) -> Observed {
 
 fn set_disk(o: &mut Observed, dev: DevNo, state: &str) {
     o.disks.get_mut(&dev).unwrap().state = state.into();
+}
+
+fn change(o: &mut Observed, at: usize, how: fn(&mut DmDevice)) {
+    how(Arc::make_mut(&mut o.devices[at]));
 }
 
 fn san() -> Observed {
@@ -178,7 +182,7 @@ fn a_path_works_only_when_map_and_disk_agree() {
 #[test]
 fn a_map_without_a_path_is_gone() {
     let mut o = san();
-    o.devices[0].deps.clear();
+    change(&mut o, 0, |d| d.deps.clear());
     o.maps.insert(
         dm(0),
         MapState {
@@ -371,8 +375,8 @@ fn foreign_devices_belong_to_nobody() {
 #[test]
 fn a_device_without_a_table_is_listed_and_leads_nowhere() {
     let mut o = san();
-    o.devices[3].targets.clear();
-    o.devices[3].deps.clear();
+    change(&mut o, 3, |d| d.targets.clear());
+    change(&mut o, 3, |d| d.deps.clear());
     let vg = &build(o).volume_groups[0];
     assert_eq!(vg.devices.len(), 2);
     assert_eq!(vg.pvs.len(), 1);
@@ -381,19 +385,19 @@ fn a_device_without_a_table_is_listed_and_leads_nowhere() {
 #[test]
 fn a_fenced_group_still_sees_its_paths_through_the_leases() {
     let mut o = san();
-    for d in &mut o.devices[2..] {
+    for d in o.devices[2..].iter_mut().map(Arc::make_mut) {
         d.deps.clear();
         d.targets[0].kind = "error".into();
     }
     let vg = &build(o).volume_groups[0];
     assert_eq!(vg.paths(), (2, 2));
-    assert!(vg.devices.iter().all(DmDevice::is_error_only));
+    assert!(vg.devices.iter().all(|d| d.is_error_only()));
 }
 
 #[test]
 fn without_any_path_downwards_nothing_is_called_gone() {
     let mut o = san();
-    for d in &mut o.devices[1..] {
+    for d in o.devices[1..].iter_mut().map(Arc::make_mut) {
         d.deps.clear();
     }
     let vg = &build(o).volume_groups[0];

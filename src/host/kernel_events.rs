@@ -13,6 +13,15 @@ use super::device_mapper::Events;
 use super::uevent::Uevents;
 use super::{Error, Paths, Result};
 
+/// What was heard.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Heard {
+    /// Something that may concern a path: it is time to look.
+    pub paths: bool,
+    /// A device of device mapper came, went, or got another table: what was read of them before is not good any more.
+    pub devices: bool,
+}
+
 /// Both sources.
 #[derive(Debug)]
 pub struct KernelEvents {
@@ -35,13 +44,19 @@ impl KernelEvents {
         }
     }
 
-    /// Waits for something that may concern a path, at most `limit`. Whether there was something.
+    /// Whether every change of a device of device mapper will be heard. Its bell alone does not ring when a device gets another table.
+    #[must_use]
+    pub const fn hears_devices(&self) -> bool {
+        self.uevents.is_some()
+    }
+
+    /// Waits for something that may concern a path or a device of device mapper, at most `limit`. What was heard.
     ///
     /// What happens between two calls is not missed: sockets keep it, and the bell counts.
     ///
     /// # Errors
     /// When device mapper cannot be used (not loaded, say) and there are no uevents either, or polling fails.
-    pub fn wait(&self, limit: Duration) -> Result<bool> {
+    pub fn wait(&self, limit: Duration) -> Result<Heard> {
         let file = match (self.device_mapper.file(), &self.uevents) {
             (Ok(file), _) => Some(file),
             // It may be loaded later: asked again at the next call.
@@ -70,12 +85,15 @@ impl KernelEvents {
         let rung = file.is_some() && readable(0);
         let told = match &self.uevents {
             Some(uevents) if readable(usize::from(file.is_some())) => uevents.drain()?,
-            _ => false,
+            _ => Heard::default(),
         };
         if rung {
             // Before the look that follows: what happens during that look rings again.
             self.device_mapper.arm()?;
         }
-        Ok(rung || told)
+        Ok(Heard {
+            paths: rung || told.paths,
+            devices: rung || told.devices,
+        })
     }
 }

@@ -23,7 +23,7 @@ pub mod uevent;
 pub mod wdmd;
 
 pub use bell::Bell;
-pub use kernel_events::KernelEvents;
+pub use kernel_events::{Heard, KernelEvents};
 pub use paths::Paths;
 
 use std::time::Duration;
@@ -108,32 +108,28 @@ pub trait DeviceMapper: Send + Sync {
     /// # Errors
     /// When the control device cannot be used.
     fn devices(&self) -> Result<Vec<DmDevice>>;
-    /// One device, by number.
+    /// The device with that UUID: a number may be another device's by now.
     ///
     /// # Errors
     /// [`Error::NoSuchDevice`] when it is gone.
-    fn device(&self, dev: Device) -> Result<DmDevice>;
+    fn device(&self, uuid: &str) -> Result<DmDevice>;
     /// Live status lines (`A`/`F` of paths), not tables: (target type, line) of each target.
     ///
     /// # Errors
     /// [`Error::NoSuchDevice`] when it is gone.
     fn status(&self, dev: Device) -> Result<Vec<(String, String)>>;
-    /// `DM_TABLE_LOAD` of one `error` target of that many sectors into the inactive slot.
+    /// `DM_TABLE_LOAD` of one `error` target of that many sectors into the inactive slot of the device with that UUID: a number may be another
+    /// device's by now.
     ///
     /// # Errors
     /// [`Error::NoSuchDevice`] when it is gone.
-    fn load_error(&self, dev: Device, sectors: u64) -> Result<()>;
+    fn load_error(&self, uuid: &str, sectors: u64) -> Result<()>;
     /// `DM_DEV_SUSPEND` without the suspend flag, with `NOFLUSH|SKIP_LOCKFS`: suspend, swap and resume in the kernel. Returns when nothing is
     /// in flight; may block for as long as I/O does not end.
     ///
     /// # Errors
     /// [`Error::Interrupted`] when a signal ended the wait: the old table is still live.
-    fn swap(&self, dev: Device) -> Result<()>;
-    /// `DM_TABLE_CLEAR`: drops the inactive table.
-    ///
-    /// # Errors
-    /// [`Error::NoSuchDevice`] when it is gone.
-    fn clear_inactive(&self, dev: Device) -> Result<()>;
+    fn swap(&self, uuid: &str) -> Result<()>;
     /// `DM_DEV_REMOVE` of the device with that UUID.
     ///
     /// # Errors

@@ -10,7 +10,7 @@ use nix::sys::socket::{
     socket, sockopt,
 };
 
-use super::{Error, Result};
+use super::{Error, Heard, Result};
 
 /// The kernel's own group; udev tells its clients in another.
 const KERNEL: u32 = 1;
@@ -69,6 +69,12 @@ fn text(bytes: &[u8]) -> String {
 }
 
 impl Uevent {
+    /// Whether it is about a device of device mapper: it came, went, or was resumed, with another table perhaps.
+    #[must_use]
+    pub fn is_of_device_mapper(&self) -> bool {
+        self.subsystem == "block" && self.device.starts_with("dm-")
+    }
+
     /// Whether it may say something about a path to storage: a path of a map failed or came back, a disk or SCSI device came, went or changed.
     /// Not what happens to loop devices and the like all day long on a node full of containers, nor that a partition was read anew.
     #[must_use]
@@ -121,12 +127,12 @@ impl Uevents {
         self.socket.as_fd()
     }
 
-    /// Reads what has come; whether anything of it concerns paths. Messages that were lost may have.
+    /// Reads what has come. Messages that were lost may have said anything.
     ///
     /// # Errors
     /// When the socket is of no use any more.
-    pub fn drain(&self) -> Result<bool> {
-        let mut concerns = false;
+    pub fn drain(&self) -> Result<Heard> {
+        let mut heard = Heard::default();
         let mut buffer = [0; LONGEST];
         for _ in 0..AT_ONCE {
             match recvfrom::<NetlinkAddr>(self.socket.as_raw_fd(), &mut buffer) {
@@ -134,11 +140,19 @@ impl Uevents {
                     // Only the kernel has the number 0: anybody else may claim anything.
                     let kernel = from.is_some_and(|a| a.pid() == 0);
                     let message = buffer.get(..length).unwrap_or_default();
-                    concerns |= kernel && parse(message).is_some_and(|u| u.concerns_paths());
+                    if let Some(uevent) = parse(message).filter(|_| kernel) {
+                        heard.paths |= uevent.concerns_paths();
+                        heard.devices |= uevent.is_of_device_mapper();
+                    }
                 }
-                Err(Errno::EAGAIN) => return Ok(concerns),
+                Err(Errno::EAGAIN) => return Ok(heard),
                 Err(Errno::EINTR) => {}
-                Err(Errno::ENOBUFS) => concerns = true,
+                Err(Errno::ENOBUFS) => {
+                    heard = Heard {
+                        paths: true,
+                        devices: true,
+                    };
+                }
                 Err(errno) => {
                     return Err(Error::Unavailable {
                         what: "the kernel's uevents (netlink)".to_owned(),
@@ -148,7 +162,7 @@ impl Uevents {
                 }
             }
         }
-        Ok(concerns)
+        Ok(heard)
     }
 }
 
@@ -220,6 +234,8 @@ mod tests {
             (other("add", "cpu"), false),
         ] {
             assert_eq!(uevent.concerns_paths(), concerns, "{uevent:?}");
+            let of_device_mapper = uevent.device == "dm-4";
+            assert_eq!(uevent.is_of_device_mapper(), of_device_mapper, "{uevent:?}");
         }
     }
 

@@ -17,6 +17,7 @@ mod worker;
 
 pub use refence::{keep_queueing_off, open_devices, refence};
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::agent::journal::{Begun, GroupRecord, Journal, MapRecord, Record, Standing};
@@ -24,7 +25,7 @@ use crate::fence::budget::ResetWindow;
 use crate::fence::plan::{self, Plan};
 use crate::fence::report::{FenceReport, LocksOutcome, Outcome, StepKind, StepReport, StepResult};
 use crate::fence::selection::{self, RefusalReason};
-use crate::fence::{Inventory, Lockspace, LockspaceState, Order, VolumeGroup};
+use crate::fence::{DmDevice, Inventory, Lockspace, LockspaceState, Order, VolumeGroup};
 use crate::host::{Bell, Host, Result};
 
 /// How long one question to the kernel or a daemon may take.
@@ -86,6 +87,7 @@ pub fn run(
         progress,
         order: order.clone(),
         groups: groups.iter().map(record).collect(),
+        planned: groups.iter().map(|g| g.devices.clone()).collect(),
         reset: plan.reset,
         report: plan.report,
         resumed: false,
@@ -126,6 +128,7 @@ pub fn resume(
         progress,
         order: record.begun.order,
         groups: record.begun.groups,
+        planned: Vec::new(),
         reset: record.begun.reset,
         report,
         resumed: true,
@@ -179,6 +182,8 @@ struct Fence<'a> {
     progress: &'a mut dyn FnMut(&FenceReport),
     order: Order,
     groups: Vec<GroupRecord>,
+    /// Of each volume group the devices that the plan was made from; the first swap takes them.
+    planned: Vec<Vec<Arc<DmDevice>>>,
     reset: Option<ResetWindow>,
     report: FenceReport,
     resumed: bool,

@@ -184,10 +184,7 @@ impl Guard {
 /// now.
 pub(super) fn turn_off(host: &Host, uuid: &str, whatever_paths: bool) -> Result<Found> {
     let mapper = &host.device_mapper;
-    let found = mapper.devices()?.into_iter().find(|d| d.uuid == uuid);
-    let map = found.ok_or_else(|| Error::NoSuchDevice {
-        what: format!("multipath map {uuid}"),
-    })?;
+    let map = mapper.device(uuid)?;
     if !queues(&map) {
         return Ok(Found::Off);
     }

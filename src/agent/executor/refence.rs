@@ -59,6 +59,7 @@ pub fn refence(
             ..Order::default()
         },
         groups: vec![group.clone()],
+        planned: Vec::new(),
         reset: None,
         report: report(group, started),
         resumed: true,

@@ -6,34 +6,27 @@
 //! Time is up twice. At the deadline the fence is reported as not proven. Then it is still tried for as long as the host lives: I/O that ends
 //! late completes the fence, and a release after proof is right at any time.
 
-use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::limited::Pending;
 use super::quiesce::Guard;
-use super::track::{Book, Proof};
-use super::worker::{Attempt, attempt};
+use super::track::{Book, Proof, STUCK};
+use super::worker::Crew;
 use super::{Fence, LOOK_AGAIN};
 use crate::fence::budget;
 use crate::fence::report::{LocksOutcome, Outcome, StepKind, StepResult};
 use crate::fence::{DmDevice, Monotonic};
-use crate::host::{Bell, Host};
+use crate::host::Host;
 
 /// The list is read again at least that often: new devices may have appeared.
 const LIST_EVERY: Duration = Duration::from_secs(1);
 /// A list that takes longer is given up and asked for again.
 const LIST_LIMIT: Duration = Duration::from_secs(5);
 
-type Mailbox = Arc<Mutex<VecDeque<(String, Attempt)>>>;
-
 /// Everything that the loop holds.
 struct Swap {
     book: Book,
-    bell: Bell,
-    mailbox: Mailbox,
-    stop: Arc<AtomicBool>,
+    crew: Crew,
     list: Option<(u64, Pending<Vec<DmDevice>>)>,
     last_list: Option<Monotonic>,
     /// Epoch of the book when the last list was begun.
@@ -45,8 +38,7 @@ struct Swap {
 
 impl Drop for Swap {
     fn drop(&mut self) {
-        // A thread that comes back to nobody shall not begin anything new.
-        self.stop.store(true, Ordering::Relaxed);
+        self.crew.stop();
     }
 }
 
@@ -56,9 +48,7 @@ impl Fence<'_> {
         let now = self.host.system.monotonic();
         let mut swap = Swap {
             book: Book::default(),
-            bell: Bell::default(),
-            mailbox: Mailbox::default(),
-            stop: Arc::default(),
+            crew: Crew::default(),
             list: None,
             last_list: None,
             listed_epoch: None,
@@ -66,6 +56,9 @@ impl Fence<'_> {
             deadline: budget::swap_deadline(now, self.order.drain_timeout, self.reset),
             given_up: false,
         };
+        for (group, devices) in std::mem::take(&mut self.planned).iter().enumerate() {
+            swap.book.plan(group, devices, now);
+        }
         for group in 0..self.groups.len() {
             self.begin(self.step(StepKind::Swap, group));
         }
@@ -73,18 +66,18 @@ impl Fence<'_> {
             if self.taken_away() {
                 return None;
             }
-            let seen = swap.bell.rings();
+            let bell = swap.crew.bell.clone();
+            let seen = bell.rings();
             let now = self.host.system.monotonic();
-            let arrived = std::mem::take(&mut *swap.letters());
-            for (uuid, attempt) in arrived {
-                swap.book.attempted(&uuid, attempt, now);
+            for letter in swap.crew.letters() {
+                swap.book.told(letter, now);
             }
             if let Some(proof) = self.take_list(&mut swap, now) {
                 self.proven(&swap, now);
                 return Some(proof);
             }
             self.steps_of_groups(&swap);
-            self.guard(&mut guard, &swap.bell);
+            self.guard(&mut guard, &bell);
             if now >= swap.deadline && !self.more_time(&mut swap, now) {
                 return None;
             }
@@ -92,7 +85,7 @@ impl Fence<'_> {
             swap.start_list(self.host, now);
             self.host
                 .system
-                .wait(&swap.bell, seen, swap.wake_at(now, guard.due()));
+                .wait(&bell, seen, swap.wake_at(now, guard.due()));
         }
     }
 
@@ -218,37 +211,22 @@ impl Fence<'_> {
 }
 
 impl Swap {
-    fn letters(&self) -> std::sync::MutexGuard<'_, VecDeque<(String, Attempt)>> {
-        self.mailbox.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn start_devices(&mut self, host: &Host, now: Monotonic) {
-        for (dev, uuid) in self.book.start(now) {
-            let (with, bell, mailbox, stop) = (
-                host.clone(),
-                self.bell.clone(),
-                Arc::clone(&self.mailbox),
-                Arc::clone(&self.stop),
-            );
-            let theirs = uuid.clone();
-            let work = move || {
-                let result = attempt(&with, dev, &theirs, &stop);
-                mailbox
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .push_back((theirs, result));
-                bell.ring();
-            };
-            if let Err(e) = host.system.spawn("swap", Box::new(work)) {
-                let why = format!("no thread for it: {e}");
-                self.book.attempted(&uuid, Attempt::Failed(why), now);
-            }
+        let jobs = self.book.start(now);
+        if !jobs.is_empty() {
+            self.crew.add(jobs);
         }
+        self.crew.work(host, self.book.threads(now));
     }
 
     fn start_list(&mut self, host: &Host, now: Monotonic) {
         let due = match self.last_list {
-            None => true,
+            // Of a planned fence the first list can be the proof: it waits for the swaps, but not for those that hang.
+            None => {
+                !self.book.is_planned()
+                    || self.book.all_settled()
+                    || now.since(self.began) >= LIST_EVERY
+            }
             // Settled: only the proof is missing, at once if it was not asked for yet.
             Some(at) if self.book.all_settled() => {
                 self.listed_epoch != Some(self.book.epoch()) || now.since(at) >= LOOK_AGAIN
@@ -257,7 +235,7 @@ impl Swap {
         };
         if self.list.is_none() && due {
             let list = |h: &Host| h.device_mapper.devices();
-            let pending = Pending::start(host, &self.bell, "listing the devices", list);
+            let pending = Pending::start(host, &self.crew.bell, "listing the devices", list);
             self.listed_epoch = Some(self.book.epoch());
             self.list = Some((self.book.epoch(), pending));
         }
@@ -270,6 +248,10 @@ impl Swap {
             .min(now + LIST_EVERY);
         if let Some(retry) = self.book.next_retry(now) {
             at = at.min(retry);
+        }
+        if self.crew.has_jobs() {
+            // All threads may be stuck.
+            at = at.min(now + STUCK);
         }
         if self.book.all_settled() {
             at = at.min(now + LOOK_AGAIN);

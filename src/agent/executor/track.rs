@@ -1,9 +1,11 @@
 //! The book of a swap: every device of the volume groups, how it stands, and what the last listing says about it. Knows no I/O.
 
-use std::collections::BTreeSet;
+use std::borrow::Borrow;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::worker::Attempt;
+use super::worker::{Attempt, Job, Letter};
 use crate::agent::journal::GroupRecord;
 use crate::fence::report::{DeviceOutcome, DeviceReport, VolumeGroupReport};
 use crate::fence::topology;
@@ -11,10 +13,10 @@ use crate::fence::{DevNo, DmDevice, Monotonic};
 
 /// Between attempts that failed.
 const RETRY: Duration = Duration::from_millis(200);
-/// More threads than that are not started at once, for devices that go quickly...
+/// More threads than that are not needed, for devices that go quickly...
 const FAST: usize = 32;
 /// ...one that takes longer than this no longer counts among those...
-const STUCK: Duration = Duration::from_millis(500);
+pub(super) const STUCK: Duration = Duration::from_millis(500);
 /// ...and this many there are at most.
 const MOST: usize = 1024;
 
@@ -30,6 +32,8 @@ pub(super) enum Settled {
 pub(super) enum State {
     /// Not before that time.
     Waiting(Monotonic),
+    /// It may go; no thread is at it yet.
+    Queued,
     /// A thread is at it since then.
     Running(Monotonic),
     Settled(Settled),
@@ -41,6 +45,7 @@ pub(super) struct Tracked {
     pub(super) dev: DevNo,
     pub(super) uuid: String,
     pub(super) name: String,
+    sectors: u64,
     open_count: u32,
     /// What has to wait for it.
     below: BTreeSet<DevNo>,
@@ -64,11 +69,16 @@ pub(super) struct Proof(());
 /// All devices of a fence.
 #[derive(Debug, Default)]
 pub(super) struct Book {
+    /// Only grows: a device keeps its place.
     devices: Vec<Tracked>,
+    /// Places by UUID.
+    places: HashMap<String, usize>,
     /// Counts what was settled: a listing proves only what was settled before it began.
     epoch: u64,
     listed: bool,
     listed_before: bool,
+    /// The devices were known before the first listing.
+    planned: bool,
     /// Devices that stand on a physical volume without belonging to the volume group: (group, what to say).
     foreign: Vec<(usize, String)>,
 }
@@ -76,6 +86,11 @@ pub(super) struct Book {
 impl Book {
     pub(super) fn epoch(&self) -> u64 {
         self.epoch
+    }
+
+    /// Whether the devices were known before the first listing.
+    pub(super) fn is_planned(&self) -> bool {
+        self.planned
     }
 
     /// Whether there is nothing to do for the group, as far as is known.
@@ -104,7 +119,7 @@ impl Book {
         let current = epoch == self.epoch;
         self.listed_before = self.listed;
         self.listed = true;
-        let mut proven = current && self.listed_before;
+        let mut proven = current && (self.listed_before || self.planned);
         self.foreign.clear();
         for (at, group) in groups.iter_mut().enumerate() {
             let uuid = group.uuid.clone();
@@ -112,11 +127,10 @@ impl Book {
                 |d: &DmDevice| topology::volume_group_uuid(&d.uuid) == Some(uuid.as_str());
             let is_lvmlock = |d: &DmDevice| group.lvmlock.as_deref() == Some(d.uuid.as_str());
             let ours: Vec<&DmDevice> = list.iter().filter(|d| is_ours(d)).collect();
-            for d in &ours {
-                for dep in &d.deps {
-                    if !ours.iter().any(|o| o.dev == *dep) && !group.pvs.contains(dep) {
-                        group.pvs.push(*dep);
-                    }
+            let numbers: HashSet<DevNo> = ours.iter().map(|d| d.dev).collect();
+            for dep in ours.iter().flat_map(|d| &d.deps) {
+                if !numbers.contains(dep) && !group.pvs.contains(dep) {
+                    group.pvs.push(*dep);
                 }
             }
             for d in ours.iter().filter(|d| !is_lvmlock(d)) {
@@ -130,12 +144,11 @@ impl Book {
                 }
             }
         }
+        let listed: HashSet<&str> = list.iter().map(|d| d.uuid.as_str()).collect();
         for t in &mut self.devices {
-            let listed = list.iter().any(|d| d.uuid == t.uuid);
-            if !listed
-                && !matches!(t.state, State::Running(_) | State::Settled(Settled::Gone))
-                && current
-            {
+            let at_it = matches!(t.state, State::Queued | State::Running(_));
+            let gone = t.state == State::Settled(Settled::Gone);
+            if current && !at_it && !gone && !listed.contains(t.uuid.as_str()) {
                 t.state = State::Settled(Settled::Gone);
                 self.epoch += 1;
             }
@@ -143,24 +156,42 @@ impl Book {
         (proven && self.all_settled()).then_some(Proof(()))
     }
 
+    /// Takes in what the plan was made from, so that the swap need not wait for a listing. What has changed since is in the next one, without
+    /// which nothing is proven.
+    pub(super) fn plan(&mut self, group: usize, devices: &[Arc<DmDevice>], now: Monotonic) {
+        self.planned = true;
+        for d in devices {
+            self.see_device(group, d, devices, true, now);
+        }
+    }
+
     fn see_device(
         &mut self,
         group: usize,
         d: &DmDevice,
-        list: &[DmDevice],
+        list: &[impl Borrow<DmDevice>],
         current: bool,
         now: Monotonic,
     ) {
-        let Some(t) = self.devices.iter_mut().find(|t| t.uuid == d.uuid) else {
+        let place = self.places.get(&d.uuid);
+        let Some(t) = place.and_then(|at| self.devices.get_mut(*at)) else {
+            self.places.insert(d.uuid.clone(), self.devices.len());
+            let found = d.is_error_only();
+            self.epoch += u64::from(found);
             self.devices.push(Tracked {
                 group,
                 dev: d.dev,
                 uuid: d.uuid.clone(),
                 name: d.name.clone(),
+                sectors: d.sectors,
                 open_count: d.open_count,
                 below: topology::under(d, list),
-                state: State::Waiting(now),
-                late: self.listed_before,
+                state: if found {
+                    State::Settled(Settled::Found)
+                } else {
+                    State::Waiting(now)
+                },
+                late: self.listed_before || (self.planned && self.listed),
                 read_back: false,
                 note: None,
             });
@@ -168,7 +199,15 @@ impl Book {
         };
         t.below = topology::under(d, list);
         t.read_back = d.is_error_only();
-        if matches!(t.state, State::Running(_)) {
+        t.sectors = d.sectors;
+        if matches!(t.state, State::Queued | State::Running(_)) {
+            return;
+        }
+        if matches!(t.state, State::Waiting(_)) && d.is_error_only() {
+            // An earlier attempt has got through after all, or somebody else has done it.
+            t.dev = d.dev;
+            t.state = State::Settled(Settled::Found);
+            self.epoch += 1;
             return;
         }
         if t.dev != d.dev {
@@ -184,31 +223,31 @@ impl Book {
         }
     }
 
-    /// Devices to start with now: nothing unsettled is stacked on them, and a thread is free. They are marked as running.
-    pub(super) fn start(&mut self, now: Monotonic) -> Vec<(DevNo, String)> {
-        let running = |t: &&Tracked| matches!(t.state, State::Running(_));
-        let quick =
-            |t: &&Tracked| matches!(t.state, State::Running(since) if now.since(since) < STUCK);
-        let all = self.devices.iter().filter(running).count();
-        let fast = self.devices.iter().filter(quick).count();
-        let free = FAST.saturating_sub(fast).min(MOST.saturating_sub(all));
-        let ready: Vec<usize> = (0..self.devices.len())
-            .filter(|i| {
-                let due = |t: &Tracked| matches!(t.state, State::Waiting(at) if at <= now);
-                self.devices
-                    .get(*i)
-                    .is_some_and(|t| due(t) && self.above(t).is_none())
-            })
-            .take(free)
-            .collect();
-        let mut started = Vec::new();
-        for i in ready {
-            if let Some(t) = self.devices.get_mut(i) {
-                t.state = State::Running(now);
-                started.push((t.dev, t.uuid.clone()));
+    /// Devices to go on with now: nothing unsettled is stacked on them. They count as queued from now on.
+    pub(super) fn start(&mut self, now: Monotonic) -> Vec<Job> {
+        let due = |t: &Tracked| matches!(t.state, State::Waiting(at) if at <= now);
+        if !self.devices.iter().any(due) {
+            return Vec::new();
+        }
+        let unsettled = self.devices.iter().filter(|t| !t.settled());
+        let held: HashSet<DevNo> = unsettled.flat_map(|t| &t.below).copied().collect();
+        let mut jobs = Vec::new();
+        for (at, t) in self.devices.iter_mut().enumerate() {
+            if due(t) && !held.contains(&t.dev) {
+                t.state = State::Queued;
+                let (uuid, sectors) = (t.uuid.clone(), t.sectors);
+                jobs.push(Job { at, uuid, sectors });
             }
         }
-        started
+        jobs
+    }
+
+    /// How many threads are of use: enough for the devices that go quickly, and one for each that does not.
+    pub(super) fn threads(&self, now: Monotonic) -> usize {
+        let stuck =
+            |t: &&Tracked| matches!(t.state, State::Running(since) if now.since(since) >= STUCK);
+        let stuck = self.devices.iter().filter(stuck).count();
+        (FAST + stuck).min(MOST)
     }
 
     /// A device that has to be settled first: it is stacked on this one.
@@ -227,16 +266,17 @@ impl Book {
         self.devices.iter().filter_map(at).min()
     }
 
-    /// Takes in what became of an attempt.
-    pub(super) fn attempted(&mut self, uuid: &str, attempt: Attempt, now: Monotonic) {
-        let Some(t) = self.devices.iter_mut().find(|t| t.uuid == uuid) else {
+    /// Takes in what a thread tells.
+    pub(super) fn told(&mut self, letter: Letter, now: Monotonic) {
+        let (Letter::Began(at, _) | Letter::Ended(at, _)) = &letter;
+        let Some(t) = self.devices.get_mut(*at) else {
             return;
         };
-        t.state = match attempt {
-            Attempt::Swapped(took) => State::Settled(Settled::Swapped(took)),
-            Attempt::Found => State::Settled(Settled::Found),
-            Attempt::Gone => State::Settled(Settled::Gone),
-            Attempt::Failed(why) => {
+        t.state = match letter {
+            Letter::Began(_, since) => State::Running(since),
+            Letter::Ended(_, Attempt::Swapped(took)) => State::Settled(Settled::Swapped(took)),
+            Letter::Ended(_, Attempt::Gone) => State::Settled(Settled::Gone),
+            Letter::Ended(_, Attempt::Failed(why)) => {
                 t.note = Some(why);
                 State::Waiting(now + RETRY)
             }
@@ -252,30 +292,32 @@ impl Book {
         given_up: bool,
         now: Monotonic,
     ) {
+        let places = |g: &VolumeGroupReport| -> HashMap<String, usize> {
+            let uuids = g.devices.iter().map(|d| d.uuid.clone());
+            uuids.enumerate().map(|(at, uuid)| (uuid, at)).collect()
+        };
+        let places: Vec<_> = groups.iter().map(places).collect();
         for t in &self.devices {
             let Some(group) = groups.get_mut(t.group) else {
                 continue;
             };
-            let at = group
-                .devices
-                .iter()
-                .position(|d| d.uuid == t.uuid)
-                .unwrap_or_else(|| {
-                    group.devices.push(DeviceReport {
-                        uuid: t.uuid.clone(),
-                        name: t.name.clone(),
-                        open_count: t.open_count,
-                        ..DeviceReport::default()
-                    });
-                    group.devices.len() - 1
+            let at = places.get(t.group).and_then(|p| p.get(&t.uuid)).copied();
+            let at = at.unwrap_or_else(|| {
+                group.devices.push(DeviceReport {
+                    uuid: t.uuid.clone(),
+                    name: t.name.clone(),
+                    open_count: t.open_count,
+                    ..DeviceReport::default()
                 });
+                group.devices.len() - 1
+            });
             if let Some(d) = group.devices.get_mut(at) {
                 d.dev = t.dev;
                 self.report_device(t, d, proven, given_up, now);
             }
         }
         // In the plan, but in no listing.
-        let unseen = |d: &&mut DeviceReport| !self.devices.iter().any(|t| t.uuid == d.uuid);
+        let unseen = |d: &&mut DeviceReport| !self.places.contains_key(&d.uuid);
         let (outcome, message) = match (proven, given_up) {
             (true, _) => (DeviceOutcome::Gone, None),
             (false, true) => (DeviceOutcome::NotProven, Some("it could not be read back")),
@@ -330,7 +372,7 @@ impl Book {
                     )),
                 )
             }
-            State::Waiting(_) => {
+            State::Waiting(_) | State::Queued => {
                 let above = self
                     .above(t)
                     .map(|a| format!("waits for {}, which is stacked on it", a.name));
@@ -365,4 +407,51 @@ fn foreign(d: &DmDevice, group: &GroupRecord) -> String {
         "{} ({}, UUID '{}') stands on a physical volume of {} without belonging to it, so it was not touched: remove it",
         d.name, d.dev, d.uuid, group.name
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fence::Target;
+
+    fn device(kind: &str) -> DmDevice {
+        DmDevice {
+            uuid: format!("LVM-{}{}", "v".repeat(32), "l".repeat(32)),
+            sectors: 8,
+            targets: vec![Target {
+                length: 8,
+                kind: kind.into(),
+                ..Target::default()
+            }],
+            ..DmDevice::default()
+        }
+    }
+
+    #[test]
+    fn a_list_that_was_begun_before_the_last_swap_ended_is_no_proof() {
+        let now = Monotonic::default();
+        let mut groups = [GroupRecord {
+            name: "vg".into(),
+            uuid: "v".repeat(32),
+            lvmlock: None,
+            pvs: Vec::new(),
+            maps: Vec::new(),
+        }];
+        let mut book = Book::default();
+        book.plan(0, &[Arc::new(device("linear"))], now);
+        let jobs = book.start(now);
+        assert_eq!(jobs.len(), 1);
+        assert_eq!(book.start(now), [], "nothing is queued twice");
+        let before = book.epoch();
+        let swapped = Letter::Ended(0, Attempt::Swapped(Duration::ZERO));
+        book.told(swapped, now);
+        let list = [device("error")];
+        assert!(book.see(&mut groups, &list, before, now).is_none());
+        let since = book.epoch();
+        assert!(book.see(&mut groups, &list, since, now).is_some());
+        // And a plan is none either, without a list.
+        let mut planned = Book::default();
+        planned.plan(0, &[Arc::new(device("error"))], now);
+        assert!(!planned.all_settled());
+    }
 }

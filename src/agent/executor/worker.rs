@@ -1,9 +1,12 @@
-//! One device, on a thread of its own: load the error table, swap, until the kernel has done it.
+//! The threads of a swap: each takes one device after the other, loads the error table and swaps, until the kernel has done it. One that hangs in
+//! the kernel holds up nothing but itself.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::fence::DevNo;
+use crate::fence::Monotonic;
 use crate::host::{Bell, Error, Host, Result};
 
 const PAUSE: Duration = Duration::from_millis(10);
@@ -13,22 +16,131 @@ const PAUSE: Duration = Duration::from_millis(10);
 pub(super) enum Attempt {
     /// The swap returned 0 after so long: nothing was in flight when the error table went live.
     Swapped(Duration),
-    /// The error table was live already. The kernel makes a table live only after the suspend that waits for all I/O of the former one, so
-    /// this is the work of a swap whose end nobody saw, or of somebody else's.
-    Found,
     /// There is no such device any more.
     Gone,
     /// It did not work, for this reason.
     Failed(String),
 }
 
+/// A device that waits for a thread.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Job {
+    /// Its place in the book.
+    pub(super) at: usize,
+    /// What it is known by to the kernel: a number may be another device's by now.
+    pub(super) uuid: String,
+    pub(super) sectors: u64,
+}
+
+/// What the threads tell, of the device at that place in the book.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Letter {
+    Began(usize, Monotonic),
+    Ended(usize, Attempt),
+}
+
+#[derive(Default)]
+struct Table {
+    jobs: VecDeque<Job>,
+    letters: Vec<Letter>,
+    threads: usize,
+}
+
+/// The threads, and the table where jobs and letters lie. The table is locked only to put down or to take up: never by a thread that may hang.
+#[derive(Clone, Default)]
+pub(super) struct Crew {
+    table: Arc<Mutex<Table>>,
+    stop: Arc<AtomicBool>,
+    pub(super) bell: Bell,
+}
+
+impl Crew {
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A thread that comes back to nobody shall not begin anything new.
+    pub(super) fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.table().jobs.clear();
+    }
+
+    pub(super) fn add(&self, jobs: Vec<Job>) {
+        self.table().jobs.extend(jobs);
+    }
+
+    /// Whether jobs wait for a thread.
+    pub(super) fn has_jobs(&self) -> bool {
+        !self.table().jobs.is_empty()
+    }
+
+    pub(super) fn letters(&self) -> Vec<Letter> {
+        std::mem::take(&mut self.table().letters)
+    }
+
+    /// Starts threads while jobs wait, until there are `most`. Jobs that nobody is there for come back, with the reason.
+    pub(super) fn work(&self, host: &Host, most: usize) {
+        loop {
+            {
+                let mut table = self.table();
+                if table.jobs.is_empty() || table.threads >= most {
+                    return;
+                }
+                table.threads += 1;
+            }
+            let (me, with) = (self.clone(), host.clone());
+            let Err(e) = host.system.spawn("swap", Box::new(move || me.serve(&with))) else {
+                // One thread is enough for few jobs: it may have taken them all by now.
+                continue;
+            };
+            let mut table = self.table();
+            table.threads -= 1;
+            if table.threads == 0 {
+                let unserved = std::mem::take(&mut table.jobs);
+                let told = |job: Job| {
+                    let why = format!("no thread for it: {e}");
+                    Letter::Ended(job.at, Attempt::Failed(why))
+                };
+                table.letters.extend(unserved.into_iter().map(told));
+                self.bell.ring();
+            }
+            return;
+        }
+    }
+
+    fn serve(&self, host: &Host) {
+        loop {
+            let job = {
+                let mut table = self.table();
+                let Some(job) = table.jobs.pop_front() else {
+                    table.threads -= 1;
+                    return;
+                };
+                let now = host.system.monotonic();
+                table.letters.push(Letter::Began(job.at, now));
+                job
+            };
+            let attempt = attempt(host, &job, &self.stop);
+            let mut table = self.table();
+            // Nothing has to be decided while all goes well and there is more to do: each ring costs a switch of threads.
+            let rings =
+                table.jobs.is_empty() || !matches!(attempt, Attempt::Swapped(_) | Attempt::Gone);
+            table.letters.push(Letter::Ended(job.at, attempt));
+            drop(table);
+            if rings {
+                self.bell.ring();
+            }
+        }
+    }
+}
+
 /// Tries until the kernel has done it, or says something that trying again at once does not help, or `stop` is set.
 ///
 /// A swap that hangs keeps its error table in the inactive slot, and so does one that was interrupted. It is left there: whoever resumes the
 /// device next only completes the fence, while clearing it would race with the swap that still waits.
-pub(super) fn attempt(host: &Host, dev: DevNo, uuid: &str, stop: &AtomicBool) -> Attempt {
+fn attempt(host: &Host, job: &Job, stop: &AtomicBool) -> Attempt {
     while !stop.load(Ordering::Relaxed) {
-        match once(host, dev, uuid) {
+        match once(host, job) {
             Ok(attempt) => return attempt,
             Err(Error::NoSuchDevice { .. }) => return Attempt::Gone,
             Err(Error::Interrupted { .. } | Error::Busy { .. }) => {
@@ -41,23 +153,12 @@ pub(super) fn attempt(host: &Host, dev: DevNo, uuid: &str, stop: &AtomicBool) ->
     Attempt::Failed("the fence ended before it could be tried again".into())
 }
 
-fn once(host: &Host, dev: DevNo, uuid: &str) -> Result<Attempt> {
-    let mapper = &host.device_mapper;
-    // The number may be another device's by now: the UUID decides.
-    let before = mapper.device(dev)?;
-    if before.uuid != uuid {
-        return Ok(Attempt::Gone);
-    }
-    if before.is_error_only() {
-        return Ok(Attempt::Found);
-    }
+fn once(host: &Host, job: &Job) -> Result<Attempt> {
     // A device without a table has no size yet; the least that can be loaded denies it one.
-    mapper.load_error(dev, before.sectors.max(1))?;
-    if mapper.device(dev)?.uuid != uuid {
-        mapper.clear_inactive(dev)?;
-        return Ok(Attempt::Gone);
-    }
+    host.device_mapper
+        .load_error(&job.uuid, job.sectors.max(1))?;
     let started = host.system.monotonic();
-    mapper.swap(dev)?;
-    Ok(Attempt::Swapped(host.system.monotonic().since(started)))
+    host.device_mapper.swap(&job.uuid)?;
+    let took = host.system.monotonic().since(started);
+    Ok(Attempt::Swapped(took))
 }

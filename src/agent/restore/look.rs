@@ -202,7 +202,7 @@ fn look_at(
 pub(super) fn devices(inventory: &Inventory) -> Vec<DmDevice> {
     let groups = inventory.volume_groups.iter();
     groups
-        .flat_map(|g| g.devices.iter().chain(&g.lvmlock))
+        .flat_map(|g| g.devices.iter().map(AsRef::as_ref).chain(&g.lvmlock))
         .cloned()
         .collect()
 }

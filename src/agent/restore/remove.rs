@@ -25,8 +25,6 @@ const QUEUEING_TRIES: u32 = 3;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Removed {
     Yes,
-    /// Its number is another's by now: it has to be listed again.
-    Elsewhere,
     /// It is not on the error target any more, so it is not ours to remove.
     NotError,
 }
@@ -34,10 +32,7 @@ enum Removed {
 /// Removes one device if it is what it was taken for. By UUID, which no other device has (S2); and never one that is open.
 fn remove(host: &Host, device: &DmDevice) -> Result<Removed> {
     let mapper = &host.device_mapper;
-    let found = mapper.device(device.dev)?;
-    if found.uuid != device.uuid {
-        return Ok(Removed::Elsewhere);
-    }
+    let found = mapper.device(&device.uuid)?;
     if !found.is_error_only() {
         return Ok(Removed::NotError);
     }
@@ -100,7 +95,7 @@ impl Lifting<'_> {
                 }
                 Ok(())
             }
-            Ok(Removed::Elsewhere) | Err(Error::Busy { .. } | Error::Interrupted { .. }) => {
+            Err(Error::Busy { .. } | Error::Interrupted { .. }) => {
                 busy.push((name.clone(), device.clone()));
                 Ok(())
             }

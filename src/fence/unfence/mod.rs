@@ -139,7 +139,7 @@ pub fn standing(
     };
     let mut all = recorded;
     for group in &inventory.volume_groups {
-        let cut_off = group.devices.iter().any(DmDevice::is_error_only);
+        let cut_off = group.devices.iter().any(|d| d.is_error_only());
         match all.iter_mut().find(|s| s.uuid == group.uuid) {
             Some(known) if known.lvmlock.is_none() => {
                 known.lvmlock = group.lvmlock.as_ref().map(|d| d.uuid.clone());

@@ -35,8 +35,8 @@ mod sys {
     ioctl_readwrite!(list_devices, 0xfd, 2, Argument);
     ioctl_readwrite!(dev_remove, 0xfd, 4, Argument);
     ioctl_readwrite!(dev_suspend, 0xfd, 6, Argument);
+    ioctl_readwrite!(dev_status, 0xfd, 7, Argument);
     ioctl_readwrite!(table_load, 0xfd, 9, Argument);
-    ioctl_readwrite!(table_clear, 0xfd, 10, Argument);
     ioctl_readwrite!(table_deps, 0xfd, 11, Argument);
     ioctl_readwrite!(table_status, 0xfd, 12, Argument);
     ioctl_readwrite!(target_msg, 0xfd, 14, Argument);
@@ -54,8 +54,8 @@ enum Command {
     ListDevices,
     DevRemove,
     DevSuspend,
+    DevStatus,
     TableLoad,
-    TableClear,
     TableDeps,
     TableStatus,
     TargetMsg,
@@ -70,8 +70,8 @@ impl Command {
             Self::ListDevices => "DM_LIST_DEVICES",
             Self::DevRemove => "DM_DEV_REMOVE",
             Self::DevSuspend => "DM_DEV_SUSPEND",
+            Self::DevStatus => "DM_DEV_STATUS",
             Self::TableLoad => "DM_TABLE_LOAD",
-            Self::TableClear => "DM_TABLE_CLEAR",
             Self::TableDeps => "DM_TABLE_DEPS",
             Self::TableStatus => "DM_TABLE_STATUS",
             Self::TargetMsg => "DM_TARGET_MSG",
@@ -98,8 +98,8 @@ impl Command {
                 Self::ListDevices => sys::list_devices(fd, argument),
                 Self::DevRemove => sys::dev_remove(fd, argument),
                 Self::DevSuspend => sys::dev_suspend(fd, argument),
+                Self::DevStatus => sys::dev_status(fd, argument),
                 Self::TableLoad => sys::table_load(fd, argument),
-                Self::TableClear => sys::table_clear(fd, argument),
                 Self::TableDeps => sys::table_deps(fd, argument),
                 Self::TableStatus => sys::table_status(fd, argument),
                 Self::TargetMsg => sys::target_msg(fd, argument),
@@ -134,8 +134,10 @@ pub(super) fn exchange(
     mut invoke: impl FnMut(&mut [u8]) -> std::result::Result<(), Errno>,
 ) -> std::result::Result<Header, Failure> {
     let least = HEADER + payload.len();
-    if buffer.len() < least.max(BUFFER) {
+    if buffer.is_empty() {
         buffer.resize(least.max(BUFFER), 0);
+    } else if buffer.len() < least {
+        buffer.resize(least, 0);
     }
     loop {
         codec::encode(buffer, request, payload)?;
@@ -297,13 +299,17 @@ impl Control {
         let mut tries = 0;
         let (header, targets, deps) = loop {
             let (header, targets) = self.table(buffer, dev, flag::STATUS_TABLE)?;
-            let deps = self.deps(buffer, dev)?;
-            tries += 1;
-            // Two ioctls are two moments: ask again where they plainly speak of two tables.
+            // These open no device: asking would tell nothing, and a fence that is read back consists of them.
             let uses_nothing = targets
                 .iter()
                 .all(|t| matches!(t.kind.as_str(), "error" | "zero"));
-            if uses_nothing == deps.is_empty() || tries == CONSISTENT_TRIES {
+            if uses_nothing {
+                break (header, targets, Vec::new());
+            }
+            let deps = self.deps(buffer, dev)?;
+            tries += 1;
+            // Two ioctls are two moments: ask again where they plainly speak of two tables.
+            if !deps.is_empty() || tries == CONSISTENT_TRIES {
                 break (header, targets, deps);
             }
         };
@@ -334,7 +340,9 @@ impl Control {
 
     /// A command about one device that answers nothing.
     fn order(&self, command: Command, request: Request<'_>, payload: &[u8]) -> Result<()> {
-        self.call(&mut Vec::new(), command, request, payload)
+        // The kernel copies all of a buffer, there and back: no more than it takes.
+        let mut buffer = vec![0; HEADER + payload.len()];
+        self.call(&mut buffer, command, request, payload)
             .map(|_| ())
     }
 }
@@ -364,8 +372,22 @@ impl DeviceMapper for Control {
         Ok(devices)
     }
 
-    fn device(&self, dev: Device) -> Result<DmDevice> {
-        self.describe(&mut Vec::new(), dev)
+    fn device(&self, uuid: &str) -> Result<DmDevice> {
+        let mut buffer = Vec::new();
+        let request = Request {
+            uuid: Some(uuid),
+            ..Request::default()
+        };
+        let found = self.call(&mut buffer, Command::DevStatus, request, &[])?;
+        let device = self.describe(&mut buffer, found.dev)?;
+        // The number may have passed on in between.
+        if device.uuid == uuid {
+            Ok(device)
+        } else {
+            Err(Error::NoSuchDevice {
+                what: format!("device mapper, device {uuid}"),
+            })
+        }
     }
 
     fn status(&self, dev: Device) -> Result<Vec<(String, String)>> {
@@ -373,13 +395,13 @@ impl DeviceMapper for Control {
         Ok(targets.into_iter().map(|t| (t.kind, t.params)).collect())
     }
 
-    fn load_error(&self, dev: Device, sectors: u64) -> Result<()> {
+    fn load_error(&self, uuid: &str, sectors: u64) -> Result<()> {
         let target = codec::encode_target("error", sectors);
-        let target = target.map_err(|e| Self::failed(Command::TableLoad, Some(dev), e))?;
+        let target = target.map_err(|e| explain(Command::TableLoad.name(), uuid, e.into()))?;
         self.order(
             Command::TableLoad,
             Request {
-                dev: Some(dev),
+                uuid: Some(uuid),
                 targets: 1,
                 ..Request::default()
             },
@@ -387,25 +409,14 @@ impl DeviceMapper for Control {
         )
     }
 
-    fn swap(&self, dev: Device) -> Result<()> {
+    fn swap(&self, uuid: &str) -> Result<()> {
         let flags = flag::NOFLUSH | flag::SKIP_LOCKFS;
         self.order(
             Command::DevSuspend,
             Request {
-                dev: Some(dev),
+                uuid: Some(uuid),
                 flags,
                 event_nr: UDEV_KEEP,
-                ..Request::default()
-            },
-            &[],
-        )
-    }
-
-    fn clear_inactive(&self, dev: Device) -> Result<()> {
-        self.order(
-            Command::TableClear,
-            Request {
-                dev: Some(dev),
                 ..Request::default()
             },
             &[],

@@ -390,7 +390,7 @@ impl Simulation {
             if d.dm.name.ends_with("-lvmlock") {
                 group.lvmlock = Some(d.describe());
             } else {
-                group.devices.push(d.describe());
+                group.devices.push(d.describe().into());
             }
         }
         Inventory {

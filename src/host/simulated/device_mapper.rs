@@ -52,6 +52,14 @@ impl State {
         }
     }
 
+    /// The device with that UUID, now.
+    fn find(&self, uuid: &str) -> Result<DevNo> {
+        let found = self.devices.values().find(|d| d.dm.uuid == uuid);
+        found.map(|d| d.dm.dev).ok_or_else(|| Error::NoSuchDevice {
+            what: uuid.to_owned(),
+        })
+    }
+
     fn busy(&mut self, dev: DevNo) -> Result<()> {
         let d = self.devices.get_mut(&dev).ok_or_else(|| gone(dev))?;
         if d.busy > 0 {
@@ -82,8 +90,9 @@ impl DeviceMapper for Simulation {
             .collect())
     }
 
-    fn device(&self, dev: Device) -> Result<DmDevice> {
+    fn device(&self, uuid: &str) -> Result<DmDevice> {
         let state = self.enter();
+        let dev = state.find(uuid)?;
         state
             .devices
             .get(&dev)
@@ -98,11 +107,13 @@ impl DeviceMapper for Simulation {
         Ok(d.dm.targets.iter().map(line).collect())
     }
 
-    fn load_error(&self, dev: Device, sectors: u64) -> Result<()> {
+    fn load_error(&self, uuid: &str, sectors: u64) -> Result<()> {
         let mut state = self.enter();
+        let dev = state.find(uuid)?;
+        state.pass_on(dev);
+        let dev = state.find(uuid)?;
         state.busy(dev)?;
         state.changes("load", dev);
-        state.pass_on(dev);
         let d = state.devices.get_mut(&dev).ok_or_else(|| gone(dev))?;
         d.inactive = Some(vec![Target {
             start: 0,
@@ -114,8 +125,9 @@ impl DeviceMapper for Simulation {
         Ok(())
     }
 
-    fn swap(&self, dev: Device) -> Result<()> {
+    fn swap(&self, uuid: &str) -> Result<()> {
         let mut state = self.enter();
+        let dev = state.find(uuid)?;
         state.busy(dev)?;
         state.changes("swap", dev);
         if state
@@ -141,15 +153,6 @@ impl DeviceMapper for Simulation {
         }
         d.dm.suspended = false;
         state.device_bell.ring();
-        self.leave(state);
-        Ok(())
-    }
-
-    fn clear_inactive(&self, dev: Device) -> Result<()> {
-        let mut state = self.enter();
-        state.log.push(format!("clear {dev}"));
-        let d = state.devices.get_mut(&dev).ok_or_else(|| gone(dev))?;
-        d.inactive = None;
         self.leave(state);
         Ok(())
     }
