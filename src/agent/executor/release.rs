@@ -54,8 +54,17 @@ impl Fence<'_> {
                 self.drop_answered(group, drop);
             }
             let sanlock = self.ask("asking sanlock for its status", |h| h.sanlock.status());
-            let watchdog = self.ask("asking wdmd for its status", |h| Ok(h.wdmd.status()));
-            let watchdog = watchdog.unwrap_or_default();
+            // Only once there is something to confirm: a wdmd that hangs must not make the proof old before the drop.
+            let gone = |sanlock: &SanlockStatus| {
+                let groups = &self.report.volume_groups;
+                groups.iter().any(|g| matches!(held(g, sanlock), Held::No))
+            };
+            let watchdog = if sanlock.as_ref().is_ok_and(gone) {
+                let asked = self.ask("asking wdmd for its status", |h| Ok(h.wdmd.status()));
+                asked.unwrap_or_default()
+            } else {
+                Watchdog::default()
+            };
             match &sanlock {
                 Err(e) => self.note(format!("sanlock failed to answer during the release: {e}")),
                 Ok(sanlock) => {

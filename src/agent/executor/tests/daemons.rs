@@ -208,3 +208,19 @@ fn a_journal_that_cannot_be_written_is_noted_and_holds_nothing_up() {
         report.notes
     );
 }
+
+#[test]
+fn a_wdmd_that_hangs_does_not_make_the_proof_old() {
+    let bench = bench();
+    bench.node.state(|s| s.wdmd = Daemon::Hangs);
+    let old = bench
+        .node
+        .state(|s| s.device("vg1-lv0").expect("device").dm.clone());
+    bench.node.at(seconds(1002), move |s| {
+        let d = s.device("vg1-lv0").expect("device");
+        (d.dm.targets, d.dm.deps) = (old.targets, old.deps);
+    });
+    // The node keeps its own account: a drop while a table is back is a violation.
+    bench.fence();
+    assert_eq!(bench.count("drop_vg vg1"), 1);
+}
