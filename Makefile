@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 # Where rustup puts cargo: a shell that was there before does not look there.
 export PATH := $(HOME)/.cargo/bin:$(PATH)
-.PHONY: help build lint test unit reconcilers rig fuzz long rig-long demo image clean install-deps
+.PHONY: help build lint test unit reconcilers rig fuzz long rig-long bench demo image clean install-deps
 
 help: ## Show this list
 	@printf 'storage-fence-operator: fences a node'"'"'s SAN storage instead of the node\n\n'
@@ -37,6 +37,10 @@ rig-long: ## The rig's long scenarios, and the demonstration on nodes of Debian 
 fuzz: ## Fuzz what reads other programs' bytes (ONLY=target; FUZZ_SECONDS=300 for each)
 	@hack/install-deps build fuzz
 	@hack/fuzz $(or $(FUZZ_SECONDS),300) $(ONLY)
+
+bench: ## How fast and how large it is, against the bare ioctls, dmsetup and lsblk on a real node (an hour)
+	@hack/install-deps lint rig
+	cargo test --locked --test rig -- run speed scale
 
 demo: ## A real SAN outage on two nodes in VMs, fenced and measured (KEEP=1 leaves the cluster up)
 	@hack/install-deps rig

@@ -71,9 +71,10 @@ fn command(args: &[String]) -> Result<bool> {
         }
     }
     let (all, long) = (scenarios::all(), scenarios::long());
+    let bench = scenarios::bench();
     match words.first().map(String::as_str) {
         Some("list") => {
-            for scenario in all.iter().chain(&long) {
+            for scenario in all.iter().chain(&long).chain(&bench) {
                 println!("{:<40} {}", scenario.name, scenario.about);
             }
             Ok(true)
@@ -95,7 +96,7 @@ fn command(args: &[String]) -> Result<bool> {
         first => {
             options.filters = words[usize::from(first == Some("run"))..].to_vec();
             let named = !options.filters.is_empty();
-            let also = long.into_iter().filter(|_| named);
+            let also = long.into_iter().chain(bench).filter(|_| named);
             let chosen: Vec<Scenario> = all.into_iter().chain(also).collect();
             Ok(story::run(&chosen, &options, stay))
         }

@@ -31,6 +31,8 @@ pub struct Shape {
     pub kubernetes: bool,
     /// Whether a Ceph cluster stands beside them, in a VM of its own.
     pub ceph: bool,
+    /// Memory of a node in MiB, where it is not the usual.
+    pub memory: Option<u64>,
 }
 
 impl Shape {
@@ -48,6 +50,7 @@ impl Shape {
             io_timeout: 2,
             kubernetes: false,
             ceph: false,
+            memory: None,
         }
     }
 
@@ -333,7 +336,10 @@ impl Cluster {
             } else {
                 Vec::new()
             },
-            memory: if self.shape.kubernetes { 2048 } else { 1280 },
+            memory: self
+                .shape
+                .memory
+                .unwrap_or(if self.shape.kubernetes { 2048 } else { 1280 }),
             append: String::new(),
         };
         Node::power_on(&self.run, &spec, &hardware, self.boots)

@@ -1,11 +1,13 @@
 //! One node: a VM and what runs in it.
 
+use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::wire::Answer;
 
 use super::agent::{Agent, Pending};
-use super::process::RunDir;
+use super::process::{RunDir, output};
 use super::qmp::Reset;
 use super::vm::{Hardware, Vm};
 use super::wait::until;
@@ -117,6 +119,26 @@ impl Node {
         let quoted = text.replace('\'', r"'\''");
         self.sh(&format!(
             "mkdir -p \"$(dirname '{path}')\" && printf %s '{quoted}' > '{path}'"
+        ))?;
+        Ok(())
+    }
+
+    /// Sends a program of the host's to it, through the agent's port: for what only one scenario needs.
+    pub fn send(&self, from: &Path, to: &str) -> Result {
+        /// Bash takes no longer argument than 128 KiB.
+        const CHUNK: usize = 96 << 10;
+        let text = output(
+            Command::new("bash")
+                .args(["-c", "gzip -1 <\"$1\" | base64 -w0", "send"])
+                .arg(from),
+        )?;
+        self.sh(&format!("mkdir -p \"$(dirname {to})\"; : >{to}.part"))?;
+        for chunk in text.trim().as_bytes().chunks(CHUNK) {
+            let chunk = std::str::from_utf8(chunk)?;
+            self.sh(&format!("printf %s {chunk} >>{to}.part"))?;
+        }
+        self.sh(&format!(
+            "base64 -d {to}.part | gzip -d >{to} && chmod 0755 {to} && rm {to}.part"
         ))?;
         Ok(())
     }

@@ -11,6 +11,8 @@ mod fence;
 mod hook;
 mod policy;
 mod refusals;
+mod scale;
+mod speed;
 mod stacks;
 mod storage;
 mod unfence;
@@ -38,7 +40,15 @@ pub fn long() -> Vec<Scenario> {
     long.extend(policy::long());
     long.extend(chart_hook::long());
     long.extend(ceph::long());
+    long.extend(speed::long());
     long
+}
+
+/// Those that only tell figures, and take an hour for it: run by `make bench`, or by name.
+pub fn bench() -> Vec<Scenario> {
+    let mut bench = speed::bench();
+    bench.extend(scale::bench());
+    bench
 }
 
 /// The demonstration: what `make demo` shows.

@@ -1,0 +1,400 @@
+//! How long a fence takes: against the bare ioctls, and against what people use today. Figures are told as ratios, and all that are compared
+//! are of one run on one node.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::stacks::devices;
+use crate::harness::node::Node;
+use crate::harness::process::{output, root};
+use crate::harness::{Cluster, Context, Result, Scenario, Shape, ensure, say, until};
+
+/// The scenarios of this file; they take minutes.
+pub fn long() -> Vec<Scenario> {
+    vec![Scenario {
+        name: "fence-speed",
+        about: "20 volumes under direct I/O: from the swap to the proof within 3 times what the bare ioctls need",
+        shape: Shape::arrays,
+        tell: fence_speed,
+    }]
+}
+
+/// Those that take much longer.
+pub fn bench() -> Vec<Scenario> {
+    vec![Scenario {
+        name: "speed",
+        about: "10, 100 and 1,000 volumes, idle and under I/O: against bare ioctls, dmsetup in a loop, one dmsetup, and lvmlockd(8)'s script",
+        shape: Shape::arrays,
+        tell: speed,
+    }]
+}
+
+const LIMIT: Duration = Duration::from_secs(900);
+/// Where the programs are in the node.
+pub const OURS: &str = "/run/bench/storage-fence";
+/// The yardstick, tests/rig/guest/bare.c.
+pub const BARE: &str = "/run/bench/bare";
+/// A volume group that is none but in device mapper: there the alternatives, one of which wipes the leases' volume too, do no harm.
+const PLAIN: &str = "plain";
+/// From so many volumes on, udev would be what takes the time to make and to remove them.
+const MANY: u32 = 200;
+
+fn fence_speed(cluster: &mut Cluster) -> Result {
+    let bench = Bench::new(cluster)?;
+    let load = Load(16);
+    let (mut ours, mut bare) = (Vec::new(), BTreeMap::<u32, Vec<f64>>::new());
+    for vg in &bench.groups {
+        for threads in [1, 4, 16] {
+            let took = bench.bare(20, load, threads, "two")?;
+            bare.entry(threads).or_default().push(took);
+        }
+        ours.push(bench.ours(vg, 20, load)?.total);
+    }
+    let best = bare.values().map(|times| median(times));
+    let best = best.min_by(f64::total_cmp).context("times")?;
+    let ratio = median(&ours) / best;
+    say(format!(
+        "    from the swap to the proof {ours:.0?} ms; bare ioctls on 1, 4, 16 threads {bare:.0?} ms; ratio of the medians {ratio:.2}"
+    ));
+    ensure(
+        ratio <= 3.0,
+        "20 volumes under I/O within 3 times the bare ioctls' time",
+    )
+}
+
+fn speed(cluster: &mut Cluster) -> Result {
+    let bench = Bench::new(cluster)?;
+    let mut misses = Vec::new();
+    for n in sizes()? {
+        for load in [Load(0), Load(16)] {
+            misses.extend(bench.compare(n, load)?);
+            bench.join_again()?;
+        }
+    }
+    ensure(
+        misses.is_empty(),
+        format!("every goal is reached {misses:?}"),
+    )
+}
+
+/// SFO_SPEED names other numbers of volumes: `100 1000`.
+fn sizes() -> Result<Vec<u32>> {
+    let sizes = std::env::var("SFO_SPEED").unwrap_or_else(|_| "10 100 1000".into());
+    sizes
+        .split_whitespace()
+        .map(|n| n.parse().context("SFO_SPEED"))
+        .collect()
+}
+
+/// Threads that write to the volumes.
+#[derive(Clone, Copy)]
+struct Load(u32);
+
+/// A volume group with a lockspace.
+struct Group {
+    name: String,
+    uuid: String,
+    /// Below its volumes: `MAJOR:MINOR` of its LUN.
+    below: String,
+}
+
+/// What a fence took, in milliseconds.
+struct Took {
+    /// From the beginning of the swap to the proof.
+    total: f64,
+    steps: Vec<(String, f64)>,
+}
+
+/// A node on which things are timed.
+pub struct Bench<'a> {
+    node: &'a Node,
+    groups: Vec<Group>,
+    plain: Group,
+}
+
+impl<'a> Bench<'a> {
+    fn new(cluster: &'a mut Cluster) -> Result<Self> {
+        cluster.mark_dirty();
+        let node = cluster.node("n1")?;
+        send_programs(node)?;
+        let mut groups: Vec<Group> = Vec::new();
+        for (at, device) in devices(node)?.iter().enumerate() {
+            let name = format!("speed{at}");
+            node.sh_within(&format!("vgcreate --shared {name} {device}"), LIMIT)?;
+            let uuid = node.sh(&format!(
+                "dmsetup info -c --noheadings -o uuid {name}-lvmlock | cut -c5-36"
+            ))?;
+            let below = node.sh(&format!(
+                "cat /sys/block/$(basename $(readlink -f {device}))/dev"
+            ))?;
+            groups.push(Group { name, uuid, below });
+        }
+        let plain = Group {
+            name: PLAIN.into(),
+            uuid: format!("{:0>32}", "bench"),
+            below: groups.last().context("a LUN")?.below.clone(),
+        };
+        Ok(Self {
+            node,
+            groups,
+            plain,
+        })
+    }
+
+    /// Makes `n` volumes, puts them under I/O, does the thing, takes them away again.
+    fn with_volumes<T>(
+        &self,
+        vg: &Group,
+        n: u32,
+        load: Load,
+        thing: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
+        let (node, prefix) = (self.node, format!("{}-v", vg.name));
+        make(node, &prefix, &vg.uuid, n, &vg.below)?;
+        if load.0 > 0 {
+            let threads = load.0.min(n);
+            node.sh(&format!(
+                "rm -f /run/bare.ready /run/bare.stop; setsid {BARE} load {prefix} {threads} >/run/bare.log 2>&1 </dev/null & \
+                 for i in $(seq 600); do test -e /run/bare.ready && sleep 0.5 && exit 0; sleep 0.1; done; cat /run/bare.log; exit 1"
+            ))?;
+        }
+        let told = thing()?;
+        if load.0 > 0 {
+            // On the error target each of its writers ends by itself.
+            until("the load has ended", Duration::from_secs(120), || {
+                Ok((node.run("pgrep -x bare", LIMIT)?.code != 0).then_some(()))
+            })?;
+        }
+        remove(node, &prefix, n)?;
+        Ok(told)
+    }
+
+    fn plain<T>(&self, n: u32, load: Load, thing: impl FnOnce() -> Result<T>) -> Result<T> {
+        self.with_volumes(&self.plain, n, load, thing)
+    }
+
+    /// Milliseconds of the bare ioctls.
+    fn bare(&self, n: u32, load: Load, threads: u32, how: &str) -> Result<f64> {
+        let swap = format!("{BARE} swap {PLAIN}-v {threads} {how}");
+        let said = self.plain(n, load, || self.node.sh_within(&swap, LIMIT))?;
+        let said: Value = serde_json::from_str(&said)?;
+        ensure_quiet(said["devices"] == n, || format!("{n} devices: {said}"))?;
+        said["ms"].as_f64().context("a time")
+    }
+
+    /// Milliseconds of a shell command, which has to leave `n` error targets.
+    fn command(&self, n: u32, load: Load, command: &str) -> Result<f64> {
+        self.plain(n, load, || {
+            let timed =
+                format!("a=$(date +%s%N); {command} >/dev/null; b=$(date +%s%N); echo $((b-a))");
+            let said = self.node.sh_within(&timed, LIMIT)?;
+            let left = self
+                .node
+                .sh(&format!("dmsetup table | grep -c '^{PLAIN}-v.* error'"))?;
+            ensure_quiet(left == n.to_string(), || {
+                format!("{left} of {n} after {command}")
+            })?;
+            Ok(said.parse::<f64>()? / 1e6)
+        })
+    }
+
+    /// A fence of ours, by the release build, as the kill hook does it.
+    fn ours(&self, vg: &Group, n: u32, load: Load) -> Result<Took> {
+        self.with_volumes(vg, n, load, || {
+            let hook = format!("timeout 60 {OURS} kill-hook {}", vg.name);
+            let fence = self.node.run(&hook, LIMIT)?;
+            ensure_quiet(fence.code == 0, || format!("the fence: {}", fence.err))?;
+            let targets = self.node.lv_targets(&vg.name)?;
+            let errors = targets.iter().filter(|(_, kind)| kind == "error").count();
+            ensure_quiet(errors == usize::try_from(n)?, || {
+                format!("{errors} of {n} are fenced")
+            })?;
+            took(self.node)
+        })
+    }
+
+    /// Every volume group has its lockspace again.
+    fn join_again(&self) -> Result {
+        let start = |g: &Group| format!("vgchange --lockstart {} &", g.name);
+        let all: String = self.groups.iter().map(start).collect();
+        self.node
+            .sh_within(&format!("rm -rf /run/storage-fence/*; {all} wait"), LIMIT)?;
+        Ok(())
+    }
+
+    /// Tells everything about one size, and gives what missed its goal.
+    fn compare(&self, n: u32, load: Load) -> Result<Vec<String>> {
+        let under = if load.0 > 0 { "under I/O" } else { "idle" };
+        let ours: Vec<Took> = self
+            .groups
+            .iter()
+            .map(|vg| self.ours(vg, n, load))
+            .collect::<Result<_>>()?;
+        let totals: Vec<f64> = ours.iter().map(|t| t.total).collect();
+        let mine = median(&totals);
+        say(format!(
+            "  {n} volumes, {under}: swapped and read back in {totals:.0?} ms"
+        ));
+        for took in &ours {
+            let steps: Vec<String> = took
+                .steps
+                .iter()
+                .map(|(step, ms)| format!("{step} {ms:.0}"))
+                .collect();
+            say(format!("    steps, ms: {}", steps.join(", ")));
+        }
+        let told = |what: &str, ms: f64| {
+            let ratio = ms / mine;
+            say(format!("    {what}: {ms:.0} ms, {ratio:.2} times ours"));
+            ratio
+        };
+        let repeat = if n < 1000 { 3 } else { 1 };
+        let bare = |threads, how| -> Result<f64> {
+            let times: Vec<f64> = (0..repeat)
+                .map(|_| self.bare(n, load, threads, how))
+                .collect::<Result<_>>()?;
+            let ms = median(&times);
+            told(
+                &format!("bare, {how} after the load, {threads} threads"),
+                ms,
+            );
+            Ok(ms)
+        };
+        let mut best = f64::MAX;
+        for threads in [1, 4, 16, 64] {
+            best = best.min(bare(threads, "two")?);
+        }
+        bare(16, "one")?;
+        self.node.sh("echo 1 >/sys/kernel/rcu_expedited")?;
+        say("    with RCU expedited:");
+        for threads in [1, 16] {
+            bare(threads, "two")?;
+        }
+        self.node.sh("echo 0 >/sys/kernel/rcu_expedited")?;
+        let of_vg = format!("-S 'uuid=~LVM && vgname={PLAIN} && lv_layer=\"\"'");
+        let script =
+            format!("dmsetup wipe_table {of_vg}; ! dmsetup table -c {of_vg} | grep -vw error");
+        let all = format!("dmsetup wipe_table $(seq -f {PLAIN}-v%g 0 {})", n - 1);
+        let each = format!(
+            "for i in $(seq 0 {}); do dmsetup wipe_table {PLAIN}-v$i; done",
+            n - 1
+        );
+        told("lvmlockd(8)'s script", self.command(n, load, &script)?);
+        let ratios = [
+            (
+                "the best bare suspend and resume",
+                1.0,
+                told("bare, two, at best", best),
+            ),
+            (
+                "one dmsetup",
+                4.0,
+                told("one dmsetup wipe_table", self.command(n, load, &all)?),
+            ),
+            (
+                "the loop",
+                100.0,
+                told(
+                    "dmsetup wipe_table in a loop",
+                    self.command(n, load, &each)?,
+                ),
+            ),
+        ];
+        let missed = ratios
+            .iter()
+            .filter(|(_, goal, ratio)| n == 1000 && ratio < goal);
+        Ok(missed
+            .map(|(what, goal, ratio)| {
+                format!("{n} volumes, {under}: {what} {ratio:.2}, wanted {goal}")
+            })
+            .collect())
+    }
+}
+
+/// Our release build, and the yardstick.
+pub fn send_programs(node: &Node) -> Result {
+    // SFO_BINARY names another build, to be compared with.
+    let release = match std::env::var("SFO_BINARY") {
+        Ok(path) => path,
+        Err(_) => output(&mut Command::new(root().join("hack/release-binary")))?,
+    };
+    node.send(Path::new(release.trim()), OURS)?;
+    let bare = std::env::temp_dir().join(format!("sf-bare-{}", std::process::id()));
+    output(
+        Command::new("cc")
+            .args(["-O2", "-static", "-pthread", "-Wall", "-Werror", "-o"])
+            .arg(&bare)
+            .arg(root().join("tests/rig/guest/bare.c")),
+    )?;
+    let sent = node.send(&bare, BARE);
+    std::fs::remove_file(&bare)?;
+    sent
+}
+
+/// Makes volumes PREFIX0, PREFIX1... of the volume group with that UUID.
+pub fn make(node: &Node, prefix: &str, uuid: &str, n: u32, below: &str) -> Result {
+    without_udev(node, n, &format!("{BARE} make {prefix} {uuid} {n} {below}"))
+}
+
+/// Takes them away.
+pub fn remove(node: &Node, prefix: &str, n: u32) -> Result {
+    node.sh_within("udevadm settle --timeout=600", LIMIT)?;
+    without_udev(node, n, &format!("{BARE} remove {prefix}"))
+}
+
+/// Where there are many, udev does not hear of it: it is there when things are timed, as on every node, but no second is lost before.
+fn without_udev(node: &Node, n: u32, command: &str) -> Result {
+    let (stop, start) = if n < MANY {
+        ("true", "true")
+    } else {
+        (
+            "udevadm control --exit; while pgrep -x systemd-udevd; do sleep 0.1; done",
+            "/lib/systemd/systemd-udevd --daemon",
+        )
+    };
+    node.sh_within(&format!("{stop}; {command} && {start}"), LIMIT)?;
+    Ok(())
+}
+
+/// The steps of the latest fence, as its journal has them.
+fn took(node: &Node) -> Result<Took> {
+    let journal = node.sh("tail -n 1 /run/storage-fence/journal | cut -d' ' -f3-")?;
+    let record: Value = serde_json::from_str(&journal)?;
+    let steps = record["Finished"]["steps"].as_array().context("steps")?;
+    let millis = |value: &Value| {
+        let part = |name: &str| value[name].as_f64().unwrap_or_default();
+        part("secs") * 1e3 + part("nanos") / 1e6
+    };
+    let name = |step: &Value| step["kind"].as_str().unwrap_or_default().to_owned();
+    let step = |kind: &str| steps.iter().find(|s| s["kind"] == kind);
+    let begin = step("Swap").map(|s| millis(&s["at"])).context("a swap")?;
+    let end = step("Verify")
+        .map(|s| millis(&s["at"]) + millis(&s["took"]))
+        .context("a proof")?;
+    Ok(Took {
+        total: end - begin,
+        steps: steps
+            .iter()
+            .map(|s| (name(s), millis(&s["took"])))
+            .collect(),
+    })
+}
+
+/// The middle one.
+pub fn median(times: &[f64]) -> f64 {
+    let mut sorted = times.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+fn ensure_quiet(holds: bool, what: impl FnOnce() -> String) -> Result {
+    if holds {
+        Ok(())
+    } else {
+        Err(format!("not so: {}", what()).into())
+    }
+}
