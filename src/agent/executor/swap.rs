@@ -224,7 +224,7 @@ impl Swap {
             // Of a planned fence the first list can be the proof: it waits for the swaps, but not for those that hang.
             None => {
                 !self.book.is_planned()
-                    || self.book.all_settled()
+                    || self.book.planned_settled()
                     || now.since(self.began) >= LIST_EVERY
             }
             // Settled: only the proof is missing, at once if it was not asked for yet.

@@ -104,7 +104,12 @@ impl Book {
     }
 
     pub(super) fn all_settled(&self) -> bool {
-        self.listed && self.devices.iter().all(Tracked::settled)
+        self.listed && self.planned_settled()
+    }
+
+    /// The same before there was a listing: it is time for one.
+    pub(super) fn planned_settled(&self) -> bool {
+        self.devices.iter().all(Tracked::settled)
     }
 
     /// Takes a listing in that was begun at `epoch`. It is the proof if it was begun after everything was settled, every device of the volume
@@ -452,6 +457,6 @@ mod tests {
         // And a plan is none either, without a list.
         let mut planned = Book::default();
         planned.plan(0, &[Arc::new(device("error"))], now);
-        assert!(!planned.all_settled());
+        assert!(!planned.all_settled() && planned.planned_settled());
     }
 }

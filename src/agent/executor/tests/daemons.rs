@@ -224,3 +224,11 @@ fn a_wdmd_that_hangs_does_not_make_the_proof_old() {
     bench.fence();
     assert_eq!(bench.count("drop_vg vg1"), 1);
 }
+
+#[test]
+fn when_all_goes_well_the_proof_waits_for_no_clock() {
+    let report = bench().fence();
+    let verify = step(&report, StepKind::Verify, "vg1");
+    let proven = verify.at.zip(verify.took).map(|(at, took)| at + took);
+    assert_eq!(proven, Some(seconds(0)), "{report:#?}");
+}
