@@ -11,7 +11,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::device_mapper::Events;
 use super::uevent::Uevents;
-use super::{Error, Paths, Result};
+use super::{DeviceEvents, Error, Paths, Result};
 
 /// What was heard.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -42,6 +42,18 @@ impl KernelEvents {
             device_mapper: Events::new(paths),
             uevents,
         }
+    }
+
+    /// Every change of a device of device mapper, or nothing.
+    ///
+    /// # Errors
+    /// When there are no uevents: the bell alone does not ring when a device gets another table (`dev_suspend` in drivers/md/dm-ioctl.c tells
+    /// udev, and does not raise the global event), and who takes silence for no change must not rely on it.
+    pub(super) fn of_devices(device_mapper: Events) -> Result<Self> {
+        Ok(Self {
+            device_mapper,
+            uevents: Some(Uevents::open()?),
+        })
     }
 
     /// Whether every change of a device of device mapper will be heard. Its bell alone does not ring when a device gets another table.
@@ -95,5 +107,19 @@ impl KernelEvents {
             paths: rung || told.paths,
             devices: rung || told.devices,
         })
+    }
+}
+
+impl DeviceEvents for KernelEvents {
+    fn arm(&mut self) -> Result<()> {
+        if let Some(uevents) = &self.uevents {
+            uevents.drain()?;
+        }
+        self.device_mapper.arm()
+    }
+
+    fn wait(&mut self, limit: Duration) -> Result<bool> {
+        // What concerns no device ends the wait early, which says nothing and costs nothing.
+        Ok(Self::wait(self, limit)?.devices)
     }
 }

@@ -12,6 +12,7 @@ use nix::libc::c_int;
 
 use super::codec::{self, HEADER, Header, Request, flag};
 use crate::fence::{DevNo, DmDevice, Target};
+use crate::host::kernel_events::KernelEvents;
 use crate::host::{Device, DeviceEvents, DeviceMapper, Error, Paths, Result};
 
 /// First size of a buffer. Enough for nearly every table; the kernel copies all of it at each call, so not more.
@@ -447,7 +448,8 @@ impl DeviceMapper for Control {
     }
 
     fn events(&self) -> Result<Box<dyn DeviceEvents>> {
-        Ok(Box::new(super::Events::on(self.another())))
+        let bell = super::Events::on(self.another());
+        Ok(Box::new(KernelEvents::of_devices(bell)?))
     }
 }
 
