@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 # Where rustup puts cargo: a shell that was there before does not look there.
 export PATH := $(HOME)/.cargo/bin:$(PATH)
-.PHONY: help build lint test unit reconcilers rig fuzz long rig-long bench demo image clean install-deps
+.PHONY: help build lint test model unit reconcilers rig fuzz long rig-long bench demo image clean install-deps
 
 help: ## Show this list
 	@printf 'storage-fence-operator: fences a node'"'"'s SAN storage instead of the node\n\n'
@@ -28,6 +28,10 @@ unit reconcilers rig: ## Run that suite of `make test` alone (ONLY=name: only wh
 
 long: rig-long ## The long round: what `make test` leaves out because it takes longer
 	cargo test --locked --test reconcilers -- long
+
+model: ## Check the step protocol's model further than `make unit` does (some minutes; BOUNDS=events+crashes)
+	@hack/install-deps lint
+	SFO_MODEL=$(or $(BOUNDS),1+1) cargo test --locked --lib -- --nocapture agent::model
 
 rig-long: ## The rig's long scenarios, and the demonstration on nodes of Debian forky (sanlock 5)
 	@hack/install-deps lint rig

@@ -24,6 +24,8 @@ pub mod inspect;
 pub mod journal;
 pub mod memory;
 pub mod metrics;
+#[cfg(test)]
+mod model;
 pub mod node_conditions;
 pub mod node_storage;
 mod node_storage_task;
