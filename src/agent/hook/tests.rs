@@ -154,11 +154,15 @@ fn without_proof_the_hook_fails_and_nothing_is_released() {
 
 #[test]
 fn the_hook_completes_what_a_killed_agent_began() {
-    for at in [10, 18, 26, 34] {
+    // How many calls a fence makes is not the same each time: its threads ask side by side.
+    for at in (4..).step_by(4) {
         let bench = Bench::new();
         bench.node.kill_at_call(at);
         let _ = bench.fence_as_agent();
-        assert!(bench.node.restart_agent(), "not killed at call {at}");
+        if !bench.node.restart_agent() {
+            assert!(at > 20, "only {at} calls");
+            break;
+        }
         let begun = bench.journal().left().expect("read");
         let begun = begun.is_some_and(|r| r.unfinished());
         let (verdict, told) = bench.hook();
