@@ -16,6 +16,9 @@ use super::{Context, Result, accel, ceph, node_image, operator, say};
 /// Emulated, two at once, on two busy cores.
 pub(super) const BOOT_LIMIT: Duration = Duration::from_secs(180);
 
+/// After that it is tried once more.
+const FIRST_BOOT_LIMIT: Duration = Duration::from_secs(100);
+
 /// What a scenario needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shape {
@@ -259,7 +262,21 @@ impl Cluster {
         }
         self.nodes.sort_by_key(|node| node.spec.host_id);
         for name in names {
-            self.node_mut(name)?.wait_for_agent(BOOT_LIMIT)?;
+            if let Err(error) = self.node_mut(name)?.wait_for_agent(FIRST_BOOT_LIMIT) {
+                // Emulated CPUs of a busy machine may wait for each other before the kernel is up ("rcu_preempt detected stalls"). Nothing that
+                // is under test runs by then.
+                let error = error.to_string();
+                say(format!(
+                    "{name} is switched off and on again: {}",
+                    error.lines().next().unwrap_or_default()
+                ));
+                self.nodes.retain(|node| node.name() != name);
+                self.boots += 1;
+                let node = self.power_on(name)?;
+                self.nodes.push(node);
+                self.nodes.sort_by_key(|node| node.spec.host_id);
+                self.node_mut(name)?.wait_for_agent(BOOT_LIMIT)?;
+            }
         }
         let booted = begin.elapsed().as_secs_f64();
         let io_timeout = self.shape.io_timeout;
