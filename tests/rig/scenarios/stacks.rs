@@ -254,14 +254,19 @@ fn vg_uuid(node: &Node) -> Result<String> {
 
 /// Device-mapper UUID and name of every device, with its table.
 fn tables(node: &Node) -> Result<BTreeMap<(String, String), String>> {
-    let text = node.sh(
-        "for d in $(dmsetup ls | cut -f1); do echo \"$(dmsetup info -c --noheadings -o uuid $d)|$d|$(dmsetup table $d | tr '\\n' ';')\"; done",
-    )?;
-    let line = |line: &str| {
-        let mut parts = line.splitn(3, '|').map(str::to_owned);
-        Some(((parts.next()?, parts.next()?), parts.next()?))
-    };
-    Ok(text.lines().filter_map(line).collect())
+    // Two processes, not two a device: there are seventy.
+    let names = node.sh("dmsetup info -c --noheadings --separator '|' -o name,uuid")?;
+    let lines = node.sh("dmsetup table")?;
+    let mut tables = BTreeMap::new();
+    for (name, uuid) in names.lines().filter_map(|line| line.split_once('|')) {
+        let of_it = lines.lines().filter_map(|line| {
+            let (of, table) = line.split_once(':')?;
+            (of == name).then(|| table.trim())
+        });
+        let table: Vec<&str> = of_it.filter(|table| !table.is_empty()).collect();
+        tables.insert((uuid.to_owned(), name.to_owned()), table.join(";"));
+    }
+    Ok(tables)
 }
 
 fn is_ours(uuid: &str, vg: &str) -> bool {
