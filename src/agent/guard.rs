@@ -1,9 +1,9 @@
 //! Watches fences that stand (S6): an `lvchange --refresh`, or whatever loads a real table, opens a fence without asking anybody. It is closed
 //! again at once, and told with the time that it was open.
 //!
-//! The kernel tells of every change (uevents, and device mapper's bell); it is asked again every second all the same. A fence stands from its proof until it is lifted
-//! ([`Standings::lift`](super::journal::Standings::lift)) or its volume group has been joined to its lockspace again: then its volumes come back
-//! under new locks, and rightly.
+//! The kernel tells of every change (uevents, and device mapper's bell); it is asked again every second all the same. A fence stands from its
+//! proof until it is lifted ([`Standings::lift`](super::journal::Standings::lift)) or its volume group has been joined to its lockspace again:
+//! then its volumes come back under new locks, and rightly.
 
 mod closing;
 #[cfg(test)]

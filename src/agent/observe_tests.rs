@@ -75,26 +75,26 @@ impl DeviceMapper for Node {
         Ok(vec![map, volume])
     }
     fn device(&self, _: &str) -> Result<DmDevice> {
-        unimplemented!("not asked")
+        unreachable!("not asked")
     }
     fn status(&self, dev: Device) -> Result<Vec<(String, String)>> {
         assert_eq!(dev, MAP);
         Ok(vec![("multipath".into(), self.status.into())])
     }
     fn remove(&self, _: &str) -> Result<()> {
-        unimplemented!("an observation changes nothing")
+        unreachable!("an observation changes nothing")
     }
     fn load_error(&self, _: &str, _: u64) -> Result<()> {
-        unimplemented!("an observation changes nothing")
+        unreachable!("an observation changes nothing")
     }
     fn swap(&self, _: &str) -> Result<()> {
-        unimplemented!("an observation changes nothing")
+        unreachable!("an observation changes nothing")
     }
     fn events(&self) -> Result<Box<dyn crate::host::DeviceEvents>> {
-        unimplemented!("an observation waits for nothing")
+        unreachable!("an observation waits for nothing")
     }
     fn message(&self, _: Device, _: &str) -> Result<()> {
-        unimplemented!("an observation changes nothing")
+        unreachable!("an observation changes nothing")
     }
 }
 
@@ -116,10 +116,10 @@ impl System for Node {
 
 impl Multipathd for Node {
     fn disable_queueing(&self, _: &str) -> Result<()> {
-        unimplemented!("an observation changes nothing")
+        unreachable!("an observation changes nothing")
     }
     fn restore_queueing(&self, _: &str) -> Result<()> {
-        unimplemented!("an observation changes nothing")
+        unreachable!("an observation changes nothing")
     }
 }
 
@@ -128,10 +128,10 @@ impl Lvmlockd for Node {
         self.lvmlockd.clone().ok_or_else(|| silent("lvmlockd"))
     }
     fn kill_vg(&self, _: &str) -> Result<()> {
-        unimplemented!("an observation changes nothing")
+        unreachable!("an observation changes nothing")
     }
     fn drop_vg(&self, _: &str, _: Duration) -> Result<()> {
-        unimplemented!("an observation changes nothing")
+        unreachable!("an observation changes nothing")
     }
 }
 

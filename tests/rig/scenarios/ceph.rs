@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use crate::harness::node::COMMAND_LIMIT;
 use crate::harness::writer::Writer;
-use crate::harness::{Cluster, Result, Scenario, Shape, ensure, say, until};
+use crate::harness::{Cluster, Result, Scenario, Shape, ensure, say};
 
-use super::stacks::{holds, pauses};
+use super::stacks::{cut_array_a, forget_pauses, holds, never_noticed, pauses};
 
 /// The long ones of this file.
 pub fn long() -> Vec<Scenario> {
@@ -52,20 +52,10 @@ fn ceph(cluster: &mut Cluster) -> Result {
     let without = pauses(n1, &bystanders, SPAN)?;
 
     say("    every path of both shared volume groups is cut, and they are fenced");
-    // Not the third LUN, which no volume group is on: its map goes on queueing, and every LVM command hangs when it looks there.
-    for lun in 0..2 {
-        cluster.san.cut_all("n1", Some(lun))?;
-    }
-    let n1 = cluster.node("n1")?;
-    for lun in 0..2 {
-        until("its paths have failed", Duration::from_secs(40), || {
-            Ok((n1.path_states(lun)? == "FF").then_some(()))
-        })?;
-    }
-    for writer in &bystanders {
-        writer.forget_pauses(n1)?;
-    }
+    // Not the third LUN, which no volume group is on: its map would go on queueing, and every LVM command hang when it looks there.
+    let n1 = cut_array_a(cluster)?;
     let began = Instant::now();
+    forget_pauses(n1, &bystanders)?;
     for vg in ["san", "mixed"] {
         let fence = n1.run(
             &format!("/payload/bin/storage-fence kill-hook {vg}"),
@@ -93,17 +83,7 @@ fn ceph(cluster: &mut Cluster) -> Result {
         )?;
     }
     std::thread::sleep(SPAN.saturating_sub(began.elapsed()));
-    for (writer, without) in bystanders.iter().zip(without) {
-        let state = writer.state(n1)?;
-        say(format!(
-            "    {} on Ceph: largest pause {} ms with the fence, {without} ms without",
-            writer.name, state.longest_pause_ms
-        ));
-        ensure(
-            !state.ended && state.longest_pause_ms < 2000 + 3 * without,
-            format!("{} never noticed", writer.name),
-        )?;
-    }
+    never_noticed(n1, &bystanders, &without)?;
     ensure(n1.lv_table("own", "lv")? == own, "its table is the same")?;
     // It is of use all the same: new volumes, new files.
     n1.sh("lvcreate -qq -y -Wn -Zn -L 4M -n more own && date >/files/new && sync -f /files/new")?;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::stacks::holds;
 use crate::harness::node::Node;
 use crate::harness::writer::Writer;
-use crate::harness::{Cluster, Result, Scenario, Shape, ensure, say, until};
+use crate::harness::{Cluster, Context, Result, Scenario, Shape, ensure, say, until};
 
 /// The scenarios of this file.
 pub fn scenarios() -> Vec<Scenario> {
@@ -188,14 +188,41 @@ fn refresh_is_closed(cluster: &mut Cluster) -> Result {
         refresh.code,
         refresh.err.trim()
     ));
-    until("it is closed again", Duration::from_secs(20), || {
-        Ok(log(n1)?.contains("FenceClosedAgain").then_some(()))
-    })?;
+    closed_again(n1, 1)?;
     ensure(target(n1)? == "error", "the volume is cut off again")?;
-    let log = log(n1)?;
-    let told = log.lines().find(|l| l.contains("FenceClosedAgain"));
-    say(format!("    {}", told.unwrap_or_default()));
-    ensure(log.contains("FenceOpened"), "both are told")
+    // Three times, since the agent's regular look each second may come by chance in the same moment.
+    for n in 2..=4 {
+        let open = n1.sh(OPEN)?;
+        let open: u64 = open.parse().context("how long it was open")?;
+        let told = closed_again(n1, n)?;
+        ensure(
+            told >= open,
+            format!("told is at most {told} ms, and {open} ms were seen"),
+        )?;
+    }
+    ensure(log(n1)?.contains("FenceOpened"), "both are told")
+}
+
+/// Gives the volume its table back as `lvchange --refresh` does at last, and prints for how many milliseconds it was seen open.
+const OPEN: &str = "now() { date +%s%3N; }; is() { dmsetup table san-lv | grep -q \" $1 \"; }; \
+     pv=$(dmsetup deps -o devno san-lvmlock | sed 's/.*(\\([0-9]*\\), \\([0-9]*\\)).*/\\1:\\2/'); size=$(blockdev --getsz /dev/mapper/san-lv); \
+     dmsetup load san-lv --table \"0 $size linear $pv 2048\"; dmsetup resume --noudevsync san-lv; a=$(now); b=$a; \
+     while is linear; do b=$(now); done; echo $((b - a))";
+
+/// Waits until the agent has told so many times that it closed the fence again; gives the milliseconds that it told last.
+fn closed_again(node: &Node, times: usize) -> Result<u64> {
+    let last = until("it is closed again", Duration::from_secs(20), || {
+        let log = log(node)?;
+        let told: Vec<&str> = log
+            .lines()
+            .filter(|l| l.contains("FenceClosedAgain"))
+            .collect();
+        Ok((told.len() >= times).then(|| told.last().copied().unwrap_or_default().to_owned()))
+    })?;
+    say(format!("    {last}"));
+    let (_, rest) = last.split_once("for at most ").context("no time is told")?;
+    let (ms, _) = rest.split_once(" ms").context("no milliseconds are told")?;
+    ms.parse().context("the time that is told")
 }
 
 fn called_by_sanlock(cluster: &mut Cluster) -> Result {

@@ -179,19 +179,9 @@ fn stacks(cluster: &mut Cluster) -> Result {
     let without = pauses(n1, &bystanders, SPAN)?;
 
     say("    every path of array A is cut");
-    for lun in 0..2 {
-        cluster.san.cut_all("n1", Some(lun))?;
-    }
-    let n1 = cluster.node("n1")?;
-    for lun in 0..2 {
-        until("its paths have failed", Duration::from_secs(40), || {
-            Ok((n1.path_states(lun)? == "FF").then_some(()))
-        })?;
-    }
-    for writer in &bystanders {
-        writer.forget_pauses(n1)?;
-    }
+    let n1 = cut_array_a(cluster)?;
     let began = Instant::now();
+    forget_pauses(n1, &bystanders)?;
     let fence = n1.run(
         &format!("/payload/bin/storage-fence kill-hook {A}"),
         Duration::from_secs(100),
@@ -224,17 +214,7 @@ fn stacks(cluster: &mut Cluster) -> Result {
         "the watchdog waits for array B's lease only",
     )?;
     std::thread::sleep(SPAN.saturating_sub(began.elapsed()));
-    for (writer, without) in bystanders.iter().zip(without) {
-        let state = writer.state(n1)?;
-        say(format!(
-            "    {}: largest pause {} ms with the fence, {without} ms without",
-            writer.name, state.longest_pause_ms
-        ));
-        ensure(
-            !state.ended && state.longest_pause_ms < 2000 + 3 * without,
-            format!("{} never noticed", writer.name),
-        )?;
-    }
+    never_noticed(n1, &bystanders, &without)?;
     ensure(n1.boot_id()? == boot, "the node was not reset")?;
     Ok(())
 }
@@ -313,11 +293,44 @@ pub fn holds(wdmd: &str, vg: &str) -> bool {
         .any(|expire| expire != "0")
 }
 
+/// Cuts every path of n1 to both LUNs of array A, and waits until its kernel knows.
+pub fn cut_array_a(cluster: &mut Cluster) -> Result<&Node> {
+    for lun in 0..2 {
+        cluster.san.cut_all("n1", Some(lun))?;
+    }
+    let n1 = cluster.node("n1")?;
+    for lun in 0..2 {
+        until("its paths have failed", Duration::from_secs(40), || {
+            Ok((n1.path_states(lun)? == "FF").then_some(()))
+        })?;
+    }
+    Ok(n1)
+}
+
+/// Pauses count from now on.
+pub fn forget_pauses(node: &Node, writers: &[Writer]) -> Result {
+    writers.iter().try_for_each(|w| w.forget_pauses(node))
+}
+
+/// Writers that a fence is none of the business of: they go on, and paused no longer than they do `without` a fence, give or take.
+pub fn never_noticed(node: &Node, bystanders: &[Writer], without: &[u64]) -> Result {
+    for (writer, without) in bystanders.iter().zip(without) {
+        let state = writer.state(node)?;
+        say(format!(
+            "    {}: largest pause {} ms with the fence, {without} ms without",
+            writer.name, state.longest_pause_ms
+        ));
+        ensure(
+            !state.ended && state.longest_pause_ms < 2000 + 3 * without,
+            format!("{} never noticed", writer.name),
+        )?;
+    }
+    Ok(())
+}
+
 /// The largest pause of each writer within a span.
 pub fn pauses(node: &Node, writers: &[Writer], span: Duration) -> Result<Vec<u64>> {
-    for writer in writers {
-        writer.forget_pauses(node)?;
-    }
+    forget_pauses(node, writers)?;
     std::thread::sleep(span);
     writers
         .iter()
