@@ -192,6 +192,8 @@ fn refresh_is_closed(cluster: &mut Cluster) -> Result {
     ensure(target(n1)? == "error", "the volume is cut off again")?;
     // Three times, since the agent's regular look each second may come by chance in the same moment.
     for n in 2..=4 {
+        // After a closing it looks more often for a while.
+        std::thread::sleep(Duration::from_millis(5300));
         let open = n1.sh(OPEN)?;
         let open: u64 = open.parse().context("how long it was open")?;
         let told = closed_again(n1, n)?;
