@@ -1,9 +1,9 @@
 //! Watches fences that stand (S6): an `lvchange --refresh`, or whatever loads a real table, opens a fence without asking anybody. It is closed
 //! again at once, and told with the time that it was open.
 //!
-//! The kernel tells of every change (uevents, and device mapper's bell); it is asked again every second all the same. A fence stands from its
-//! proof until it is lifted ([`Standings::lift`](super::journal::Standings::lift)) or its volume group has been joined to its lockspace again:
-//! then its volumes come back under new locks, and rightly.
+//! Device mapper rings at every change; the kernel is asked again every second all the same. A fence stands from its proof until it is lifted
+//! ([`Standings::lift`](super::journal::Standings::lift)) or its volume group has been joined to its lockspace again: then its volumes come back
+//! under new locks, and rightly.
 
 mod closing;
 #[cfg(test)]
@@ -23,7 +23,7 @@ use closing::{Closing, Shared};
 const LOOK: Duration = Duration::from_secs(1);
 /// ...more often while one is being closed...
 const LOOK_CLOSELY: Duration = Duration::from_millis(100);
-/// ...and not more often than this, however often the kernel tells of something.
+/// ...and not more often than this, however often device mapper rings.
 const LEAST: Duration = Duration::from_millis(20);
 /// How exactly it is known when a fence was closed last.
 const SLICE: Duration = Duration::from_millis(100);

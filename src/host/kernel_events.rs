@@ -11,7 +11,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::device_mapper::Events;
 use super::uevent::Uevents;
-use super::{DeviceEvents, Error, Paths, Result};
+use super::{Error, Paths, Result};
 
 /// What was heard.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,19 +44,7 @@ impl KernelEvents {
         }
     }
 
-    /// Every change of a device of device mapper, or nothing.
-    ///
-    /// # Errors
-    /// When there are no uevents: the bell alone does not ring when a device gets another table (`dev_suspend` in drivers/md/dm-ioctl.c tells
-    /// udev, and does not raise the global event), and who takes silence for no change must not rely on it.
-    pub(super) fn of_devices(device_mapper: Events) -> Result<Self> {
-        Ok(Self {
-            device_mapper,
-            uevents: Some(Uevents::open()?),
-        })
-    }
-
-    /// Whether every change of a device of device mapper will be heard. Its bell alone does not ring when a device gets another table.
+    /// Whether every change of a device of device mapper will be heard. Its bell alone does not ring for one that is resumed with the table it had.
     #[must_use]
     pub const fn hears_devices(&self) -> bool {
         self.uevents.is_some()
@@ -107,19 +95,5 @@ impl KernelEvents {
             paths: rung || told.paths,
             devices: rung || told.devices,
         })
-    }
-}
-
-impl DeviceEvents for KernelEvents {
-    fn arm(&mut self) -> Result<()> {
-        if let Some(uevents) = &self.uevents {
-            uevents.drain()?;
-        }
-        self.device_mapper.arm()
-    }
-
-    fn wait(&mut self, limit: Duration) -> Result<bool> {
-        // What concerns no device ends the wait early, which says nothing and costs nothing.
-        Ok(Self::wait(self, limit)?.devices)
     }
 }

@@ -12,7 +12,6 @@ use nix::libc::c_int;
 
 use super::codec::{self, HEADER, Header, Request, flag};
 use crate::fence::{DevNo, DmDevice, Target};
-use crate::host::kernel_events::KernelEvents;
 use crate::host::{Device, DeviceEvents, DeviceMapper, Error, Paths, Result};
 
 /// First size of a buffer. Enough for nearly every table; the kernel copies all of it at each call, so not more.
@@ -448,8 +447,7 @@ impl DeviceMapper for Control {
     }
 
     fn events(&self) -> Result<Box<dyn DeviceEvents>> {
-        let bell = super::Events::on(self.another());
-        Ok(Box::new(KernelEvents::of_devices(bell)?))
+        Ok(Box::new(super::Events::on(self.another())))
     }
 }
 

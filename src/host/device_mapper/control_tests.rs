@@ -106,7 +106,7 @@ fn without_a_control_device_there_are_no_events_but_an_error() {
     let paths = Paths::under(root.path());
     let events = crate::host::device_mapper::Events::new(&paths);
     assert!(matches!(events.arm(), Err(Error::Unavailable { .. })));
-    assert!(events.file().is_err());
+    assert!(events.wait(std::time::Duration::ZERO).is_err());
     fs::create_dir_all(paths.dev.join("mapper")).unwrap();
     symlink("/dev/null", paths.dev.join("mapper/control")).unwrap();
     let error = events.arm().unwrap_err().to_string();

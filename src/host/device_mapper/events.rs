@@ -1,13 +1,17 @@
-//! Device mapper's own bell: since Linux 4.14 the control file can be polled for events of all devices (a path that failed, a device that came
-//! or went; not a table that was swapped: that is a uevent only).
+//! Device mapper's own bell: since Linux 4.14 the control file can be polled for events of all devices (a path that failed, a table that was
+//! swapped, a device that came or went).
 //!
 //! Arm, look, wait, in this order: whatever happens after the arming is not missed, however long the look takes.
 
 use std::fs::File;
+use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::Control;
-use crate::host::{Paths, Result};
+use crate::host::{DeviceEvents, Error, Paths, Result};
 
 /// The bell. It has a control file of its own: what is armed belongs to the open file.
 #[derive(Debug)]
@@ -43,5 +47,34 @@ impl Events {
     /// When the control device cannot be opened.
     pub fn file(&self) -> Result<Arc<File>> {
         self.control.file()
+    }
+
+    /// Whether something has happened since it was armed; waits for it until `limit`.
+    ///
+    /// # Errors
+    /// When the control device cannot be used.
+    pub fn wait(&self, limit: Duration) -> Result<bool> {
+        let file = self.control.file()?;
+        let mut polled = [PollFd::new(file.as_fd(), PollFlags::POLLIN)];
+        let limit = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
+        match poll(&mut polled, limit) {
+            Ok(n) => Ok(n > 0),
+            Err(nix::errno::Errno::EINTR) => Ok(false),
+            Err(errno) => Err(Error::Unavailable {
+                what: "device mapper, polling its control file".to_owned(),
+                source: errno.into(),
+                hint: "The node's state is read again every few seconds all the same",
+            }),
+        }
+    }
+}
+
+impl DeviceEvents for Events {
+    fn arm(&mut self) -> Result<()> {
+        Self::arm(self)
+    }
+
+    fn wait(&mut self, limit: Duration) -> Result<bool> {
+        Self::wait(self, limit)
     }
 }
