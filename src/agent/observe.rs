@@ -5,19 +5,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::thread;
 use std::time::Duration;
 
+use super::executor::limited::Pending;
 use crate::fence::topology::{self, Disk, MapState, Observed, is_multipath};
 use crate::fence::unfence::Standing;
 use crate::fence::{
     DevNo, DmDevice, Inventory, LockManager, Lockspace, LockspaceState, Monotonic, MultipathMap,
     PhysicalVolume, PvKind, Watchdog,
 };
-use crate::host::{DeviceMapper, Error, Host, Result, SanlockStatus, System, multipath};
+use crate::host::{Bell, DeviceMapper, Host, Result, SanlockStatus, System, multipath};
 
-/// Stack of a thread that asks a daemon. The agent's memory is locked, so a thread costs all of its stack at once; the default is 2 MiB.
-const STACK: usize = 256 * 1024;
+/// How long a daemon is waited for. Their sockets have limits of their own, shorter than this.
+const ANSWER: Duration = Duration::from_secs(10);
 
 /// Takes the inventory of the node. Blocks for some seconds at most: made for a thread that may.
 ///
@@ -212,30 +212,22 @@ pub fn lock_manager(host: &Host) -> LockManager {
 
 /// Asks lvmlockd, sanlock and wdmd at the same time.
 fn daemons(host: &Host) -> (LockManager, Watchdog) {
-    let failed =
-        |what: &str| format!("{what} could not be asked: the system gives no more threads");
-    thread::scope(|scope| {
-        let spawn = || thread::Builder::new().stack_size(STACK);
-        let sanlock = spawn().spawn_scoped(scope, || host.sanlock.status());
-        let wdmd = spawn().spawn_scoped(scope, || host.wdmd.status());
-        let lvmlockd = host.lvmlockd.lockspaces().map_err(|e| e.to_string());
-        let sanlock = sanlock.ok().and_then(|t| t.join().ok());
-        let sanlock = sanlock.map_or_else(
-            || Err(failed("sanlock")),
-            |s| s.map_err(|e: Error| e.to_string()),
-        );
-        let watchdog = wdmd.ok().and_then(|t| t.join().ok());
-        let watchdog = watchdog.unwrap_or_else(|| Watchdog {
-            problem: Some(failed("wdmd")),
-            ..Watchdog::default()
-        });
-        let lock_manager = match (lvmlockd, sanlock) {
-            (Ok(l), Ok(s)) => LockManager::Running(merge(l, &s)),
-            (Ok(l), Err(problem)) => LockManager::SanlockUnavailable(problem, l),
-            (Err(problem), _) => LockManager::LvmlockdUnavailable(problem),
-        };
-        (lock_manager, watchdog)
-    })
+    let bell = Bell::default();
+    let lvmlockd = Pending::start(host, &bell, "asking lvmlockd", |h| h.lvmlockd.lockspaces());
+    let sanlock = Pending::start(host, &bell, "asking sanlock", |h| h.sanlock.status());
+    let wdmd = Pending::start(host, &bell, "asking wdmd", |h| Ok(h.wdmd.status()));
+    let lvmlockd = lvmlockd.wait(host, &bell, ANSWER);
+    let sanlock = sanlock.wait(host, &bell, ANSWER);
+    let watchdog = wdmd.wait(host, &bell, ANSWER).unwrap_or_else(|e| Watchdog {
+        problem: Some(e.to_string()),
+        ..Watchdog::default()
+    });
+    let lock_manager = match (lvmlockd, sanlock) {
+        (Ok(l), Ok(s)) => LockManager::Running(merge(l, &s)),
+        (Ok(l), Err(problem)) => LockManager::SanlockUnavailable(problem.to_string(), l),
+        (Err(problem), _) => LockManager::LvmlockdUnavailable(problem.to_string()),
+    };
+    (lock_manager, watchdog)
 }
 
 /// lvmlockd's lockspaces with what sanlock knows of each; and those of LVM that only sanlock has (a drop leaves one there while it is being

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::*;
 use crate::fence::{Monotonic, PvKind, Target};
-use crate::host::simulated::{Layout, Simulation};
-use crate::host::{Device, DiskInfo, Lvmlockd, Multipathd, Sanlock, SanlockLockspace, Wdmd};
+use crate::host::simulated::{Daemon, Layout, Simulation};
+use crate::host::{Device, DiskInfo, Error, Lvmlockd, Multipathd, Sanlock, SanlockLockspace, Wdmd};
 
 const UUID: &str = "Vk7Qw21mVd0gXy9KqZbC3dE4fGh5iJ6k";
 const MAP: DevNo = DevNo {
@@ -385,4 +385,29 @@ fn what_was_read_is_good_until_a_change_is_heard_of() {
     let later = host.system.monotonic() + OLDEST + Duration::from_secs(1);
     host.system.wait(&crate::host::Bell::default(), 0, later);
     assert_eq!(look(Some(0)), (4, false), "nor is it good for ever");
+}
+
+#[test]
+fn daemons_that_all_hang_cost_no_more_than_one() {
+    let node = Simulation::new(&Layout {
+        groups: vec![crate::host::simulated::Group::target("vg1")],
+    });
+    node.state(|s| {
+        s.lvmlockd = Daemon::Hangs;
+        s.sanlock = Daemon::Hangs;
+        s.wdmd = Daemon::Hangs;
+    });
+    let began = node.now();
+    let inventory = observe(&node.host()).unwrap();
+    assert_eq!(node.now(), began + ANSWER);
+    assert!(matches!(
+        inventory.lock_manager,
+        LockManager::LvmlockdUnavailable(_)
+    ));
+    assert!(
+        inventory.watchdog.problem.is_some(),
+        "and not: it is not armed"
+    );
+    assert_eq!(node.violations(), Vec::<String>::new());
+    node.end();
 }

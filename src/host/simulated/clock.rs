@@ -4,7 +4,7 @@ use std::sync::MutexGuard;
 use std::time::Duration;
 
 use super::build::START;
-use super::{InFlight, Simulation, State, die_if_killed};
+use super::{COUNTS, InFlight, Simulation, State, die_if_killed};
 use crate::fence::DevNo;
 use crate::host::Bell;
 
@@ -93,6 +93,10 @@ impl Simulation {
         drained: Option<DevNo>,
     ) -> MutexGuard<'_, State> {
         let mut state = die_if_killed(self.lock());
+        if state.real_time.is_none() && !COUNTS.get() {
+            // The clock would run ahead of the others, or stand still for ever.
+            state.violate("a thread waits that was not started by System::spawn".into());
+        }
         let id = state.next_waiter;
         state.next_waiter += 1;
         state.waiters.insert(

@@ -13,6 +13,7 @@ mod device_mapper;
 mod faults;
 mod lvm;
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -55,6 +56,11 @@ pub struct SimulatedLockspace {
 
 /// More calls than that at one point in time are a circle.
 const NO_PROGRESS: u64 = 50_000;
+
+thread_local! {
+    /// Whether this thread counts as working while it does not wait.
+    static COUNTS: Cell<bool> = const { Cell::new(false) };
+}
 
 type Event = Box<dyn FnOnce(&mut State) + Send>;
 
@@ -136,6 +142,7 @@ impl Simulation {
     /// A node of that layout.
     #[must_use]
     pub fn new(layout: &Layout) -> Self {
+        COUNTS.set(true);
         Self::of(State {
             running: 1,
             ..build::state(layout)
@@ -441,6 +448,7 @@ impl System for Simulation {
         }
         let me = self.clone();
         let run = move || {
+            COUNTS.set(true);
             // Killed, or done: nobody asks.
             let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
             let mut state = me.lock();
@@ -452,5 +460,10 @@ impl System for Simulation {
             .name(name.to_owned())
             .spawn(run)
             .map(std::mem::drop)
+            .inspect_err(|_| {
+                let mut state = self.lock();
+                state.running -= 1;
+                state.threads -= 1;
+            })
     }
 }

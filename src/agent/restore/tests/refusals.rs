@@ -189,7 +189,7 @@ fn what_is_not_known_speaks_against_it() {
             "lock manager",
         ),
         (|s| s.sanlock = Daemon::Dead, "lock manager"),
-        (|s| s.sanlock = Daemon::Hangs, "looked at"),
+        (|s| s.sanlock = Daemon::Hangs, "sanlock did not answer"),
         (|s| s.listing_fails = true, "looked at"),
     ] {
         let mut bench = Bench::ready(&Bench::layout());
