@@ -36,6 +36,7 @@ suite() {
   if [ "$failed" = 0 ] && [ "$rc" != 0 ]; then
     failed=1
     note=" (ended with exit code $rc)"
+    [ "$rc" != 124 ] || note=" (ran out of time)"
   elif [ "$((passed + failed))" = 0 ]; then
     failed=1
     note=" (ran nothing)"
