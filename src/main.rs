@@ -139,6 +139,9 @@ fn kill_hook(options: &agent::hook::Options) -> ExitCode {
     if let Err(error) = agent::memory::lock() {
         tell(&format!("memory not locked: {error}"));
     }
+    if let Err(error) = agent::memory::spare(&paths.proc) {
+        tell(&format!("not spared when memory runs out: {error}"));
+    }
     tell(&format!("the locks of {} are lost: fencing it", options.vg));
     match agent::hook::run(&Host::real(&paths), options, &mut tell) {
         Verdict::Proven(message) => {

@@ -103,6 +103,9 @@ pub async fn run(options: Options) -> Result<(), Error> {
         tracing::warn!(%error, "memory not locked: in an outage the agent may wait for a disk. It needs CAP_IPC_LOCK or RLIMIT_MEMLOCK");
     }
     let paths = host::Paths::default();
+    if let Err(error) = memory::spare(&paths.proc) {
+        tracing::warn!(%error, "the kernel may end the agent when memory runs out. It needs CAP_SYS_RESOURCE");
+    }
     let agent = Agent::start(options, Host::real(&paths))?;
     detect::start(paths, agent.observer.clone()).map_err(|source| Error::System {
         what: "thread to give",
