@@ -106,7 +106,9 @@ impl Guard {
             if now >= until {
                 return true;
             }
-            match events.wait(SLICE.min(until.since(now))) {
+            // While nothing stands, there is nothing to be known exactly.
+            let slice = if self.closed.is_empty() { LOOK } else { SLICE };
+            match events.wait(slice.min(until.since(now))) {
                 Ok(true) => return true,
                 Ok(false) => self.closed.values_mut().for_each(|at| *at = now),
                 Err(_) => return false,
