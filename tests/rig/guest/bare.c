@@ -174,7 +174,7 @@ static int list(void)
 
 static void run(void *(*body)(void *), void *argument)
 {
-    pthread_t thread[64];
+    pthread_t thread[128];
     for (long i = 0; i < threads; i++)
         pthread_create(&thread[i], NULL, body, argument ? argument : (void *)i);
     for (int i = 0; i < threads; i++)

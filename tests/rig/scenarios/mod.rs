@@ -9,6 +9,7 @@ mod deaths;
 mod demo;
 mod fence;
 mod hook;
+mod outage;
 mod policy;
 mod refusals;
 mod scale;
@@ -38,6 +39,7 @@ pub fn all() -> Vec<Scenario> {
 pub fn long() -> Vec<Scenario> {
     let mut long = hook::long();
     long.extend(policy::long());
+    long.extend(outage::long());
     long.extend(chart_hook::long());
     long.extend(ceph::long());
     long.extend(speed::long());

@@ -9,6 +9,7 @@ use crate::harness::operator::condition;
 use crate::harness::{Cluster, Context, Result, Scenario, Shape, ensure, say, until};
 
 use super::fence::{FENCE_LIMIT, all_error, lives_on, volumes_in_use};
+use super::outage::Outage;
 
 /// Longer than it takes a person to see that nothing happens, and than the policy's delay.
 const QUIET: Duration = Duration::from_secs(25);
@@ -379,50 +380,20 @@ fn idle() -> String {
         .to_owned()
 }
 
-/// From the kernel's failing the last path to the agent's knowing, and to the proof: by the node's own clock.
+/// From the kernel's failing the last path to the agent's knowing, and to the proof.
 fn figures(node: &Node) -> Result {
     if !node.spec.multipath() {
         return Ok(());
     }
-    let failed =
-        node.sh("dmesg | grep 'Failing path' | tail -n1 | sed 's/^\\[ *\\([0-9.]*\\)\\].*/\\1/'")?;
-    let failed: f64 = failed.parse().context("when the last path failed")?;
-    let kept = node.sh("cat /run/storage-fence/local-fences.json")?;
-    let kept: Value = serde_json::from_str(&kept).context("local-fences.json")?;
-    let fence = &kept["content"][0];
-    let seconds = |d: &Value| {
-        d["secs"].as_f64().unwrap_or_default() + d["nanos"].as_f64().unwrap_or_default() / 1e9
-    };
-    let episode = fence["answers"]
-        .as_object()
-        .and_then(|a| a.values().next())
-        .and_then(|e| e.as_str())
-        .and_then(|e| e.strip_prefix("outage@"))
-        .context("the outage that was answered")?;
-    let known: f64 = episode.parse::<f64>().context("its time")? / 1e3;
-    let told = node.sh("cat /var/log/pods/storage-fence_storage-fence-agent-*/agent/*.log | grep 'no path works' | tail -n1 | sed 's/.*uptime[^0-9]*\\([0-9.]*\\).*/\\1/'")?;
-    let told: f64 = told.parse().context("when the agent knew")?;
-    let report = &fence["report"];
-    let started = seconds(&report["started"]);
-    let verified = report["steps"]
-        .as_array()
-        .and_then(|steps| steps.iter().find(|s| s["kind"] == "Verify"))
-        .map(|s| started + seconds(&s["at"]) + seconds(&s["took"]))
-        .context("the proof")?;
-    let ended = started + seconds(&report["finished_after"]);
+    let pods = "/var/log/pods/storage-fence_storage-fence-agent-*/agent/*.log";
+    let outage = Outage::of(node, "/run/storage-fence", pods)?;
     say(format!(
-        "    {}: last path failed -> look that saw it began {:.3} s; -> known {:.3} s; -> fence began {:.3} s (the policy waits {DELAY} s); -> proven {:.3} s; -> locks seen \
-         released {:.3} s",
-        node.name(),
-        known - failed,
-        told - failed,
-        started - failed,
-        verified - failed,
-        ended - failed
+        "    {}: {outage} (the policy waits {DELAY} s)",
+        node.name()
     ));
     // The mechanism needs some milliseconds; the next regular look may be 5 s away.
     ensure(
-        told - failed < 2.0,
+        outage.known < 2.0,
         "the outage was known at once, not at the next regular look",
     )
 }

@@ -1,0 +1,268 @@
+//! What an outage takes, from the kernel's failing the last path to the proof: by the node's own clock.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::speed::{BARE, OURS, make, remove, send_programs};
+use super::stacks::{devices, lets_go};
+use crate::harness::node::Node;
+use crate::harness::writer::Writer;
+use crate::harness::{Cluster, Context, Result, Scenario, Shape, ensure, say, until};
+
+/// The scenarios of this file; they take minutes.
+pub fn long() -> Vec<Scenario> {
+    vec![
+        Scenario {
+            name: "policy-speed",
+            about: "100 open volumes under I/O and a policy that waits for nothing: from the last path's failing to the proof, against what the kernel \
+                needs to swap as many",
+            shape: Shape::arrays,
+            tell: policy_speed,
+        },
+        Scenario {
+            name: "no-memory",
+            about: "a node that runs out of memory, since what is dirty waits for the SAN that is gone: the agent fences it by itself, and it lives",
+            shape: Shape::arrays,
+            tell: no_memory,
+        },
+    ]
+}
+
+/// What became of a fence that a node began by itself: seconds after the kernel failed the last path.
+pub struct Outage {
+    looked: f64,
+    /// When the agent knew.
+    pub known: f64,
+    began: f64,
+    swap: (f64, f64),
+    /// When everything was proven.
+    pub proven: f64,
+    released: f64,
+}
+
+impl Outage {
+    /// The latest, from the files of the agent's folder and its log (a pattern of the shell's).
+    pub fn of(node: &Node, folder: &str, log: &str) -> Result<Self> {
+        let failed = node
+            .sh("dmesg | grep 'Failing path' | tail -n1 | sed 's/^\\[ *\\([0-9.]*\\)\\].*/\\1/'")?;
+        let failed: f64 = failed.parse().context("when the last path failed")?;
+        let kept = node.sh(&format!("cat {folder}/local-fences.json"))?;
+        let kept: Value = serde_json::from_str(&kept).context("local-fences.json")?;
+        let fence = &kept["content"][0];
+        let episode = fence["answers"]
+            .as_object()
+            .and_then(|a| a.values().next())
+            .and_then(|e| e.as_str())
+            .and_then(|e| e.strip_prefix("outage@"))
+            .context("the outage that was answered")?;
+        let looked: f64 = episode.parse::<f64>().context("its time")? / 1e3;
+        let known = node.sh(&format!(
+            "cat {log} | grep 'no path works' | tail -n1 | sed 's/.*uptime[^0-9]*\\([0-9.]*\\).*/\\1/'"
+        ))?;
+        let known: f64 = known.parse().context("when the agent knew")?;
+        let report = &fence["report"];
+        let began = seconds(&report["started"]);
+        let step = |kind: &str| -> Result<(f64, f64)> {
+            let steps = report["steps"].as_array().context("steps")?;
+            let step = steps.iter().find(|s| s["kind"] == kind).context(kind)?;
+            let at = began + seconds(&step["at"]);
+            Ok((at, at + seconds(&step["took"])))
+        };
+        let (swap, verify) = (step("Swap")?, step("Verify")?);
+        Ok(Self {
+            looked: looked - failed,
+            known: known - failed,
+            began: began - failed,
+            swap: (swap.0 - failed, swap.1 - failed),
+            proven: verify.1 - failed,
+            released: began + seconds(&report["finished_after"]) - failed,
+        })
+    }
+}
+
+fn seconds(value: &Value) -> f64 {
+    let part = |name: &str| value[name].as_f64().unwrap_or_default();
+    part("secs") + part("nanos") / 1e9
+}
+
+impl fmt::Display for Outage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "last path failed -> look that saw it began {:.3} s; -> known {:.3} s; -> fence began {:.3} s; -> swap {:.3} to {:.3} s; -> proven {:.3} s; \
+             -> locks seen released {:.3} s",
+            self.looked,
+            self.known,
+            self.began,
+            self.swap.0,
+            self.swap.1,
+            self.proven,
+            self.released
+        )
+    }
+}
+
+const VOLUMES: u32 = 100;
+const LIMIT: Duration = Duration::from_secs(300);
+
+fn policy_speed(cluster: &mut Cluster) -> Result {
+    cluster.mark_dirty();
+    cluster.shared_vg("san", 0)?;
+    let n1 = cluster.node("n1")?;
+    send_programs(n1)?;
+    let number = |device: &str| {
+        n1.sh(&format!(
+            "cat /sys/block/$(basename $(readlink -f {device}))/dev"
+        ))
+    };
+    let all = devices(n1)?;
+    let (ours, other) = (number(&all[0])?, number(&all[1])?);
+    let uuid = n1.sh("dmsetup info -c --noheadings -o uuid san-lvmlock | cut -c5-36")?;
+
+    say(format!(
+        "what the kernel needs: {VOLUMES} volumes under I/O, by the bare ioctls"
+    ));
+    let mut bare = f64::MAX;
+    for threads in [1, 4, 16] {
+        make(n1, "plain-v", &format!("{:0>32}", "bench"), VOLUMES, &other)?;
+        load(n1, "plain-v")?;
+        let said = n1.sh_within(&format!("{BARE} swap plain-v {threads} two"), LIMIT)?;
+        let said: Value = serde_json::from_str(&said)?;
+        let took = said["ms"].as_f64().context("a time")? / 1e3;
+        say(format!("    on {threads} threads {took:.3} s"));
+        bare = bare.min(took);
+        no_load(n1)?;
+        remove(n1, "plain-v", VOLUMES)?;
+    }
+
+    make(n1, "san-v", &uuid, VOLUMES, &ours)?;
+    load(n1, "san-v")?;
+    let boot = n1.boot_id()?;
+    agent(n1, 0)?;
+
+    say("every path of the array is cut");
+    cluster.san.cut_all("n1", Some(0))?;
+    let n1 = cluster.node("n1")?;
+    lets_go(n1, "san")?;
+    let outage = ended(n1)?;
+    say(format!("    {outage}"));
+    say(format!(
+        "    beyond the {bare:.3} s that the bare ioctls need at best: {:.3} s",
+        outage.proven - bare
+    ));
+    let targets = n1.lv_targets("san")?;
+    let errors = targets.iter().filter(|(_, kind)| kind == "error").count();
+    ensure(
+        errors == usize::try_from(VOLUMES)?,
+        format!("{errors} of {VOLUMES} are fenced"),
+    )?;
+    no_load(n1)?;
+    ensure(n1.boot_id()? == boot, "the node was not reset")?;
+    ensure(
+        outage.proven - bare <= 1.0,
+        "proven within a second beyond what the kernel needs",
+    )
+}
+
+/// A writer on each volume, all of them at work.
+fn load(node: &Node, prefix: &str) -> Result {
+    node.sh_within(
+        &format!(
+            "rm -f /run/bare.ready /run/bare.stop; setsid {BARE} load {prefix} {VOLUMES} >/run/bare.log 2>&1 </dev/null & \
+             for i in $(seq 600); do test -e /run/bare.ready && sleep 0.5 && exit 0; sleep 0.1; done; cat /run/bare.log; exit 1"
+        ),
+        LIMIT,
+    )?;
+    Ok(())
+}
+
+/// On the error target each of its writers ends by itself.
+fn no_load(node: &Node) -> Result {
+    until("the writers have ended", Duration::from_secs(120), || {
+        Ok((node.run("pgrep -x bare", LIMIT)?.code != 0).then_some(()))
+    })
+}
+
+/// An agent under a policy, with no API server.
+fn agent(node: &Node, for_seconds: u32) -> Result {
+    let policy = json!({"boot_id": node.boot_id()?, "content": [{
+        "apiVersion": "storagefence.io/v1alpha1", "kind": "StorageFencePolicy", "metadata": {"name": "san"},
+        "spec": {"response": "Fence", "triggers": {"allPathsDown": {"forSeconds": for_seconds}}},
+    }]});
+    node.write_file("/run/bench/state/policies.json", &policy.to_string())?;
+    let nobody = json!({"apiVersion": "v1", "kind": "Config", "current-context": "c",
+        "clusters": [{"name": "c", "cluster": {"server": "https://127.0.0.1:1"}}],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}], "users": [{"name": "u", "user": {"token": "t"}}]});
+    node.write_file("/run/bench/kubeconfig", &nobody.to_string())?;
+    node.sh(&format!(
+        "STATE_DIRECTORY=/run/bench/state KUBECONFIG=/run/bench/kubeconfig NODE_NAME=n1 setsid {OURS} agent >/run/bench/agent.log 2>&1 </dev/null &"
+    ))?;
+    // It has looked, and knows that the paths work.
+    std::thread::sleep(Duration::from_secs(12));
+    Ok(())
+}
+
+/// Waits until its fence has ended.
+fn ended(node: &Node) -> Result<Outage> {
+    until("the agent is done", Duration::from_secs(30), || {
+        let kept = node.sh("cat /run/bench/state/local-fences.json 2>/dev/null || true")?;
+        Ok(kept.contains("finished_after\":{").then_some(()))
+    })?;
+    Outage::of(node, "/run/bench/state", "/run/bench/agent.log")
+}
+
+/// Takes memory until the kernel says that 16 MiB are left, by a tmpfs: without swap it gives nothing back, and it has no process that could be
+/// killed for it. What is dirty counts as memory that can be had, so it ends only once that has been written, or has failed.
+const TAKE: &str = "available() { awk '/^MemAvailable/ { print int($2 / 1024) }' /proc/meminfo; }; \
+     mkdir -p /run/full; mount -t tmpfs -o size=100% full /run/full; \
+     for i in 1 2 3 4 5 6 7 8; do n=$(($(available) - 16)); test $n -gt 0 || break; \
+     dd if=/dev/zero bs=1M count=$n status=none >>/run/full/it; done";
+/// Never written by itself.
+const DIRTY: &str = "lvcreate -y -aey -L 400M -n dirty san; mkfs.ext4 -q /dev/san/dirty; mkdir -p /run/dirty; mount /dev/san/dirty /run/dirty; \
+     echo 90 >/proc/sys/vm/dirty_ratio; echo 90 >/proc/sys/vm/dirty_background_ratio; echo 0 >/proc/sys/vm/dirty_writeback_centisecs; sync; \
+     dd if=/dev/zero of=/run/dirty/it bs=1M count=150 status=none";
+
+fn no_memory(cluster: &mut Cluster) -> Result {
+    cluster.mark_dirty();
+    cluster.shared_vg("san", 0)?;
+    let n1 = cluster.node("n1")?;
+    send_programs(n1)?;
+    n1.sh("lvcreate -y -aey -L 64M -n lv san")?;
+    let writer = Writer::start(n1, "lv", "/dev/san/lv")?;
+    let boot = n1.boot_id()?;
+    agent(n1, 20)?;
+    n1.sh(DIRTY)?;
+    // As docs/install.md has it: without them nothing can be released.
+    n1.sh("for p in $(pidof sanlock lvmlockd wdmd multipathd systemd-udevd); do echo -1000 >/proc/$p/oom_score_adj; done; echo -1000 >/proc/$PPID/oom_score_adj")?;
+    cluster.san.cut_all("n1", Some(0))?;
+    let n1 = cluster.node("n1")?;
+    until("both paths have failed", Duration::from_secs(40), || {
+        Ok((n1.path_states(0)? == "FF").then_some(()))
+    })?;
+    let dirty = n1.sh("awk '/^Dirty/ { print int($2 / 1024) }' /proc/meminfo")?;
+    say(format!(
+        "    no path works, {dirty} MiB wait for the SAN, and now all memory is taken"
+    ));
+    let take = n1.start(TAKE, Duration::from_secs(200))?;
+    // Longer than the watchdog would take: 66 to 76 s after the last renewal.
+    std::thread::sleep(Duration::from_secs(90));
+    n1.sh_within("rm -f /run/full/it", Duration::from_secs(60))?;
+    drop(take);
+    ensure(n1.boot_id()? == boot, "the node was not reset")?;
+    let outage = ended(n1)?;
+    say(format!("    {outage}"));
+    let killed = n1.sh("dmesg | grep -c 'Out of memory: Killed' || true")?;
+    say(format!(
+        "    the kernel ended {killed} processes for want of memory"
+    ));
+    let targets = n1.lv_targets("san")?;
+    ensure(
+        targets.len() == 2 && targets.iter().all(|(_, kind)| kind == "error"),
+        "both volumes are cut off",
+    )?;
+    lets_go(n1, "san")?;
+    let written = writer.wait_for_end(n1, Duration::from_secs(20))?;
+    ensure(written.errno == Some(5), "the writer got EIO")
+}
