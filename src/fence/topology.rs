@@ -154,8 +154,12 @@ fn volume_group(
         Some(l) if !l.vg_name.is_empty() => l.vg_name.clone(),
         _ => from_names.unwrap_or_else(|| uuid.to_owned()),
     };
-    let is_lvmlock =
-        |d: &DmDevice| is_top_level(&d.uuid) && split_name(&d.name) == [name.as_str(), LVMLOCK];
+    // Of thousands of volumes none but this one's name is worth taking apart.
+    let is_lvmlock = |d: &DmDevice| {
+        d.name.ends_with(LVMLOCK)
+            && is_top_level(&d.uuid)
+            && split_name(&d.name) == [name.as_str(), LVMLOCK]
+    };
     VolumeGroup {
         // The leases' volume leads to physical volumes too, and keeps doing so when every other table is `error`.
         pvs: below.physical_volumes(uuid, devices),
