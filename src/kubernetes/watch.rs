@@ -1,11 +1,14 @@
 //! Watches that never end and never fail.
 
 use std::fmt::Debug;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use futures::{Stream, StreamExt};
 use kube::api::Api;
 use kube::core::DeserializeGuard;
-use kube::runtime::{WatchStreamExt, watcher};
+use kube::runtime::{WatchStreamExt, utils, watcher};
 use serde::de::DeserializeOwned;
 
 use super::backoff::Backoff;
@@ -43,8 +46,21 @@ where
     K: kube::Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
 {
     let seconds = config.timeout.unwrap_or(WATCH_SECONDS);
+    let answered = Arc::new(AtomicBool::new(false));
+    let until_answered = UntilAnswered {
+        backoff,
+        answered: Arc::clone(&answered),
+    };
     watcher(api, config.timeout(seconds))
-        .backoff(backoff)
+        .inspect(move |event| {
+            if event
+                .as_ref()
+                .is_ok_and(|e| !matches!(e, watcher::Event::Init))
+            {
+                answered.store(true, Ordering::Relaxed);
+            }
+        })
+        .backoff(until_answered)
         .map(|event| match event {
             Ok(watcher::Event::Init) => Seen::Listing,
             Ok(watcher::Event::InitDone) => Seen::Listed,
@@ -58,6 +74,28 @@ where
             }
             Err(error) => Seen::Broken(in_words(&error)),
         })
+}
+
+/// A back-off that begins anew once the server has answered. kube has every event begin it anew, and its watcher tells of a list that begins before
+/// each try: a server that is away would be tried at the first wait for ever.
+struct UntilAnswered {
+    backoff: Backoff,
+    answered: Arc<AtomicBool>,
+}
+
+impl Iterator for UntilAnswered {
+    type Item = Duration;
+    fn next(&mut self) -> Option<Duration> {
+        Some(self.backoff.wait())
+    }
+}
+
+impl utils::Backoff for UntilAnswered {
+    fn reset(&mut self) {
+        if self.answered.swap(false, Ordering::Relaxed) {
+            self.backoff.reset();
+        }
+    }
 }
 
 fn is<K>(object: Result<K, kube::core::error_boundary::InvalidObject>, listing: bool) -> Seen<K> {
@@ -80,4 +118,29 @@ fn in_words(error: &watcher::Error) -> String {
         cause = inner.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::Node;
+    use kube::Config;
+
+    use super::*;
+    use crate::kubernetes::client::{Purpose, client};
+
+    #[tokio::test]
+    async fn a_server_that_is_away_is_tried_less_and_less_often() {
+        let nobody = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", nobody.local_addr().unwrap());
+        drop(nobody);
+        let config = Config::new(url.parse().unwrap());
+        let api: Api<DeserializeGuard<Node>> = Api::all(client(&config, Purpose::Watch).unwrap());
+        let backoff = Backoff::new(Duration::from_millis(10), Duration::from_mins(1));
+        let watch = watch(api, watcher::Config::default(), backoff);
+        let tries = watch.filter(|seen| std::future::ready(matches!(seen, Seen::Broken(_))));
+        let tries = tries.take_until(tokio::time::sleep(Duration::from_secs(2)));
+        // After 5, 10, 20... ms at least: the ninth wait is longer than all that is left.
+        let tries = tries.count().await;
+        assert!((2..=10).contains(&tries), "{tries} tries");
+    }
 }

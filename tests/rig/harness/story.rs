@@ -52,15 +52,14 @@ struct Outcome {
 
 /// Runs scenarios; ends with one line `N passed, N failed`. Gives whether all passed.
 pub fn run(all: &[Scenario], options: &Options, stay: impl Fn(&mut Cluster)) -> bool {
+    // A whole name means that one, and not those that have it in theirs.
+    let meant = |scenario: &Scenario, filter: &String| {
+        let whole = all.iter().any(|s| s.name == filter);
+        scenario.name == filter || (!whole && scenario.name.contains(filter.as_str()))
+    };
     let chosen: Vec<&Scenario> = all
         .iter()
-        .filter(|scenario| {
-            options.filters.is_empty()
-                || options
-                    .filters
-                    .iter()
-                    .any(|part| scenario.name.contains(part.as_str()))
-        })
+        .filter(|s| options.filters.is_empty() || options.filters.iter().any(|f| meant(s, f)))
         .collect();
     let mut cluster: Option<Cluster> = None;
     let mut outcomes = Vec::new();
