@@ -6,7 +6,7 @@ use crate::harness::node::COMMAND_LIMIT;
 use crate::harness::writer::Writer;
 use crate::harness::{Cluster, Result, Scenario, Shape, ensure, say};
 
-use super::stacks::{cut_array_a, forget_pauses, lets_go, never_noticed, pauses};
+use super::stacks::{cut_array_a, forget_pauses, holds, never_noticed, pauses};
 
 /// The long ones of this file.
 pub fn long() -> Vec<Scenario> {
@@ -63,7 +63,10 @@ fn ceph(cluster: &mut Cluster) -> Result {
         )?;
         say(format!("    {} ms: {}", fence.ms, fence.err.trim()));
         ensure(fence.code == 0, format!("the hook has proof of {vg}"))?;
-        lets_go(n1, vg)?;
+        ensure(
+            !holds(&n1.wdmd()?, vg),
+            format!("the watchdog no longer waits for {vg}"),
+        )?;
     }
     for writer in &gone {
         let end = writer.wait_for_end(n1, Duration::from_secs(30))?;

@@ -6,7 +6,7 @@ mod stages;
 
 use std::time::{Duration, Instant};
 
-use super::stacks::{holds, lets_go};
+use super::stacks::holds;
 use crate::harness::node::Node;
 use crate::harness::writer::Writer;
 use crate::harness::{Cluster, Context, Result, Scenario, Shape, ensure, say, until};
@@ -130,7 +130,7 @@ fn black_hole_ends(cluster: &mut Cluster) -> Result {
     say(format!("    {} ms: {}", end.ms, end.err.trim()));
     ensure(end.code == 0, "when it ends, the fence is proven")?;
     ensure(target(n1)? == "error", "the volume is cut off")?;
-    lets_go(n1, "san")?;
+    ensure(!holds(&n1.wdmd()?, "san"), "the watchdog lets go")?;
     let written = writer.wait_for_end(n1, Duration::from_secs(20))?;
     ensure(written.errno == Some(5), "the writer got EIO")?;
     ensure(n1.boot_id()? == boot, "the node was not reset")
@@ -149,8 +149,10 @@ fn agent_hung(cluster: &mut Cluster) -> Result {
         end.code == 0 && end.err.contains("fencing without it"),
         "the hook fences without the agent",
     )?;
-    ensure(target(n1)? == "error", "the volume is cut off")?;
-    lets_go(n1, "san")?;
+    ensure(
+        target(n1)? == "error" && !holds(&n1.wdmd()?, "san"),
+        "the volume is cut off, and the watchdog lets go",
+    )?;
     n1.sh("kill -CONT $(cat /run/agent.pid)")?;
     until("the agent tells of it", Duration::from_secs(20), || {
         Ok(log(n1)?.contains("FencedByKillHook").then_some(()))
@@ -244,7 +246,9 @@ fn called_by_sanlock(cluster: &mut Cluster) -> Result {
     until("the volume is cut off", Duration::from_secs(60), || {
         Ok((target(n1)? == "error").then_some(()))
     })?;
-    lets_go(n1, "san")?;
+    until("the watchdog lets go", Duration::from_secs(60), || {
+        Ok((!holds(&n1.wdmd()?, "san")).then_some(()))
+    })?;
     say(format!(
         "    {:.1} s after the cut",
         cut_at.elapsed().as_secs_f64()

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::speed::{BARE, OURS, make, remove, send_programs};
-use super::stacks::{devices, holds, lets_go};
+use super::speed::{BARE, load_ends, make, remove, send_programs, start_agent, start_load};
+use super::stacks::{devices, holds};
 use crate::harness::node::Node;
 use crate::harness::writer::Writer;
 use crate::harness::{Cluster, Context, Result, Scenario, Shape, ensure, say, until};
@@ -127,25 +127,25 @@ fn policy_speed(cluster: &mut Cluster) -> Result {
     let mut bare = f64::MAX;
     for threads in [1, 4, 16] {
         make(n1, "plain-v", &format!("{:0>32}", "bench"), VOLUMES, &other)?;
-        load(n1, "plain-v")?;
+        start_load(n1, "plain-v", VOLUMES)?;
         let said = n1.sh_within(&format!("{BARE} swap plain-v {threads} two"), LIMIT)?;
         let said: Value = serde_json::from_str(&said)?;
         let took = said["ms"].as_f64().context("a time")? / 1e3;
         say(format!("    on {threads} threads {took:.3} s"));
         bare = bare.min(took);
-        no_load(n1)?;
+        load_ends(n1)?;
         remove(n1, "plain-v", VOLUMES)?;
     }
 
     make(n1, "san-v", &uuid, VOLUMES, &ours)?;
-    load(n1, "san-v")?;
+    start_load(n1, "san-v", VOLUMES)?;
     let boot = n1.boot_id()?;
     agent(n1, 0)?;
 
     say("every path of the array is cut");
     cluster.san.cut_all("n1", Some(0))?;
     let n1 = cluster.node("n1")?;
-    lets_go(n1, "san")?;
+    released(n1)?;
     let outage = ended(n1)?;
     say(format!("    {outage}"));
     say(format!(
@@ -158,31 +158,12 @@ fn policy_speed(cluster: &mut Cluster) -> Result {
         errors == usize::try_from(VOLUMES)?,
         format!("{errors} of {VOLUMES} are fenced"),
     )?;
-    no_load(n1)?;
+    load_ends(n1)?;
     ensure(n1.boot_id()? == boot, "the node was not reset")?;
     ensure(
         outage.proven - bare <= 1.0,
         "proven within a second beyond what the kernel needs",
     )
-}
-
-/// A writer on each volume, all of them at work.
-fn load(node: &Node, prefix: &str) -> Result {
-    node.sh_within(
-        &format!(
-            "rm -f /run/bare.ready /run/bare.stop; setsid {BARE} load {prefix} {VOLUMES} >/run/bare.log 2>&1 </dev/null & \
-             for i in $(seq 600); do test -e /run/bare.ready && sleep 0.5 && exit 0; sleep 0.1; done; cat /run/bare.log; exit 1"
-        ),
-        LIMIT,
-    )?;
-    Ok(())
-}
-
-/// On the error target each of its writers ends by itself.
-fn no_load(node: &Node) -> Result {
-    until("the writers have ended", Duration::from_secs(120), || {
-        Ok((node.run("pgrep -x bare", LIMIT)?.code != 0).then_some(()))
-    })
 }
 
 /// An agent under a policy, with no API server.
@@ -192,16 +173,17 @@ fn agent(node: &Node, for_seconds: u32) -> Result {
         "spec": {"response": "Fence", "triggers": {"allPathsDown": {"forSeconds": for_seconds}}},
     }]});
     node.write_file("/run/bench/state/policies.json", &policy.to_string())?;
-    let nobody = json!({"apiVersion": "v1", "kind": "Config", "current-context": "c",
-        "clusters": [{"name": "c", "cluster": {"server": "https://127.0.0.1:1"}}],
-        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}], "users": [{"name": "u", "user": {"token": "t"}}]});
-    node.write_file("/run/bench/kubeconfig", &nobody.to_string())?;
-    node.sh(&format!(
-        "echo 0 >/proc/self/oom_score_adj; STATE_DIRECTORY=/run/bench/state KUBECONFIG=/run/bench/kubeconfig NODE_NAME=n1 setsid {OURS} agent >/run/bench/agent.log 2>&1 </dev/null &"
-    ))?;
+    start_agent(node)?;
     // It has looked, and knows that the paths work.
     std::thread::sleep(Duration::from_secs(12));
     Ok(())
+}
+
+/// Waits until the watchdog no longer counts on the lease.
+fn released(node: &Node) -> Result {
+    until("the watchdog lets go", Duration::from_secs(50), || {
+        Ok((!holds(&node.wdmd()?, "san")).then_some(()))
+    })
 }
 
 /// Waits until its fence has ended.
@@ -235,25 +217,19 @@ fn no_memory(cluster: &mut Cluster) -> Result {
     say(format!("    memory is taken, {left} MiB can be had"));
     cluster.san.cut_all("n1", Some(0))?;
     let n1 = cluster.node("n1")?;
-    until("the watchdog lets go", Duration::from_secs(50), || {
-        Ok((!holds(&n1.wdmd()?, "san")).then_some(()))
-    })?;
+    released(n1)?;
     let outage = ended(n1)?;
     say(format!("    {outage}"));
     let killed = n1.sh("dmesg | grep 'Out of memory: Killed' | sed 's/.*process [0-9]* (\\([^)]*\\)).*/\\1/' | tr '\\n' ' '; true")?;
     say(format!(
         "    ended by the kernel for want of memory: {killed:?}"
     ));
-    all_cut_off(n1)?;
-    let written = writer.wait_for_end(n1, Duration::from_secs(20))?;
-    ensure(written.errno == Some(5), "the writer got EIO")?;
-    ensure(n1.boot_id()? == boot, "the node was not reset")
-}
-
-fn all_cut_off(node: &Node) -> Result {
-    let targets = node.lv_targets("san")?;
+    let targets = n1.lv_targets("san")?;
     ensure(
         !targets.is_empty() && targets.iter().all(|(_, kind)| kind == "error"),
         "every volume is cut off",
-    )
+    )?;
+    let written = writer.wait_for_end(n1, Duration::from_secs(20))?;
+    ensure(written.errno == Some(5), "the writer got EIO")?;
+    ensure(n1.boot_id()? == boot, "the node was not reset")
 }

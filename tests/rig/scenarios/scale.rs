@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use super::speed::{BARE, OURS, median, send_programs};
+use super::speed::{BARE, OURS, median, send_programs, start_agent};
 use crate::harness::node::Node;
 use crate::harness::process::{output, root};
 use crate::harness::{Cluster, Context, Result, Scenario, Shape, ensure, say, until};
@@ -38,8 +38,6 @@ fn scale(cluster: &mut Cluster) -> Result {
     ))?;
     // Thousands of events would be what is measured.
     n1.sh_within("udevadm settle; udevadm control --exit", LIMIT)?;
-    let nobody = "apiVersion: v1\nkind: Config\nclusters: [{name: c, cluster: {server: 'https://127.0.0.1:1'}}]\ncontexts: [{name: c, context: {cluster: c, user: u}}]\ncurrent-context: c\nusers: [{name: u, user: {token: t}}]\n";
-    n1.write_file("/run/bench/kubeconfig", nobody)?;
     let emulated = slower(n1)?;
     say(format!(
         "    this machine does the same work in {emulated:.1} times less time than the node"
@@ -61,8 +59,8 @@ fn scale(cluster: &mut Cluster) -> Result {
         share(small.ticks) / emulated
     ));
     goal(
-        share(small.ticks) / emulated <= 0.5,
-        "an idle agent takes less than 0.5 % of a core that is not emulated".into(),
+        share(small.ticks) <= 0.5,
+        "an idle agent takes less than 0.5 % of a core of the node".into(),
     );
     for n in [1000, 10_000] {
         let uuid = format!("{:0>32}", "inventory");
@@ -111,9 +109,10 @@ fn scale(cluster: &mut Cluster) -> Result {
         );
         let more = agent.ticks.saturating_sub(small.ticks);
         goal(
-            share(more) / emulated <= 0.5,
+            share(more) <= 0.5,
             format!(
-                "{n} devices: less than 0.5 % of a core that is not emulated for them: {:.2} %",
+                "{n} devices: less than 0.5 % of a core of the node for them: {:.2} %, {:.2} % of this machine's",
+                share(more),
                 share(more) / emulated
             ),
         );
@@ -170,9 +169,7 @@ struct Agent {
 
 /// An agent whose API server is away, while nothing happens on the node.
 fn agent(node: &Node, with: &str) -> Result<Agent> {
-    node.sh(&format!(
-        "KUBECONFIG=/run/bench/kubeconfig NODE_NAME=n1 setsid {OURS} agent >/run/bench/agent.log 2>&1 </dev/null & echo $! >/run/bench/agent.pid"
-    ))?;
+    start_agent(node)?;
     let metrics =
         "exec 3<>/dev/tcp/127.0.0.1/9871; printf 'GET /metrics HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3";
     let looks = || -> Result<(f64, f64)> {

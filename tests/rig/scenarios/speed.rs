@@ -156,18 +156,11 @@ impl<'a> Bench<'a> {
         let (node, prefix) = (self.node, format!("{}-v", vg.name));
         make(node, &prefix, &vg.uuid, n, &vg.below)?;
         if load.0 > 0 {
-            let threads = load.0.min(n);
-            node.sh(&format!(
-                "rm -f /run/bare.ready /run/bare.stop; setsid {BARE} load {prefix} {threads} >/run/bare.log 2>&1 </dev/null & \
-                 for i in $(seq 600); do test -e /run/bare.ready && sleep 0.5 && exit 0; sleep 0.1; done; cat /run/bare.log; exit 1"
-            ))?;
+            start_load(node, &prefix, load.0.min(n))?;
         }
         let told = thing()?;
         if load.0 > 0 {
-            // On the error target each of its writers ends by itself.
-            until("the load has ended", Duration::from_secs(120), || {
-                Ok((node.run("pgrep -x bare", LIMIT)?.code != 0).then_some(()))
-            })?;
+            load_ends(node)?;
         }
         remove(node, &prefix, n)?;
         Ok(told)
@@ -333,6 +326,34 @@ pub fn send_programs(node: &Node) -> Result {
     let sent = node.send(&bare, BARE);
     std::fs::remove_file(&bare)?;
     sent
+}
+
+/// So many threads write to all volumes of that prefix; each is at work when it returns.
+pub fn start_load(node: &Node, prefix: &str, threads: u32) -> Result {
+    node.sh(&format!(
+        "rm -f /run/bare.ready /run/bare.stop; setsid {BARE} load {prefix} {threads} >/run/bare.log 2>&1 </dev/null & \
+         for i in $(seq 600); do test -e /run/bare.ready && sleep 0.5 && exit 0; sleep 0.1; done; cat /run/bare.log; exit 1"
+    ))?;
+    Ok(())
+}
+
+/// On the error target each of its writers ends by itself.
+pub fn load_ends(node: &Node) -> Result {
+    until("the load has ended", Duration::from_secs(120), || {
+        Ok((node.run("pgrep -x bare", LIMIT)?.code != 0).then_some(()))
+    })
+}
+
+/// Our release build as an agent whose API server is nowhere; its state is in /run/bench/state.
+pub fn start_agent(node: &Node) -> Result {
+    let nobody = "apiVersion: v1\nkind: Config\nclusters: [{name: c, cluster: {server: 'https://127.0.0.1:1'}}]\ncontexts: [{name: c, context: {cluster: c, user: u}}]\ncurrent-context: c\nusers: [{name: u, user: {token: t}}]\n";
+    node.write_file("/run/bench/kubeconfig", nobody)?;
+    // Not spared by whoever started it, when memory runs out: that is its own to do.
+    node.sh(&format!(
+        "echo 0 >/proc/self/oom_score_adj; STATE_DIRECTORY=/run/bench/state KUBECONFIG=/run/bench/kubeconfig NODE_NAME=n1 setsid {OURS} agent \
+         >/run/bench/agent.log 2>&1 </dev/null & echo $! >/run/bench/agent.pid"
+    ))?;
+    Ok(())
 }
 
 /// Makes volumes PREFIX0, PREFIX1... of the volume group with that UUID.

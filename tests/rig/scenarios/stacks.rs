@@ -208,9 +208,9 @@ fn stacks(cluster: &mut Cluster) -> Result {
             format!("the writer on {} got EIO", writer.name),
         )?;
     }
-    lets_go(n1, A)?;
+    let wdmd = n1.wdmd()?;
     ensure(
-        holds(&n1.wdmd()?, B),
+        !holds(&wdmd, A) && holds(&wdmd, B),
         "the watchdog waits for array B's lease only",
     )?;
     std::thread::sleep(SPAN.saturating_sub(began.elapsed()));
@@ -291,14 +291,6 @@ pub fn holds(wdmd: &str, vg: &str) -> bool {
         .filter(|line| line.contains(&format!("sanlock_lvm_{vg}:")))
         .filter_map(|line| line.split_once("expire ")?.1.split_whitespace().next())
         .any(|expire| expire != "0")
-}
-
-/// Waits until the watchdog no longer counts on a volume group's lease: sanlock takes a second or two, and a hook that has proof may end before.
-pub fn lets_go(node: &Node, vg: &str) -> Result {
-    until("the watchdog lets go", Duration::from_secs(30), || {
-        Ok((!holds(&node.wdmd()?, vg)).then_some(()))
-    })?;
-    ensure(true, "the watchdog lets go")
 }
 
 /// Cuts every path of n1 to both LUNs of array A, and waits until its kernel knows.
