@@ -112,6 +112,12 @@ impl System for Node {
             io: None,
         })
     }
+    fn rcu_expedited(&self) -> Result<u32> {
+        unreachable!("an observation swaps nothing")
+    }
+    fn set_rcu_expedited(&self, _: u32) -> Result<()> {
+        unreachable!("an observation changes nothing")
+    }
 }
 
 impl Multipathd for Node {

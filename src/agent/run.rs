@@ -27,7 +27,7 @@ use super::publish::Board;
 use super::sentry::in_force::Learned;
 use super::sentry::store::Store;
 use super::sentry::{Outlook, Sentry, tasks};
-use super::{detect, memory, node_storage_task};
+use super::{detect, executor, memory, node_storage_task};
 use crate::api::{AGENT_FIELD_MANAGER, StorageFenceRequest};
 use crate::fence::preflight::Facts;
 use crate::host::{self, Host};
@@ -153,6 +153,7 @@ impl Agent {
         };
         let boot_id = host.system.boot_id().map_err(Error::BootId)?;
         let (journal, left) = Journal::open(&options.state_directory, &boot_id)?;
+        executor::give_back(&host, &journal);
         let standings = journal.standings();
         let metrics = Metrics::default();
         let (actor, said) = Actor::new(host.clone(), journal);

@@ -184,6 +184,16 @@ pub trait System: Send + Sync {
     fn monotonic(&self) -> Monotonic;
     /// The disk of that number (of a partition: its disk), None when there is none.
     fn disk(&self, dev: DevNo) -> Option<DiskInfo>;
+    /// `/sys/kernel/rcu_expedited`: above 0, the kernel hurries its grace periods along.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn rcu_expedited(&self) -> Result<u32>;
+    /// Sets it, for the whole kernel.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    fn set_rcu_expedited(&self, value: u32) -> Result<()>;
     /// Waits until `bell` was rung more often than `seen`, or the clock stands at `until`.
     fn wait(&self, bell: &Bell, seen: u64, until: Monotonic) {
         bell.wait(seen, until.since(self.monotonic()));

@@ -24,6 +24,10 @@ impl Sysfs {
         }
     }
 
+    fn rcu_expedited_path(&self) -> PathBuf {
+        self.paths.sys.join("kernel/rcu_expedited")
+    }
+
     /// The folder of the whole disk: a partition's parent.
     fn folder(&self, dev: DevNo) -> Option<PathBuf> {
         let folder = fs::canonicalize(self.paths.sys.join(format!("dev/block/{dev}"))).ok()?;
@@ -31,6 +35,14 @@ impl Sysfs {
             return folder.parent().map(Path::to_path_buf);
         }
         Some(folder)
+    }
+}
+
+fn expedited(what: &str, path: &Path, source: std::io::Error) -> Error {
+    Error::Unavailable {
+        what: format!("{} cannot be {what}", path.display()),
+        source,
+        hint: "In a pod, it takes `privileged: true`; a kernel without it only swaps more slowly",
     }
 }
 
@@ -68,6 +80,20 @@ impl System for Sysfs {
         let stat = fs::read_to_string(folder.join("stat"));
         let io = stat.ok().and_then(|s| procfs::io_count(&s));
         Some(DiskInfo { name, state, io })
+    }
+
+    fn rcu_expedited(&self) -> Result<u32> {
+        let path = self.rcu_expedited_path();
+        let text = fs::read_to_string(&path).map_err(|e| expedited("read", &path, e))?;
+        text.trim().parse().map_err(|_| Error::Protocol {
+            what: path.display().to_string(),
+            detail: format!("{:?} is no number", text.trim()),
+        })
+    }
+
+    fn set_rcu_expedited(&self, value: u32) -> Result<()> {
+        let path = self.rcu_expedited_path();
+        fs::write(&path, value.to_string()).map_err(|e| expedited("written", &path, e))
     }
 }
 

@@ -117,6 +117,12 @@ mod tests {
         fn disk(&self, _: DevNo) -> Option<DiskInfo> {
             None
         }
+        fn rcu_expedited(&self) -> Result<u32> {
+            unreachable!("nothing is swapped")
+        }
+        fn set_rcu_expedited(&self, _: u32) -> Result<()> {
+            unreachable!("nothing is swapped")
+        }
     }
 
     fn host() -> Host {

@@ -4,6 +4,7 @@
 //! over. A journal that cannot be written does not stop a fence: without it a killed agent's fence is not completed, and the watchdog resets
 //! the host, which is what would happen for certain if the fence were refused. The report notes it.
 
+mod expedite;
 mod freeze;
 pub(in crate::agent) mod limited;
 mod quiesce;
@@ -15,6 +16,7 @@ mod tests;
 mod track;
 mod worker;
 
+pub use expedite::give_back;
 pub use refence::{keep_queueing_off, open_devices, refence};
 
 use std::sync::Arc;
@@ -248,6 +250,8 @@ impl Fence<'_> {
     }
 
     fn finish(mut self) -> FenceReport {
+        // What a killed fence has raised, if nothing was swapped since.
+        give_back(self.host, self.journal);
         self.report.finished_after = Some(self.elapsed());
         let finished = self.journal.finish(&self.report);
         if let Err(e) = finished {

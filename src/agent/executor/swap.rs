@@ -8,6 +8,7 @@
 
 use std::time::Duration;
 
+use super::expedite::Expedited;
 use super::limited::Pending;
 use super::quiesce::Guard;
 use super::track::{Book, Proof, STUCK};
@@ -45,6 +46,7 @@ impl Drop for Swap {
 impl Fence<'_> {
     /// The proof, unless time was up before.
     pub(super) fn swap(&mut self, mut guard: Guard) -> Option<Proof> {
+        let _expedited = Expedited::raise(self.host, self.journal);
         let now = self.host.system.monotonic();
         let mut swap = Swap {
             book: Book::default(),

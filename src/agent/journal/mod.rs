@@ -4,6 +4,7 @@
 //! and left out, and with it whatever follows. Nothing is flushed to a disk: the file is to survive the agent, not the kernel, and a fence must
 //! not wait for a disk. It says what was tried, never what is: whoever resumes asks the kernel.
 
+mod expedited;
 mod lifts;
 pub mod line;
 mod standing;
@@ -23,6 +24,7 @@ use crate::fence::Order;
 use crate::fence::budget::ResetWindow;
 use crate::fence::report::{FenceReport, Outcome, StepKind, StepReport, StepResult};
 
+pub use expedited::Expedited;
 pub use lifts::{Lift, Lifts};
 pub use standing::{Opening, Standing, Standings};
 pub use turn::Turn;
@@ -220,6 +222,12 @@ impl Journal {
     #[must_use]
     pub fn lifts(&self) -> Lifts {
         Lifts::new(self.directory(), &self.boot_id)
+    }
+
+    /// What RCU's grace periods were before a fence had them expedited; None where nothing is kept.
+    #[must_use]
+    pub fn expedited(&self) -> Option<Expedited> {
+        (!self.silent).then(|| Expedited::new(self.directory(), &self.boot_id))
     }
 
     /// Writes from now on as long as it is this turn, and no longer.

@@ -299,6 +299,18 @@ impl System for Seat {
         None
     }
 
+    fn rcu_expedited(&self) -> Result<u32> {
+        // It changes how long a swap takes, which no rule of the model speaks of.
+        Err(Error::Refused {
+            what: "rcu_expedited".into(),
+            detail: "this kernel has none".into(),
+        })
+    }
+
+    fn set_rcu_expedited(&self, value: u32) -> Result<()> {
+        panic!("{value} without having read it")
+    }
+
     fn wait(&self, bell: &Bell, seen: u64, until: Monotonic) {
         let until = u32::try_from(until.0.as_millis()).unwrap_or(u32::MAX);
         self.stage.wait(Some((bell.clone(), seen)), Some(until));

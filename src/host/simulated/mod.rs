@@ -101,6 +101,8 @@ pub struct State {
     pub working_disks: BTreeSet<DevNo>,
     /// Disks that sysfs calls offline.
     pub dead_disks: BTreeSet<DevNo>,
+    /// `/sys/kernel/rcu_expedited`.
+    pub rcu_expedited: u32,
     /// Drops of lockspaces.
     pub drop: Dropping,
     /// Listing the devices fails.
@@ -433,6 +435,18 @@ impl System for Simulation {
             state: if runs { "running" } else { "offline" }.into(),
             io: None,
         })
+    }
+
+    fn rcu_expedited(&self) -> super::Result<u32> {
+        Ok(self.enter().rcu_expedited)
+    }
+
+    fn set_rcu_expedited(&self, value: u32) -> super::Result<()> {
+        let mut state = self.enter();
+        state.rcu_expedited = value;
+        state.log.push(format!("rcu_expedited {value}"));
+        self.leave(state);
+        Ok(())
     }
 
     fn wait(&self, bell: &super::Bell, seen: u64, until: Monotonic) {

@@ -10,6 +10,7 @@ use super::stacks::holds;
 use crate::harness::node::Node;
 use crate::harness::writer::Writer;
 use crate::harness::{Cluster, Context, Result, Scenario, Shape, ensure, say, until};
+use crashes::expedited;
 
 /// The scenarios of this file.
 pub fn scenarios() -> Vec<Scenario> {
@@ -124,12 +125,14 @@ fn black_hole_ends(cluster: &mut Cluster) -> Result {
         target(n1)? == "linear" && holds(&n1.wdmd()?, "san"),
         "while I/O is under way nothing is swapped and nothing released",
     )?;
+    ensure(expedited(n1)?, "the kernel hurries its grace periods along")?;
     cluster.san.restore_all("n1", Some(0))?;
     let n1 = cluster.node("n1")?;
     let end = hook.wait(LIMIT)?;
     say(format!("    {} ms: {}", end.ms, end.err.trim()));
     ensure(end.code == 0, "when it ends, the fence is proven")?;
     ensure(target(n1)? == "error", "the volume is cut off")?;
+    ensure(!expedited(n1)?, "and no longer than that")?;
     ensure(!holds(&n1.wdmd()?, "san"), "the watchdog lets go")?;
     let written = writer.wait_for_end(n1, Duration::from_secs(20))?;
     ensure(written.errno == Some(5), "the writer got EIO")?;

@@ -68,6 +68,7 @@ impl Bench {
     pub(super) fn fence(&self) -> FenceReport {
         let report = self.try_fence().expect("nobody killed it");
         self.check();
+        self.given_back();
         report
     }
 
@@ -76,6 +77,13 @@ impl Bench {
         assert_eq!(self.node.violations(), Vec::<String>::new());
         let suspended = self.node.state(|s| s.suspended());
         assert_eq!(suspended, Vec::<String>::new(), "left suspended");
+    }
+
+    /// What a fence changes of the kernel for a while is as it was.
+    pub(super) fn given_back(&self) {
+        assert_eq!(self.node.state(|s| s.rcu_expedited), 0);
+        let left = self.journal().0.expedited().map(|n| n.left());
+        assert!(matches!(left, Some(Ok(None))), "{left:?}");
     }
 
     /// Devices of a volume group that may reach the SAN.

@@ -44,6 +44,7 @@ fn stacked() -> Layout {
 
 fn assert_fenced(bench: &Bench, report: &FenceReport, when: &str) {
     bench.check();
+    bench.given_back();
     let outcome = (&report.outcome, report.locks);
     assert_eq!(
         outcome,
@@ -158,7 +159,8 @@ fn a_volume_group_in_use_anew_is_left_alone() {
             (&Outcome::CalledOff, LocksOutcome::Kept),
             "{report:#?}"
         );
-        assert_eq!(bench.node.log().len(), before, "{:?}", bench.node.log());
+        // But for what was raised in the kernel while it swapped: that is given back.
+        assert_eq!(bench.node.log()[before..], ["rcu_expedited 0"]);
         assert!(!bench.journal().1.expect("a record").unfinished());
     }
 }

@@ -3,6 +3,7 @@
 mod bench;
 mod crashes;
 mod daemons;
+mod expedite;
 mod faults;
 mod properties;
 mod scenarios;

@@ -237,7 +237,16 @@ pub fn successor(node: &Node, groups: &[&str]) -> Result {
             }
         }
         Ok(groups.iter().all(|vg| look.released(vg)).then_some(()))
-    })
+    })?;
+    if expedited(node)? {
+        return Err("grace periods stay expedited".into());
+    }
+    Ok(())
+}
+
+/// Whether the kernel hurries its grace periods along, which is for the span of a swap only.
+pub fn expedited(node: &Node) -> Result<bool> {
+    Ok(node.sh("cat /sys/kernel/rcu_expedited")? != "0")
 }
 
 /// Where most is half done: the new tables loaded and none live, and then one live (the second death of one fence); proven, and not yet written
@@ -268,7 +277,12 @@ fn killed_at_the_worst_steps(cluster: &mut Cluster) -> Result {
         look.check(vg)?;
     }
     ensure(true, "nothing is left suspended, or released too early")?;
+    ensure(
+        expedited(n1)?,
+        "the kernel is left hurried by the one that died swapping",
+    )?;
     successor(n1, &GROUPS)?;
+    ensure(true, "its successor gives that back")?;
     for vg in ["s0", "s1"] {
         n1.sh(&format!("grep -q 'completing the fence' /run/said.{vg}"))?;
     }

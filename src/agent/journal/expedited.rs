@@ -1,0 +1,70 @@
+//! What `/sys/kernel/rcu_expedited` was before a fence raised it, so that whoever comes next can give it back (S4).
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::{Error, line};
+
+const FILE: &str = "rcu-expedited";
+
+/// Where it is kept, beside the journal.
+#[derive(Clone, Debug)]
+pub struct Expedited {
+    path: PathBuf,
+    boot_id: String,
+}
+
+impl Expedited {
+    /// In the state directory. Reads nothing yet.
+    #[must_use]
+    pub(super) fn new(directory: &Path, boot_id: &str) -> Self {
+        Self {
+            path: directory.join(FILE),
+            boot_id: boot_id.to_owned(),
+        }
+    }
+
+    /// The value to be given back, if one was raised in this kernel and nobody has given it back yet. A file that makes no sense was torn by its
+    /// writer's death, which comes before the raising: there is nothing to be given back.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn left(&self) -> Result<Option<u32>, Error> {
+        let bytes = match std::fs::read(&self.path) {
+            Ok(bytes) => bytes,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(self.error("read", e)),
+        };
+        let text = line::decode(&bytes).next();
+        let parts = text.and_then(|t| t.split_once(' '));
+        Ok(parts.and_then(|(value, boot)| (boot == self.boot_id).then(|| value.parse().ok())?))
+    }
+
+    /// Notes it, before it is raised.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn put(&self, value: u32) -> Result<(), Error> {
+        let bytes = line::encode(&format!("{value} {}", self.boot_id));
+        std::fs::write(&self.path, bytes).map_err(|e| self.error("written", e))
+    }
+
+    /// It has been given back.
+    ///
+    /// # Errors
+    /// When the file cannot be removed: then the same value is given back once more.
+    pub fn remove(&self) -> Result<(), Error> {
+        match std::fs::remove_file(&self.path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(self.error("removed", e)),
+            _ => Ok(()),
+        }
+    }
+
+    fn error(&self, what: &'static str, source: io::Error) -> Error {
+        Error {
+            path: self.path.clone(),
+            what,
+            source,
+        }
+    }
+}
