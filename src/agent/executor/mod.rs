@@ -29,11 +29,14 @@ use crate::fence::report::{FenceReport, LocksOutcome, Outcome, StepKind, StepRep
 use crate::fence::selection::{self, RefusalReason};
 use crate::fence::{DmDevice, Inventory, Lockspace, LockspaceState, Order, VolumeGroup};
 use crate::host::{Bell, Host, Result};
+use release::Next;
 
 /// How long one question to the kernel or a daemon may take.
 const ASK: Duration = Duration::from_secs(3);
 /// How long a successor waits for the lock manager to tell whether there is still something to complete.
 const DAEMONS_LIMIT: Duration = Duration::from_secs(5);
+/// A list of the devices that takes longer is given up and asked for again.
+const LIST_LIMIT: Duration = Duration::from_secs(5);
 /// How often to look again where nobody tells of changes.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
@@ -203,14 +206,21 @@ impl Fence<'_> {
             let guard = self.quiesce();
             proof = self.swap(guard);
         }
-        if let Some(proof) = proof {
+        let mut release = None;
+        while let Some(fresh) = proof.take() {
             self.report.outcome = Outcome::Proven;
             self.report.message = "No device of the volume groups leads to the SAN any more: \
                 read back from the kernel for every one of them"
                 .into();
             self.publish();
             self.stand();
-            self.release(&proof);
+            let release = release.get_or_insert_with(|| self.begin_release());
+            if self.release(release, fresh) == Next::ProveAgain {
+                let guard = self.quiesce();
+                proof = self.swap(guard);
+            }
+        }
+        if self.report.outcome == Outcome::Proven {
             self.stand_released();
         }
     }

@@ -5,21 +5,40 @@
 
 use std::time::Duration;
 
-use super::limited::Pending;
+use super::limited::{self, Pending};
 use super::track::Proof;
-use super::{Fence, LOOK_AGAIN, same_incarnation};
+use super::{Fence, LIST_LIMIT, LOOK_AGAIN, same_incarnation};
 use crate::fence::budget::watchdog_client;
 use crate::fence::report::{LocksOutcome, StepKind, StepResult, VolumeGroupReport};
-use crate::fence::{LockspaceState, Watchdog};
+use crate::fence::{LockspaceState, Monotonic, Watchdog};
 use crate::host::{Bell, SanlockStatus};
 
+/// A proof that is older than this, and than it took to get, is had anew before a drop: a device may have been given its table back since.
+const FRESH: Duration = Duration::from_secs(2);
 /// How long a drop may take: removing a lockspace waits up to two I/O time-outs for a renewal that hangs.
 const DROP_LIMIT: Duration = Duration::from_secs(45);
-/// How long the lock manager is given to be seen letting go, from the first attempt on.
+/// How long the lock manager is given to be seen letting go, from the first attempt on; longer where it still holds a lockspace and the host
+/// lives, since a release after proof is right at any time.
 const CONFIRM_LIMIT: Duration = Duration::from_mins(1);
 
 /// A drop that failed is sent again after this long, if sanlock still holds the lockspace then.
 const RESEND: Duration = Duration::from_secs(5);
+
+/// How a release goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// It has ended, one way or the other.
+    Ended,
+    /// Something is to be dropped, and a device is open again.
+    ProveAgain,
+}
+
+/// A release that goes on, across proofs.
+pub(super) struct Release {
+    began: Monotonic,
+    bell: Bell,
+    drops: Vec<Option<Sent>>,
+}
 
 /// A drop that was sent.
 struct Sent {
@@ -38,16 +57,27 @@ enum Held {
 }
 
 impl Fence<'_> {
-    pub(super) fn release(&mut self, _: &Proof) {
+    pub(super) fn begin_release(&self) -> Release {
+        Release {
+            began: self.host.system.monotonic(),
+            bell: Bell::default(),
+            drops: self.groups.iter().map(|_| None).collect(),
+        }
+    }
+
+    /// Goes on with it until it has ended, or needs a newer proof.
+    pub(super) fn release(&mut self, release: &mut Release, proof: Proof) -> Next {
         if self.order.release_locks == crate::fence::order::ReleaseLocks::Never {
             self.keep_locks(
                 "the request keeps the locks; the watchdog resets the host when the leases run out",
             );
-            return;
+            return Next::Ended;
         }
-        let bell = Bell::default();
-        let until = self.host.system.monotonic() + CONFIRM_LIMIT;
-        let mut drops: Vec<Option<Sent>> = self.groups.iter().map(|_| None).collect();
+        let entered = self.host.system.monotonic();
+        // A node that takes long for a proof takes long for what comes after it, too.
+        let fresh = FRESH + proof.age(entered);
+        let mut proof = proof;
+        let Release { began, bell, drops } = release;
         loop {
             let seen = bell.rings();
             for (group, drop) in drops.iter_mut().enumerate() {
@@ -69,33 +99,76 @@ impl Fence<'_> {
                 Err(e) => self.note(format!("sanlock failed to answer during the release: {e}")),
                 Ok(sanlock) => {
                     for (group, drop) in drops.iter_mut().enumerate() {
-                        self.release_group(group, sanlock, &watchdog, drop, &bell);
+                        if self.release_group(group, sanlock, &watchdog, drop.is_some()) {
+                            match self.still_closed(&mut proof, fresh) {
+                                Some(true) => *drop = self.drop_group(group, bell),
+                                Some(false) => return Next::ProveAgain,
+                                None => {}
+                            }
+                        }
                     }
                 }
             }
             let now = self.host.system.monotonic();
+            let until = self.release_until(*began);
             if self.all_ended() || now >= until || self.taken_away() {
                 break;
             }
             let at = (now + LOOK_AGAIN).min(until);
-            self.host.system.wait(&bell, seen, at);
+            self.host.system.wait(bell, seen, at);
         }
         self.conclude();
+        Next::Ended
     }
 
-    /// One round for one volume group: sends what has not been sent, and looks for what has been reached.
+    /// Whether everything is closed, by a proof that is not too old: had anew if need be. None: the devices cannot be listed just now.
+    fn still_closed(&mut self, proof: &mut Proof, fresh: Duration) -> Option<bool> {
+        let now = self.host.system.monotonic();
+        if proof.age(now) <= fresh {
+            return Some(true);
+        }
+        let list = limited::call(self.host, "listing the devices", LIST_LIMIT, |h| {
+            h.device_mapper.devices()
+        });
+        let again = match list {
+            Ok(list) => proof.again(&self.groups, &list, now),
+            Err(e) => {
+                self.note(format!(
+                    "Listing the devices before the release failed and was tried again: {e}"
+                ));
+                return None;
+            }
+        };
+        if let Some(again) = again {
+            *proof = again;
+            return Some(true);
+        }
+        self.note("A device could reach the SAN again before the locks were released: it was closed first".into());
+        Some(false)
+    }
+
+    /// How long to go on: while sanlock holds a lockspace, for as long as the host may live.
+    fn release_until(&self, began: Monotonic) -> Monotonic {
+        let until = began + CONFIRM_LIMIT;
+        let held = |g: &VolumeGroupReport| g.released_after.is_none();
+        match self.reset {
+            Some(reset) if self.report.volume_groups.iter().any(held) => until.max(reset.latest),
+            _ => until,
+        }
+    }
+
+    /// One round for one volume group: looks for what has been reached. Whether its lockspace is to be dropped now.
     fn release_group(
         &mut self,
         group: usize,
         sanlock: &SanlockStatus,
         watchdog: &Watchdog,
-        drop: &mut Option<Sent>,
-        bell: &Bell,
-    ) {
+        sent: bool,
+    ) -> bool {
         let release = self.step(StepKind::Release, group);
         let confirm = self.step(StepKind::ConfirmRelease, group);
         let Some(report) = self.report.volume_groups.get(group) else {
-            return;
+            return false;
         };
         match held(report, sanlock) {
             Held::No => {
@@ -122,7 +195,7 @@ impl Fence<'_> {
                 }
                 self.begin(confirm);
                 if self.result(StepKind::ConfirmRelease, group) != Some(StepResult::Running) {
-                    return;
+                    return false;
                 }
                 let let_go = watchdog.known && !watchdog.clients.iter().any(|c| c.0 == client);
                 if let_go {
@@ -131,31 +204,27 @@ impl Fence<'_> {
                     let why = "sanlock let go; wdmd does not answer, as when the fence began";
                     self.end(confirm, StepResult::Done, why.into());
                 }
+                false
             }
             Held::Anew => {
                 let why = "the lockspace was joined again since: it is not the fence's to drop";
                 self.begin(release);
                 self.end(release, StepResult::Failed, why.into());
+                false
             }
-            Held::Yes => self.drop_group(group, drop, bell),
+            Held::Yes => !sent && !self.taken_away() && self.may_drop(group),
         }
     }
 
-    fn drop_group(&mut self, group: usize, drop: &mut Option<Sent>, bell: &Bell) {
-        let release = self.step(StepKind::Release, group);
-        if drop.is_some() || self.taken_away() || !self.may_drop(group) {
-            return;
-        }
+    fn drop_group(&mut self, group: usize, bell: &Bell) -> Option<Sent> {
         // Written down before it is done.
-        self.begin(release);
-        let Some(name) = self.groups.get(group).map(|g| g.name.clone()) else {
-            return;
-        };
+        self.begin(self.step(StepKind::Release, group));
+        let name = self.groups.get(group)?.name.clone();
         let call = move |h: &crate::host::Host| h.lvmlockd.drop_vg(&name, DROP_LIMIT);
-        *drop = Some(Sent {
+        Some(Sent {
             call: Pending::start(self.host, bell, "dropping the lockspace", call),
             failed: false,
-        });
+        })
     }
 
     /// Whether lvmlockd still has the lockspace frozen: only then is it the one that this fence froze.

@@ -13,7 +13,7 @@ use super::limited::Pending;
 use super::quiesce::Guard;
 use super::track::{Book, Proof, STUCK};
 use super::worker::Crew;
-use super::{Fence, LOOK_AGAIN};
+use super::{Fence, LIST_LIMIT, LOOK_AGAIN};
 use crate::fence::budget;
 use crate::fence::report::{LocksOutcome, Outcome, StepKind, StepResult};
 use crate::fence::{DmDevice, Monotonic};
@@ -21,8 +21,6 @@ use crate::host::Host;
 
 /// The list is read again at least that often: new devices may have appeared.
 const LIST_EVERY: Duration = Duration::from_secs(1);
-/// A list that takes longer is given up and asked for again.
-const LIST_LIMIT: Duration = Duration::from_secs(5);
 
 /// Everything that the loop holds.
 struct Swap {
@@ -106,7 +104,7 @@ impl Fence<'_> {
             Some(Ok(list)) => {
                 swap.list = None;
                 swap.last_list = Some(now);
-                swap.book.see(&mut self.groups, &list, epoch, now)
+                swap.book.see(&mut self.groups, &list, epoch, started, now)
             }
             Some(Err(e)) => {
                 swap.list = None;

@@ -64,7 +64,37 @@ impl Tracked {
 
 /// That every device was read back on the error target (S1). Only a listing can make one, and nothing is released without.
 #[derive(Debug)]
-pub(super) struct Proof(());
+pub(super) struct Proof {
+    /// When the listing was begun: what has come since is not in it.
+    as_of: Monotonic,
+}
+
+impl Proof {
+    /// How old it is.
+    pub(super) fn age(&self, now: Monotonic) -> Duration {
+        now.since(self.as_of)
+    }
+
+    /// The same proof, had once more from a listing that was begun then; none if something is open by now.
+    pub(super) fn again(
+        &self,
+        groups: &[GroupRecord],
+        list: &[DmDevice],
+        begun: Monotonic,
+    ) -> Option<Self> {
+        let closed = |group: &GroupRecord| {
+            list.iter().all(|d| {
+                if topology::volume_group_uuid(&d.uuid) == Some(group.uuid.as_str()) {
+                    group.lvmlock.as_deref() == Some(d.uuid.as_str()) || d.is_error_only()
+                } else {
+                    !d.deps.iter().any(|dep| group.pvs.contains(dep))
+                }
+            })
+        };
+        let as_of = begun.max(self.as_of);
+        groups.iter().all(closed).then_some(Self { as_of })
+    }
+}
 
 /// All devices of a fence.
 #[derive(Debug, Default)]
@@ -112,13 +142,14 @@ impl Book {
         self.devices.iter().all(Tracked::settled)
     }
 
-    /// Takes a listing in that was begun at `epoch`. It is the proof if it was begun after everything was settled, every device of the volume
+    /// Takes a listing in that was begun then, at `epoch`. It is the proof if it was begun after everything was settled, every device of the volume
     /// groups is on the error target, and none else stands on their physical volumes (S1).
     pub(super) fn see(
         &mut self,
         groups: &mut [GroupRecord],
         list: &[DmDevice],
         epoch: u64,
+        begun: Monotonic,
         now: Monotonic,
     ) -> Option<Proof> {
         let current = epoch == self.epoch;
@@ -158,7 +189,7 @@ impl Book {
                 self.epoch += 1;
             }
         }
-        (proven && self.all_settled()).then_some(Proof(()))
+        (proven && self.all_settled()).then_some(Proof { as_of: begun })
     }
 
     /// Takes in what the plan was made from, so that the swap need not wait for a listing. What has changed since is in the next one, without
@@ -451,9 +482,9 @@ mod tests {
         let swapped = Letter::Ended(0, Attempt::Swapped(Duration::ZERO));
         book.told(swapped, now);
         let list = [device("error")];
-        assert!(book.see(&mut groups, &list, before, now).is_none());
+        assert!(book.see(&mut groups, &list, before, now, now).is_none());
         let since = book.epoch();
-        assert!(book.see(&mut groups, &list, since, now).is_some());
+        assert!(book.see(&mut groups, &list, since, now, now).is_some());
         // And a plan is none either, without a list.
         let mut planned = Book::default();
         planned.plan(0, &[Arc::new(device("error"))], now);

@@ -13,7 +13,7 @@ use crate::agent::observe::observe;
 use crate::fence::budget::ResetWindow;
 use crate::fence::report::{FenceReport, Outcome};
 use crate::fence::selection::RefusalReason;
-use crate::fence::{Inventory, LockManager, Monotonic, VolumeGroup};
+use crate::fence::{Inventory, LockManager, Lockspace, Monotonic, VolumeGroup};
 use crate::host::{Bell, Host};
 
 /// One look at the node, or one list of its devices.
@@ -138,12 +138,18 @@ fn once(
     });
     let socket = options.state_directory.join(SOCKET);
     match ask(&socket, &options.vg, patience) {
-        Asked::Proven => match proven(host, &executor::record(group)) {
-            Ok(message) => return Own::Verdict(Verdict::Proven(message)),
-            Err(why) => tell(&format!(
-                "the agent says that it is fenced, but {why}: fencing without it"
-            )),
-        },
+        Asked::Proven => {
+            let record = executor::record(group);
+            match proven(host, &record) {
+                Ok(message) => {
+                    let anew = joined_anew(host, &record);
+                    return Own::Verdict(anew.unwrap_or(Verdict::Proven(message)));
+                }
+                Err(why) => tell(&format!(
+                    "the agent says that it is fenced, but {why}: fencing without it"
+                )),
+            }
+        }
         Asked::Unproven(why) => tell(&format!(
             "the agent did not fence it ({why}): fencing without it"
         )),
@@ -239,6 +245,9 @@ fn open(
 
 /// The executor's proof, looked at once more by the one who vouches for it.
 fn conclude(host: &Host, group: &GroupRecord, report: &FenceReport) -> Own {
+    if let Some(verdict) = joined_anew(host, group) {
+        return Own::Verdict(verdict);
+    }
     match proven(host, group) {
         Ok(message) => Own::Verdict(Verdict::Proven(format!(
             "{message}. {}",
@@ -254,13 +263,27 @@ fn proven(host: &Host, group: &GroupRecord) -> Result<String, String> {
     let list = limited::call(host, "listing the devices", LOOK, list)
         .map_err(|e| format!("the devices cannot be read back: {e}"))?;
     let open = open_devices(&list, group);
-    if open.is_empty() {
-        return Ok(format!(
-            "volume group {} is cut off from its storage: every device was read back",
-            group.name
-        ));
+    if !open.is_empty() {
+        return Err(format!("{} may still reach the SAN", open.join(", ")));
     }
-    Err(format!("{} may still reach the SAN", open.join(", ")))
+    Ok(format!(
+        "volume group {} is cut off from its storage: every device was read back",
+        group.name
+    ))
+}
+
+/// Whoever is told 0 has lvmlockd drop the lockspace of that name, whichever it is by then: why it must not, if the volume group was joined to
+/// it again. An lvmlockd that does not answer drops nothing.
+fn joined_anew(host: &Host, group: &GroupRecord) -> Option<Verdict> {
+    let ask = |h: &Host| h.lvmlockd.lockspaces();
+    let known = limited::call(host, "asking lvmlockd for its lockspaces", LOOK, ask).ok()?;
+    let anew = |l: &Lockspace| l.vg_uuid == group.uuid && !l.frozen;
+    known.iter().any(anew).then(|| {
+        Verdict::Unproven(format!(
+            "the lockspace of {} grants locks again, so it was joined anew since, and is not to be dropped",
+            group.name
+        ))
+    })
 }
 
 fn millis(at: Monotonic) -> u64 {

@@ -200,6 +200,30 @@ fn a_volume_group_that_stands_fenced_is_not_fenced_twice() {
 }
 
 #[test]
+fn a_lockspace_that_was_joined_anew_meanwhile_is_not_given_up() {
+    let bench = Bench::renewed(0);
+    bench.node.at(Duration::from_secs(1001), |s| {
+        // The release cannot be confirmed, so the hook stays with it for a minute.
+        s.wdmd = Daemon::Hangs;
+        let mut of_it = s.lockspaces.iter().map(|l| l.lockspace.clone());
+        let mut anew = of_it.find(|l| l.vg_name == "vg1").expect("a lockspace");
+        anew.generation = anew.generation.map(|g| g + 1);
+        anew.frozen = false;
+        s.later(Duration::from_secs(20), |s| s.join(anew));
+    });
+    bench.node.state(|s| {
+        s.device("vg1-lv0").expect("a device").in_flight =
+            InFlight::Until(Duration::from_secs(1002));
+    });
+    let (verdict, told) = bench.hook();
+    assert!(
+        matches!(&verdict, Verdict::Unproven(why) if why.contains("joined anew")),
+        "{verdict:?} {told:?}"
+    );
+    assert!(bench.held(), "it is in use");
+}
+
+#[test]
 fn an_agent_that_says_proven_is_not_believed() {
     let bench = Bench::new();
     agent(bench.state.path(), |mut stream| {

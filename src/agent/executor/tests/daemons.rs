@@ -6,7 +6,7 @@ use crate::agent::executor::run;
 use crate::agent::journal::Journal;
 use crate::fence::report::{LocksOutcome, Outcome, StepKind, StepResult};
 use crate::fence::selection::RefusalReason;
-use crate::host::simulated::{Daemon, Dropping, InFlight, Layout};
+use crate::host::simulated::{Daemon, Dropping, InFlight, Layout, State};
 
 fn bench() -> Bench {
     Bench::new(&Layout::default())
@@ -75,6 +75,56 @@ fn an_lvmlockd_that_fails_leaves_the_devices_alone() {
         assert_eq!(bench.node.log(), Vec::<String>::new());
         assert!(!bench.journal().1.expect("a record").unfinished());
     }
+}
+
+/// From one second after its start a daemon is silent, and long after the proof it answers again.
+fn silent_until(bench: &Bench, end: u64, silence: fn(&mut State, Daemon)) {
+    bench.node.state(|s| {
+        s.device("vg1-lv1").expect("device").in_flight = InFlight::Until(seconds(1003));
+    });
+    let at = |t, how| {
+        bench
+            .node
+            .at(seconds(t), move |s: &mut State| silence(s, how));
+    };
+    at(1001, Daemon::Dead);
+    at(end, Daemon::Alive);
+}
+
+#[test]
+fn a_proof_is_had_anew_before_a_drop_that_comes_late() {
+    let daemons: [fn(&mut State, Daemon); 2] =
+        [|s, how| s.lvmlockd = how, |s, how| s.sanlock = how];
+    for silence in daemons {
+        let bench = bench();
+        silent_until(&bench, 1020, silence);
+        // The SAN is back, and somebody refreshes a volume that was closed already: nobody guards it yet.
+        bench.node.at(seconds(1010), |s| {
+            let below = s.device("mpath-vg1-0").expect("map").dm.dev;
+            s.refresh("vg1-lv0", below);
+        });
+        let report = bench.fence();
+        assert_eq!(
+            (&report.outcome, report.locks),
+            (&Outcome::Proven, LocksOutcome::Released),
+            "{report:#?}"
+        );
+        assert_eq!(bench.count("swap vg1-lv0"), 2, "{:#?}", bench.node.log());
+        assert_eq!(bench.open("vg1"), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn a_lock_manager_that_comes_back_late_releases_while_the_host_lives() {
+    let bench = bench();
+    // The proof is 3 s old by then, and the watchdog fires after 130 s from the last renewal.
+    silent_until(&bench, 1090, |s, how| s.lvmlockd = how);
+    let report = bench.fence();
+    assert_eq!(
+        (&report.outcome, report.locks),
+        (&Outcome::Proven, LocksOutcome::Released),
+        "{report:#?}"
+    );
 }
 
 #[test]
