@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, watch};
 use super::decide::Known;
 use super::executor;
 use super::guard::News;
-use super::journal::{Journal, Record, Turn};
+use super::journal::{Journal, Record, Standings, Turn};
 use super::observe::{Kept, observe, observe_again};
 use super::restore;
 use crate::fence::report::{FenceReport, LocksOutcome, Outcome};
@@ -43,6 +43,7 @@ const TURN_LIMIT: Duration = Duration::from_secs(10);
 pub struct Actor {
     host: Host,
     journal: Arc<Mutex<Journal>>,
+    standings: Standings,
     said: mpsc::UnboundedSender<Said>,
 }
 
@@ -62,15 +63,23 @@ impl Actor {
     #[must_use]
     pub fn new(host: Host, journal: Journal) -> (Self, mpsc::UnboundedReceiver<Said>) {
         let (said, hear) = mpsc::unbounded_channel();
+        let standings = journal.standings();
         let journal = Arc::new(Mutex::new(journal));
         (
             Self {
                 host,
                 journal,
+                standings,
                 said,
             },
             hear,
         )
+    }
+
+    /// What stands fenced; without waiting for the fence that has the journal.
+    #[must_use]
+    pub fn standings(&self) -> &Standings {
+        &self.standings
     }
 
     /// Where others who have something to say to the desk may say it.

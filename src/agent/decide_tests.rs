@@ -312,7 +312,8 @@ fn a_status_of_this_boot_and_generation_settles_it_for_a_new_agent() {
                 "lastTransitionTime": "2026-01-01T00:00:00Z",
             }],
             "node": {
-                "observedGeneration": generation, "bootId": boot, "agentVersion": "0", "finishedAt": "2026-01-01T00:00:00Z",
+                "observedGeneration": generation, "bootId": boot, "agentVersion": "0",
+                "startedAt": "2026-01-01T00:00:00Z", "finishedAt": "2026-01-01T00:00:00Z",
             },
         });
         world.requests.get_mut("uid-a").unwrap().status =
@@ -321,10 +322,17 @@ fn a_status_of_this_boot_and_generation_settles_it_for_a_new_agent() {
     };
     assert_eq!(settled(BOOT, 1, "Proven"), (Some(Stand::Settled), false));
     assert_eq!(settled(BOOT, 1, "NotProven"), (Some(Stand::Settled), false));
+    for said in ["Proven", "NotProven", "InProgress", "NodeRestarted"] {
+        assert_eq!(
+            settled("boot-0", 1, said),
+            (Some(Stand::Restarted), false),
+            "the node that came back is not cut off again: {said}"
+        );
+    }
     assert_eq!(
-        settled("boot-0", 1, "Proven"),
+        settled("boot-0", 0, "Proven"),
         (Some(Stand::Next), true),
-        "another boot"
+        "edited since the restart"
     );
     assert_eq!(
         settled(BOOT, 0, "Proven"),
@@ -341,4 +349,16 @@ fn a_status_of_this_boot_and_generation_settles_it_for_a_new_agent() {
         (Some(Stand::Next), true),
         "killed half-way, journal lost"
     );
+}
+
+#[test]
+fn a_record_of_another_boot_begins_nothing_even_before_its_status_tells() {
+    for (boot, begins) in [(BOOT, Some("a")), ("boot-0", None)] {
+        let mut world = World::of([request("a", 1, &json!({}))]);
+        let record = world.requests.get_mut("uid-a").unwrap();
+        let of = |key: &str, value: &str| Some([(key.to_owned(), value.to_owned())].into());
+        record.metadata.labels = of("storagefence.io/recorded-by", "agent");
+        record.metadata.annotations = of("storagefence.io/boot-id", boot);
+        assert_eq!(world.begins().as_deref(), begins, "{boot}");
+    }
 }

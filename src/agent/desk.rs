@@ -1,6 +1,7 @@
 //! Where everything comes together: requests, what the fences say, and inventories come in; orders, statuses and events go out.
 
 mod alone;
+mod publishing;
 mod telling;
 mod unfence;
 
@@ -15,15 +16,15 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::act::{Actor, Observer, Said};
-use super::decide::{Decision, Known, Running, Stand, Uid, View, Work, decide, waits};
+use super::decide::{Decision, Known, Running, Uid, View, Work, decide, waits};
+use super::executor::with_standings;
 use super::hook;
 use super::hook::server::Call;
 use super::hook::waiting::Waiting;
 use super::journal::Record;
 use super::metrics::Metrics;
 use super::publish::Board;
-use super::report::{AgentPart, Context, Happened, from_report, governed, happened};
-use super::restore::report::nothing_fenced;
+use super::report::{AgentPart, Happened, happened};
 use super::sentry::Sentry;
 use super::sentry::in_force::Learned;
 use super::sentry::records::worth_a_record;
@@ -396,6 +397,15 @@ impl Desk {
         let inventory = observation.as_ref().and_then(|o| o.as_ref().as_ref().ok());
         // First: it may be that a watchdog is running.
         let wait = self.stand_guard(observation.as_ref(), may_begin);
+        // What a refused order would be answered by now, it is asked as a fence would ask it.
+        let refused = |k: &Known| matches!(k.report.outcome, Outcome::Refused(why) if waits(why));
+        let waiting = self.known.values().any(refused);
+        let standings = waiting.then(|| self.tools.actor.standings().all().unwrap_or_default());
+        let standings = standings.filter(|all| !all.is_empty());
+        let with_standings = standings
+            .zip(inventory)
+            .map(|(standings, inventory)| with_standings(inventory.clone(), &standings));
+        let inventory = with_standings.as_ref().or(inventory);
         let Decision {
             stands,
             begin,
@@ -423,11 +433,8 @@ impl Desk {
         for (uid, stand) in &stands {
             self.publish(uid, stand);
         }
-        let waiting = self
-            .known
-            .values()
-            .any(|k| matches!(k.report.outcome, Outcome::Refused(why) if waits(why)))
-            || self.lifts.values().any(|l| l.again_at().is_some());
+        let waiting =
+            self.known.values().any(refused) || self.lifts.values().any(|l| l.again_at().is_some());
         let pause = if waiting || self.tools.sentry.alarmed() {
             LOOK_CLOSELY.min(self.tools.pause)
         } else {
@@ -435,52 +442,6 @@ impl Desk {
         };
         self.tools.observer.every(pause);
         wait
-    }
-
-    fn publish(&mut self, uid: &str, stand: &Stand) {
-        let Some(request) = self.requests.get(uid) else {
-            return;
-        };
-        let name = request.metadata.name.clone().unwrap_or_default();
-        let current_generation = request.metadata.generation.unwrap_or_default();
-        let before = self
-            .tools
-            .board
-            .wanted(uid)
-            .unwrap_or_else(|| stored(request));
-        let now = Timestamp::now();
-        let part = match stand {
-            Stand::Settled | Stand::Next => return,
-            Stand::Governed(other) => governed(other, current_generation, now, &before),
-            Stand::NothingFenced => {
-                nothing_fenced(&self.tools.boot_id, current_generation, now, &before)
-            }
-            Stand::Unfence => match self.lifts.get(uid).cloned() {
-                Some(report) => self.unfence_part(uid, &report, now, &before),
-                None => return,
-            },
-            Stand::Report(generation) => {
-                let Some(known) = self.known.get(uid).cloned() else {
-                    return;
-                };
-                self.begun(&known);
-                let started = self.started.get(uid).map_or(now, |(_, started)| *started);
-                from_report(
-                    &known.report,
-                    Context {
-                        generation: *generation,
-                        current_generation,
-                        started,
-                        now,
-                        before: &before,
-                    },
-                )
-            }
-        };
-        let Some(request) = self.requests.get(uid) else {
-            return;
-        };
-        self.tools.board.want(uid, &name, part, || stored(request));
     }
 }
 

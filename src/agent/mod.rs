@@ -31,6 +31,7 @@ pub mod node_storage;
 mod node_storage_task;
 pub mod observe;
 mod options;
+mod outlived;
 pub mod preflight;
 pub mod publish;
 pub mod report;

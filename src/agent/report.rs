@@ -135,23 +135,6 @@ pub fn from_report(report: &FenceReport, context: Context<'_>) -> AgentPart {
     part
 }
 
-/// The status of a request that another one keeps from its turn. Evidence of an earlier generation stays.
-#[must_use]
-pub fn governed(other: &str, generation: i64, now: Timestamp, before: &AgentPart) -> AgentPart {
-    let mut part = before.clone();
-    let message = format!(
-        "request {other} is older and governs this node; nothing was touched for this one. It goes on when {other} is deleted: \
-         kubectl delete sfr {other}"
-    );
-    let says = says(
-        ConditionStatus::False,
-        reason::OTHER_REQUEST_GOVERNS,
-        message,
-    );
-    part.set(condition_type::FENCED, now, generation, says);
-    part
-}
-
 fn fenced(report: &FenceReport) -> Says {
     let (status, reason) = match &report.outcome {
         // Proof comes before the locks are released, and that may take a while: it is said as soon as it is there.

@@ -281,7 +281,7 @@ fn an_edit_half_way_is_told() {
 
 #[test]
 fn another_request_is_named() {
-    let part = governed("older", 1, at(1), &AgentPart::default());
+    let part = crate::agent::outlived::governed("older", 1, at(1), &AgentPart::default());
     assert_eq!(
         says_of(&part, "Fenced"),
         (ConditionStatus::False, "OtherRequestGoverns")

@@ -3,14 +3,35 @@
 //! The agent acts without asking the controller, so both must come to the same answer by themselves: this is the one place that
 //! says it.
 
-use super::StorageFenceRequest;
-use super::request::FenceState;
+use super::condition::find;
+use super::request::{FenceState, condition_type, reason};
+use super::{ConditionStatus, StorageFenceRequest};
 
 /// Whether a request takes part in the question at all. One that is being deleted no longer wants anything; a dry run touches nothing,
-/// so it neither keeps a real fence waiting nor has to wait for one.
+/// so it neither keeps a real fence waiting nor has to wait for one; and one that nothing will become of any more, as long as its spec is what it
+/// is, keeps no other waiting either.
 #[must_use]
 pub fn competes(request: &StorageFenceRequest) -> bool {
-    request.metadata.deletion_timestamp.is_none() && !request.spec.dry_run
+    request.metadata.deletion_timestamp.is_none() && !request.spec.dry_run && !is_over(request)
+}
+
+/// Whether the agent has said that nothing was fenced for this spec, and that it will not look again.
+fn is_over(request: &StorageFenceRequest) -> bool {
+    let status = request.status.as_ref();
+    let fenced = status.and_then(|s| find(&s.conditions, condition_type::FENCED));
+    fenced.is_some_and(|fenced| {
+        fenced.status == ConditionStatus::False
+            && fenced.observed_generation.is_some()
+            && fenced.observed_generation == request.metadata.generation
+            && [
+                reason::VOLUME_GROUP_UNKNOWN,
+                reason::VOLUME_GROUP_NOT_SHARED,
+                reason::NOT_SUPPORTED,
+                reason::CALLED_OFF,
+                reason::NODE_RESTARTED,
+            ]
+            .contains(&fenced.reason.as_str())
+    })
 }
 
 /// The request that governs a node: one that wants it fenced before one that does not, of these the oldest by creation, then the first by name.
@@ -149,6 +170,37 @@ mod tests {
         assert_eq!(name_of(governing("n1", &all)), Some("b"));
         assert_eq!(name_of(outranked_by(&all[2], &all)), None);
         assert_eq!(name_of(outranked_by(&all[0], &all)), None);
+    }
+
+    #[test]
+    fn one_that_nothing_will_become_of_keeps_no_other_waiting() {
+        let mut all = [request("a", "n1", 1), request("b", "n1", 2)];
+        for (r, uid) in all.iter_mut().zip(["ua", "ub"]) {
+            r.metadata.uid = Some(uid.into());
+            r.metadata.generation = Some(1);
+        }
+        let said = |reason: &str, generation: i64| {
+            serde_json::from_value(serde_json::json!({ "conditions": [{
+                "type": "Fenced", "status": "False", "reason": reason, "message": "", "observedGeneration": generation,
+                "lastTransitionTime": "2026-01-01T00:00:00Z",
+            }]}))
+            .unwrap()
+        };
+        for (reason, generation, governs) in [
+            ("VolumeGroupUnknown", 1, "b"),
+            ("CalledOff", 1, "b"),
+            ("NodeRestarted", 1, "b"),
+            // The spec was edited since: it deserves another look.
+            ("VolumeGroupUnknown", 0, "a"),
+            // It may still act by itself, or has left something.
+            ("PathsRemain", 1, "a"),
+            ("NotProven", 1, "a"),
+        ] {
+            all[0].status = Some(said(reason, generation));
+            assert_eq!(name_of(governing("n1", &all)), Some(governs), "{reason}");
+            let kept = name_of(kept_fenced_by(&all[1], &all));
+            assert_eq!(kept, (governs == "a").then_some("a"), "{reason}");
+        }
     }
 
     #[test]

@@ -72,6 +72,8 @@ pub mod reason {
     pub const LOCKS_KEPT: &str = "LocksKept";
     /// LocksReleased: the drop was sent, but the lock manager was not seen to let go.
     pub const RELEASE_NOT_CONFIRMED: &str = "ReleaseNotConfirmed";
+    /// Fenced/LocksReleased: the node was restarted since, which ended the fence. Nothing is begun again for this spec.
+    pub const NODE_RESTARTED: &str = "NodeRestarted";
     /// Fenced: the agent cannot do what the spec asks for in this version.
     pub const NOT_SUPPORTED: &str = "NotSupported";
 }

@@ -155,6 +155,7 @@ pub fn needs_agent(request: &StorageFenceRequest, governed_by_another: bool) -> 
                     | reason::VOLUME_GROUP_NOT_SHARED
                     | reason::NOT_SUPPORTED
                     | reason::UNFENCED
+                    | reason::NODE_RESTARTED
             )
     })
 }

@@ -241,6 +241,8 @@ pub struct VolumeGroup {
     pub pvs: Vec<PhysicalVolume>,
     /// Its lockspace; a volume group without one is local to the node.
     pub lockspace: Option<Lockspace>,
+    /// Whether it stands fenced and its lockspace, told above, is the one that it had before.
+    pub stands: bool,
 }
 
 impl VolumeGroup {

@@ -29,7 +29,9 @@ impl Plan {
         groups: &[VolumeGroup],
         now: Monotonic,
     ) -> Self {
-        let lockspaces = || groups.iter().filter_map(|g| g.lockspace.as_ref());
+        // What stands fenced waits for no watchdog any more.
+        let awake = groups.iter().filter(|g| !g.stands);
+        let lockspaces = || awake.clone().filter_map(|g| g.lockspace.as_ref());
         let reset = ResetWindow::of(lockspaces(), &inventory.watchdog);
         let keeps_armed =
             |name: &str| lockspaces().any(|l| watchdog_client(&l.name, l.host_id) == name);

@@ -85,7 +85,8 @@ pub fn select(inventory: &Inventory, order: &Order) -> Result<Vec<VolumeGroup>, 
     if order.when_paths_remain == WhenPathsRemain::Refuse {
         let healthy: Vec<String> = selected
             .iter()
-            .filter(|vg| !vg.all_paths_gone())
+            // What stands fenced has nothing left to be cut off.
+            .filter(|vg| !vg.stands && !vg.all_paths_gone())
             .map(paths_in_words)
             .collect();
         if !healthy.is_empty() {
@@ -105,7 +106,8 @@ fn affected(known: &[VolumeGroup]) -> Result<Vec<VolumeGroup>, Refusal> {
     let shared: Vec<&VolumeGroup> = known.iter().filter(|vg| vg.shared()).collect();
     let gone: Vec<VolumeGroup> = shared
         .iter()
-        .filter(|vg| vg.all_paths_gone())
+        // One that stands fenced was affected, and is until it is given back.
+        .filter(|vg| vg.stands || vg.all_paths_gone())
         .map(|vg| (*vg).clone())
         .collect();
     if !gone.is_empty() {
@@ -335,6 +337,22 @@ mod tests {
             assert_eq!(refusal.reason, reason, "{selection:?}");
             assert!(refusal.message.contains(says), "{refusal}");
             assert!(refusal.message.contains("othing was touched"), "{refusal}");
+        }
+    }
+
+    #[test]
+    fn what_stands_fenced_is_meant_whatever_its_paths() {
+        let stands = VolumeGroup {
+            stands: true,
+            ..vg("stands", true, &[true, true])
+        };
+        for selection in [
+            Selection::Affected,
+            Selection::AllShared,
+            names(&["stands"]),
+        ] {
+            let selected = ask(vec![stands.clone()], selection, WhenPathsRemain::Refuse);
+            assert_eq!(selected, Ok(vec!["uuid of stands, shared true".into()]));
         }
     }
 

@@ -175,6 +175,7 @@ fn volume_group(
         uuid: uuid.to_owned(),
         lockspace,
         name,
+        stands: false,
     }
 }
 

@@ -34,7 +34,8 @@ impl Desk {
             .running
             .as_ref()
             .is_some_and(|(r, _)| r.work == Work::Fence);
-        let busy = fencing || !may_begin;
+        // One waits already for the un-fence to be interrupted: there is room for one.
+        let busy = fencing || self.after_unfence.is_some() || !may_begin;
         let due = self
             .tools
             .sentry

@@ -10,6 +10,7 @@ pub(in crate::agent) mod limited;
 mod quiesce;
 mod refence;
 mod release;
+mod stands;
 mod swap;
 #[cfg(test)]
 mod tests;
@@ -18,6 +19,7 @@ mod worker;
 
 pub use expedite::give_back;
 pub use refence::{keep_queueing_off, open_devices, refence};
+pub use stands::with_standings;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,10 +50,6 @@ const TAKEN_AWAY: &str =
 ///
 /// `cancel` is asked until the locks are frozen, the first thing that leaves a trace; it may block for no time. `progress` is called whenever
 /// the report has changed, at least at the end of each step; it may block for no time either.
-#[expect(
-    clippy::needless_pass_by_value,
-    reason = "an inventory is good for one fence: the next one takes its own"
-)]
 pub fn run(
     host: &Host,
     journal: &mut Journal,
@@ -60,6 +58,9 @@ pub fn run(
     cancel: &dyn Fn() -> bool,
     progress: &mut dyn FnMut(&FenceReport),
 ) -> FenceReport {
+    // What cannot be read stands for nobody: then the order is refused as before.
+    let standings = journal.standings().all().unwrap_or_default();
+    let inventory = with_standings(inventory, &standings);
     let now = host.system.monotonic();
     let refused = |reason, message| FenceReport {
         outcome: Outcome::Refused(reason),
@@ -91,7 +92,10 @@ pub fn run(
         journal,
         progress,
         order: order.clone(),
-        groups: groups.iter().map(record).collect(),
+        groups: groups
+            .iter()
+            .map(|g| stands::record(g, &standings))
+            .collect(),
         planned: groups.iter().map(|g| g.devices.clone()).collect(),
         reset: plan.reset,
         report: plan.report,
@@ -241,6 +245,8 @@ impl Fence<'_> {
         let now = self.host.system.monotonic();
         let standings = self.journal.standings();
         for standing in Standing::of(&self.report, &self.groups, now) {
+            let before = standings.of(&standing.group.uuid).ok().flatten();
+            let standing = stands::carried_on(standing, before);
             if let Err(e) = standings.put(&standing) {
                 let name = &standing.group.name;
                 self.note(format!(

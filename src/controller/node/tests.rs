@@ -79,7 +79,7 @@ fn a_changed_spec_brings_the_agent_back() {
 }
 
 #[test]
-fn a_deleted_or_governed_request_needs_no_agent() {
+fn a_deleted_request_needs_no_agent_and_one_that_is_over_governs_nobody() {
     let mut deleted = request(&json!({}));
     deleted.metadata.deletion_timestamp = deleted.metadata.creation_timestamp.clone();
     assert_eq!(
@@ -93,10 +93,10 @@ fn a_deleted_or_governed_request_needs_no_agent() {
         ConditionStatus::False,
         "VolumeGroupUnknown",
     );
-    // The older one has had its word and still governs: the younger waits, without an agent.
+    // The older one has had its word, and nothing will become of it: it is the younger's turn.
     assert_eq!(
         label(ON_DEMAND, Some("true"), &[younger.clone(), refused]),
-        LabelChange::Remove
+        LabelChange::Keep
     );
     assert_eq!(label(ON_DEMAND, None, &[younger]), LabelChange::Set);
 }

@@ -132,6 +132,8 @@ fn judge_word(request: &StorageFenceRequest) -> Verdict {
         let failed = |reason: &str| Verdict::new(Stand::Failed, reason, fenced.message.clone());
         match fenced.reason.as_str() {
             said::NOT_PROVEN => return failed(reason::NOT_PROVEN),
+            // Whatever was proven ended with that kernel; the controller that asked sees how the node is now.
+            said::NODE_RESTARTED => return failed(said::NODE_RESTARTED),
             // The paths are back: the health controller will see that, and has nothing to escalate.
             said::CALLED_OFF => {
                 return Verdict::new(Stand::Working, reason::CALLED_OFF, fenced.message.clone());

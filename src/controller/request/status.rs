@@ -153,7 +153,7 @@ fn from_the_agents_word(
         reason::IN_PROGRESS => Phase::Fencing,
         reason::NOT_PROVEN => Phase::Failed,
         reason::CALLED_OFF => Phase::CalledOff,
-        reason::UNFENCED => Phase::Unfenced,
+        reason::UNFENCED | reason::NODE_RESTARTED => Phase::Unfenced,
         reason::DRY_RUN => Phase::DryRunComplete,
         refusal if REFUSALS.contains(&refusal) => Phase::Rejected,
         // The controller applies the same rule to what it knows by now; the agent's word may be older.
@@ -191,13 +191,17 @@ fn proven(request: &StorageFenceRequest, fenced: &Condition) -> (Phase, String) 
 /// After a reboot nothing that was proven holds any more, whatever the status still says.
 fn rebooted_since(request: &StorageFenceRequest, facts: &Facts) -> Option<String> {
     let fence = request.status.as_ref()?.node.as_ref()?;
+    // The agent knows.
+    if agents_word(request).is_some_and(|w| w.reason == reason::NODE_RESTARTED) {
+        return None;
+    }
     let (_, storage) = facts.current_agent()?;
     if fence.boot_id.is_empty() || storage.boot_id.is_empty() || fence.boot_id == storage.boot_id {
         return None;
     }
     Some(format!(
-        "node {} was rebooted since the agent worked on this request (boot {} then, {} now): what was done no longer holds. The agent looks at \
-         it again",
+        "node {} was rebooted since the agent worked on this request (boot {} then, {} now): what was done no longer holds. The agent \
+         will say so",
         request.spec.node_name, fence.boot_id, storage.boot_id
     ))
 }

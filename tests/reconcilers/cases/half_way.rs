@@ -74,6 +74,13 @@ pub async fn a_spec_changed_half_way_waits_for_its_turn(bed: &Bed) -> Result {
         r.metadata.generation == Some(2) && message(r, "Fenced").contains("nosuch")
     })
     .await?;
+    // What cannot be done does not deny what was.
+    bed.settles(
+        "changed",
+        "Fenced",
+        &["Fenced=True/Proven", "LocksReleased=True/Released"],
+    )
+    .await?;
     bed.withdraw("changed").await?;
     agent.stop().await?;
     node.unharmed()

@@ -3,7 +3,7 @@
 use super::Bench;
 use super::bench::{seconds, step};
 use crate::agent::executor::run;
-use crate::fence::order::{ReleaseLocks, Selection};
+use crate::fence::order::{ReleaseLocks, Selection, WhenPathsRemain};
 use crate::fence::report::{DeviceOutcome, LocksOutcome, Outcome, StepKind, StepResult};
 use crate::fence::selection::RefusalReason;
 use crate::host::simulated::{Dropping, Group, InFlight, Layout, Under};
@@ -373,4 +373,59 @@ fn affected_means_those_without_paths() {
         (&Outcome::Proven, LocksOutcome::Released)
     );
     assert_eq!(report.volume_groups.len(), 1);
+}
+
+#[test]
+fn what_stands_fenced_already_is_read_back_and_told_again() {
+    let mut bench = Bench::new(&Layout::default());
+    bench.fence();
+    let first = bench.journal().0.standings().all().expect("standings");
+    let count = |bench: &Bench| bench.count("drop_vg vg1");
+    assert_eq!(count(&bench), 1);
+    // Somebody else asks, or the same with another spec: paths that are back change nothing about what stands.
+    bench.order.when_paths_remain = WhenPathsRemain::Refuse;
+    for uid in ["another", "a third"] {
+        bench.order.uid = uid.into();
+        let report = bench.fence();
+        assert_eq!(
+            (&report.outcome, report.locks),
+            (&Outcome::Proven, LocksOutcome::Released),
+            "{report:#?}"
+        );
+        let group = &report.volume_groups[0];
+        assert_eq!((group.devices.len(), group.devices_proven()), (3, 3));
+        assert_eq!(group.generation, first[0].generation);
+        let now = bench.journal().0.standings().all().expect("standings");
+        assert_eq!(now.len(), 1);
+        assert_eq!(
+            (&now[0].group, now[0].proven),
+            (&first[0].group, first[0].proven)
+        );
+        assert_eq!(now[0].uid, bench.order.uid, "it is this one's from now on");
+    }
+    assert_eq!(count(&bench), 1, "nothing is dropped twice");
+    assert!(bench.held("other"));
+}
+
+#[test]
+fn of_two_one_that_stands_the_other_is_fenced() {
+    let mut bench = Bench::whatever_paths(&Layout {
+        groups: vec![Group::target("vg1"), Group::target("vg2")],
+    });
+    bench.order.volume_groups = Selection::Named(vec!["vg1".into()]);
+    bench.fence();
+    assert!(bench.held("vg2"));
+    bench.order.volume_groups = Selection::Named(vec!["vg1".into(), "vg2".into()]);
+    bench.order.generation += 1;
+    let report = bench.fence();
+    assert_eq!(
+        (&report.outcome, report.locks),
+        (&Outcome::Proven, LocksOutcome::Released),
+        "{report:#?}"
+    );
+    // The watchdog that is told of is the second one's.
+    assert!(report.watchdog.armed && report.watchdog.budget.is_some());
+    assert!(!bench.held("vg2"));
+    let standing = bench.journal().0.standings().all().expect("standings");
+    assert_eq!(standing.len(), 2);
 }

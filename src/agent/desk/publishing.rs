@@ -1,0 +1,71 @@
+//! What each request's status is to say.
+
+use jiff::Timestamp;
+
+use super::{Desk, stored};
+use crate::agent::decide::Stand;
+use crate::agent::outlived::{governed, restarted, still_stands};
+use crate::agent::report::{Context, from_report};
+use crate::agent::restore::report::nothing_fenced;
+use crate::fence::report::Outcome;
+
+impl Desk {
+    pub(super) fn publish(&mut self, uid: &str, stand: &Stand) {
+        let Some(request) = self.requests.get(uid) else {
+            return;
+        };
+        let name = request.metadata.name.clone().unwrap_or_default();
+        let current_generation = request.metadata.generation.unwrap_or_default();
+        let before = self
+            .tools
+            .board
+            .wanted(uid)
+            .unwrap_or_else(|| stored(request));
+        let now = Timestamp::now();
+        let part = match stand {
+            Stand::Settled | Stand::Next => return,
+            Stand::Governed(other) => {
+                let why = format!("request {other} is older and governs this node");
+                still_stands(&self.tools.boot_id, &why, current_generation, now, &before)
+                    .unwrap_or_else(|| governed(other, current_generation, now, &before))
+            }
+            Stand::Restarted => restarted(&self.tools.boot_id, current_generation, now, &before),
+            Stand::NothingFenced => {
+                nothing_fenced(&self.tools.boot_id, current_generation, now, &before)
+            }
+            Stand::Unfence => match self.lifts.get(uid).cloned() {
+                Some(report) => self.unfence_part(uid, &report, now, &before),
+                None => return,
+            },
+            Stand::Report(generation) => {
+                let Some(known) = self.known.get(uid).cloned() else {
+                    return;
+                };
+                self.begun(&known);
+                let started = self.started.get(uid).map_or(now, |(_, started)| *started);
+                let refused = matches!(known.report.outcome, Outcome::Refused(_))
+                    .then(|| {
+                        let why = &known.report.message;
+                        still_stands(&self.tools.boot_id, why, *generation, now, &before)
+                    })
+                    .flatten();
+                refused.unwrap_or_else(|| {
+                    from_report(
+                        &known.report,
+                        Context {
+                            generation: *generation,
+                            current_generation,
+                            started,
+                            now,
+                            before: &before,
+                        },
+                    )
+                })
+            }
+        };
+        let Some(request) = self.requests.get(uid) else {
+            return;
+        };
+        self.tools.board.want(uid, &name, part, || stored(request));
+    }
+}

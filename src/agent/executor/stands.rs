@@ -1,0 +1,60 @@
+//! Volume groups that stand fenced already, for an order that means them too.
+//!
+//! Their lockspace is gone, so by themselves they look like local ones, and an order would be refused: the status of a request whose spec was
+//! edited would deny the fence that stands, and a health controller be told that a fenced node cannot be fenced. So they count as what they
+//! were: the fence is read back, and what was released is seen to be released.
+
+use crate::agent::journal::{GroupRecord, Standing};
+use crate::fence::{Inventory, Lockspace, LockspaceState, VolumeGroup};
+
+/// The inventory in which they are told. Pure.
+#[must_use]
+pub fn with_standings(mut inventory: Inventory, standings: &[Standing]) -> Inventory {
+    for group in &mut inventory.volume_groups {
+        // One that was joined again since is in use anew, and one without a device has nothing to be read back.
+        if group.lockspace.is_some() || group.devices.is_empty() {
+            continue;
+        }
+        let of_it = standings.iter().find(|s| s.group.uuid == group.uuid);
+        let Some((standing, name)) = of_it.and_then(|s| Some((s, s.lockspace.clone()?))) else {
+            continue;
+        };
+        group.name.clone_from(&standing.group.name);
+        group.stands = true;
+        group.lockspace = Some(Lockspace {
+            name,
+            vg_name: standing.group.name.clone(),
+            vg_uuid: group.uuid.clone(),
+            host_id: standing.host_id.unwrap_or_default(),
+            generation: standing.generation,
+            state: LockspaceState::Removing,
+            frozen: true,
+            ..Lockspace::default()
+        });
+    }
+    inventory
+}
+
+/// What the journal keeps of a volume group: of one that stands, what was known when it had not been fenced yet.
+pub(super) fn record(vg: &VolumeGroup, standings: &[Standing]) -> GroupRecord {
+    let of_it = standings
+        .iter()
+        .find(|s| vg.stands && s.group.uuid == vg.uuid);
+    of_it.map_or_else(|| super::record(vg), |s| s.group.clone())
+}
+
+/// A fence that stood before keeps its history: when it was proven first, and how often it did not hold.
+pub(super) fn carried_on(new: Standing, before: Option<Standing>) -> Standing {
+    match before {
+        Some(old) if (&old.lockspace, old.generation) == (&new.lockspace, new.generation) => {
+            Standing {
+                proven: old.proven,
+                told: old.told,
+                openings: old.openings,
+                last_opening: old.last_opening,
+                ..new
+            }
+        }
+        _ => new,
+    }
+}
