@@ -72,21 +72,21 @@ impl Facts {
     pub fn current_agent(&self) -> Option<(&AgentPod, &NodeStorageStatus)> {
         let node = self.node.as_ref()?;
         let storage = self.storage.as_ref()?;
-        if storage
-            .node_uid
-            .as_ref()
-            .is_some_and(|uid| *uid != node.uid)
-        {
-            return None;
-        }
         self.agent_pods
             .iter()
-            .find(|pod| pod.ready && pod.published(storage))
+            .find(|pod| pod.speaks_for(&node.uid, storage))
             .map(|pod| (pod, storage))
     }
 }
 
 impl AgentPod {
+    /// Whether this pod answers, and a NodeStorage is its report about the Node of this UID.
+    #[must_use]
+    pub fn speaks_for(&self, node_uid: &str, storage: &NodeStorageStatus) -> bool {
+        let of_the_node = storage.node_uid.as_ref().is_none_or(|uid| uid == node_uid);
+        self.ready && of_the_node && self.published(storage)
+    }
+
     /// Whether a NodeStorage says that this pod wrote it. The field holds the pod's name and UID.
     fn published(&self, storage: &NodeStorageStatus) -> bool {
         storage.agent_pod.as_ref().is_none_or(|author| {

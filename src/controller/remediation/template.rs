@@ -1,6 +1,9 @@
 //! A template's status: which nodes could be served. And its annotation, which lets several templates of the kind serve one node.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
+use kube::runtime::reflector::ObjectRef;
 use kube::{Api, ResourceExt};
 use serde_json::json;
 
@@ -10,8 +13,12 @@ use crate::api::node_storage::condition_type::READY as STORAGE_READY;
 use crate::api::remediation::{
     NotReadyNode, StorageFenceRemediationTemplateStatus, condition_type, contract,
 };
+use crate::api::request::reason::NO_AGENT;
 use crate::api::{CONTROLLER_FIELD_MANAGER, Condition, ConditionStatus, NodeStorage};
 use crate::controller::context::Context;
+use crate::controller::facts::{AgentMode, AgentPod};
+use crate::controller::request::dereference::agent_pods;
+use crate::controller::watches::Caches;
 use crate::kubernetes::apply::{Result, Target, apply, apply_status};
 
 /// Nodes that are listed: the schema's limit.
@@ -44,8 +51,12 @@ pub async fn see_to(context: &Context, template: &Template) -> Result<Outcome> {
         outcome.written = true;
     }
     let storages = context.caches.storages.state();
-    let readable = storages.iter().filter_map(|s| s.0.as_ref().ok());
-    let status = status(template, readable, Timestamp::now());
+    let pods = agent_pods(&context.caches);
+    let reports = storages
+        .iter()
+        .filter_map(|s| report(s.0.as_ref().ok()?, &pods, &context.caches));
+    let mode = context.settings.agent_mode;
+    let status = status(template, reports, mode, Timestamp::now());
     if template.status.as_ref() != Some(&status) {
         context
             .written
@@ -55,25 +66,58 @@ pub async fn see_to(context: &Context, template: &Template) -> Result<Outcome> {
     Ok(outcome)
 }
 
+/// What is known of a node.
+#[derive(Clone, Copy, Debug)]
+pub struct Report<'a> {
+    /// What its agent wrote last.
+    pub storage: &'a NodeStorage,
+    /// Whether it is the word of an agent that answers. What an agent left behind that is gone, or that was another node's, is hearsay.
+    pub current: bool,
+}
+
+/// None: there is no such node any more.
+fn report<'a>(
+    storage: &'a NodeStorage,
+    pods: &BTreeMap<String, Vec<AgentPod>>,
+    caches: &Caches,
+) -> Option<Report<'a>> {
+    let name = storage.name_any();
+    let uid = caches.nodes.get(&ObjectRef::new(&name))?.uid()?;
+    let current = storage.status.as_ref().is_some_and(|status| {
+        let mut pods = pods.get(&name).into_iter().flatten();
+        pods.any(|pod| pod.speaks_for(&uid, status))
+    });
+    Some(Report { storage, current })
+}
+
 /// The status for what the nodes' agents say. Pure.
 #[must_use]
 pub fn status<'a>(
     template: &Template,
-    storages: impl Iterator<Item = &'a NodeStorage>,
+    reports: impl Iterator<Item = Report<'a>>,
+    mode: AgentMode,
     now: Timestamp,
 ) -> StorageFenceRemediationTemplateStatus {
     let mut known = 0;
     let mut not_ready = Vec::new();
-    for storage in storages {
+    for Report { storage, current } in reports {
+        // An agent that is not needed is not there, and nobody knows what it would say.
+        if !current && mode == AgentMode::OnDemand {
+            continue;
+        }
         known += 1;
         let conditions = storage.status.as_ref().map(|s| s.conditions.as_slice());
         let ready = conditions.and_then(|c| find(c, STORAGE_READY));
-        if !ready.is_some_and(|c| c.status == ConditionStatus::True) {
-            not_ready.push(NotReadyNode {
-                name: storage.name_any(),
-                reason: ready.map_or_else(|| "NotReported".to_owned(), |c| c.reason.clone()),
-            });
-        }
+        let reason = match ready {
+            _ if !current => NO_AGENT,
+            None => "NotReported",
+            Some(c) if c.status == ConditionStatus::True => continue,
+            Some(c) => &c.reason,
+        };
+        not_ready.push(NotReadyNode {
+            name: storage.name_any(),
+            reason: reason.to_owned(),
+        });
     }
     // The cache has no order.
     not_ready.sort_by(|a, b| a.name.cmp(&b.name));
@@ -82,12 +126,12 @@ pub fn status<'a>(
         (_, 0) => (
             ConditionStatus::Unknown,
             "NoNodeReported",
-            "no agent has reported yet: with agents OnDemand, none does before it is needed. See kubectl get nodestorages".to_owned(),
+            "no agent reports: with agents OnDemand, none does while it is not needed. See kubectl get nodestorages".to_owned(),
         ),
         (0, _) => (
             ConditionStatus::False,
             "NoNodeReady",
-            "no node could be fenced now: see kubectl get nodestorages".to_owned(),
+            "no node could be fenced now: status.notReady says why, and kubectl get nodestorages has more".to_owned(),
         ),
         (ready, known) if ready < known => (
             ConditionStatus::True,
@@ -123,3 +167,7 @@ pub fn status<'a>(
         conditions: vec![condition],
     }
 }
+
+#[cfg(test)]
+#[path = "template_tests.rs"]
+mod tests;

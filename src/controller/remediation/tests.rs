@@ -4,16 +4,13 @@ use serde_json::{Value, json};
 use super::dereference::{Facts, Source, source};
 use super::judge::{Stand, judge};
 use super::plan::{Finalizer, Plan, Request, plan, request_name};
-use super::template;
 use crate::api::condition::find;
 use crate::api::remediation::{
-    FINALIZER, REMEDIATION_UID_LABEL, StorageFenceRemediationStatus,
-    StorageFenceRemediationTemplateSpec, contract, reason,
+    FINALIZER, REMEDIATION_UID_LABEL, StorageFenceRemediationStatus, contract, reason,
 };
 use crate::api::request::reason as said;
 use crate::api::{
-    ConditionStatus, NodeStorage, StorageFenceRemediation, StorageFenceRemediationTemplate,
-    StorageFenceRequest,
+    ConditionStatus, StorageFenceRemediation, StorageFenceRequest,
 };
 use crate::controller::fixtures::{condition, fenced, request, with};
 
@@ -397,56 +394,4 @@ fn names_of_requests_fit_and_are_names() {
     assert!(name.len() <= 253 && name.ends_with("-01234567"), "{name}");
     let dotted = format!("{}.{}", "n".repeat(239), "m".repeat(13));
     assert!(!request_name(&remediation(&json!({})), &dotted).contains(".-"));
-}
-
-fn storage(name: &str, status: &str, reason: &str) -> NodeStorage {
-    serde_json::from_value(json!({
-        "apiVersion": "storagefence.io/v1alpha1", "kind": "NodeStorage", "metadata": { "name": name }, "spec": {},
-        "status": {
-            "bootId": "b", "agentVersion": "v", "sharedVolumeGroups": 0, "activeLogicalVolumes": 0, "paths": "0/0",
-            "conditions": [{
-                "type": "Ready", "status": status, "reason": reason, "message": "",
-                "lastTransitionTime": "2026-01-01T00:00:00Z",
-            }],
-        },
-    }))
-    .unwrap()
-}
-
-#[test]
-fn a_template_says_which_nodes_could_be_served() {
-    let template =
-        StorageFenceRemediationTemplate::new("t", StorageFenceRemediationTemplateSpec::default());
-    let status = |storages: &[NodeStorage]| {
-        let status = template::status(&template, storages.iter(), Timestamp::UNIX_EPOCH);
-        let ready = find(&status.conditions, "Ready").unwrap();
-        (
-            status.nodes.clone(),
-            ready.status,
-            ready.reason.clone(),
-            status.not_ready,
-        )
-    };
-    let (good, bad) = (
-        storage("a", "True", "AllAnswer"),
-        storage("b", "False", "SanlockUnavailable"),
-    );
-    assert_eq!(
-        status(&[]),
-        ("0/0".into(), UNKNOWN, "NoNodeReported".into(), Vec::new())
-    );
-    assert_eq!(
-        status(std::slice::from_ref(&good)),
-        ("1/1".into(), TRUE, "AllNodesReady".into(), Vec::new())
-    );
-    let (nodes, ready, why, listed) = status(&[bad.clone(), good]);
-    assert_eq!(
-        (nodes.as_str(), ready, why.as_str()),
-        ("1/2", TRUE, "SomeNodesReady")
-    );
-    assert_eq!(
-        (listed[0].name.as_str(), listed[0].reason.as_str()),
-        ("b", "SanlockUnavailable")
-    );
-    assert_eq!(status(&[bad]).1, FALSE);
 }

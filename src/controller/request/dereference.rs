@@ -1,5 +1,7 @@
 //! Gathers what the cluster knows that bears on a request, from the caches.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
@@ -42,6 +44,18 @@ pub fn dereference(request: &StorageFenceRequest, caches: &Caches) -> Facts {
         agent_pods,
         governed_by: outranked_by(request, &others).map(ResourceExt::name_any),
     }
+}
+
+/// The agents' pods, by node.
+#[must_use]
+pub fn agent_pods(caches: &Caches) -> BTreeMap<String, Vec<AgentPod>> {
+    let mut all: BTreeMap<String, Vec<AgentPod>> = BTreeMap::new();
+    for pod in caches.pods.state() {
+        if let Some(node) = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()) {
+            all.entry(node).or_default().push(agent_pod(&pod));
+        }
+    }
+    all
 }
 
 /// A pod of the agent in short.
