@@ -6,6 +6,7 @@ use clap::ValueEnum;
 
 use super::request::finalizer;
 use crate::api::condition::find;
+use crate::api::node_storage::VolumeGroupStatus;
 use crate::api::request::{DeletionPolicy, condition_type, reason};
 use crate::api::{Condition, ConditionStatus, NodeStorageStatus, StorageFenceRequest};
 
@@ -93,6 +94,13 @@ impl AgentPod {
             author.contains(&self.uid) || author.split([' ', '/', '(', ')']).any(|w| w == self.name)
         })
     }
+}
+
+/// Whether no path of a volume group works. Unknown paths are not gone paths.
+#[must_use]
+pub fn all_paths_gone(group: &VolumeGroupStatus) -> bool {
+    let mut paths = group.physical_volumes.iter().flat_map(|pv| &pv.paths);
+    !group.physical_volumes.is_empty() && !paths.any(|path| path.active)
 }
 
 /// What the agent has said about a request: its `Fenced` condition, when that still means something.

@@ -9,8 +9,9 @@ use kube::{Api, ResourceExt};
 use super::plan::request_name;
 use crate::api::governing::outranked_by;
 use crate::api::remediation::{REMEDIATION_UID_LABEL, contract};
-use crate::api::{StorageFenceRemediation, StorageFenceRequest};
+use crate::api::{NodeStorageStatus, StorageFenceRemediation, StorageFenceRequest};
 use crate::controller::context::Context;
+use crate::controller::request::dereference as requests;
 use crate::kubernetes::apply::{Result, call};
 
 /// All of it.
@@ -26,6 +27,8 @@ pub struct Facts {
     pub request: Option<StorageFenceRequest>,
     /// The older request that governs the node instead of ours.
     pub governed_by: Option<StorageFenceRequest>,
+    /// What the node's agent says now, if one answers. Looked up only when another request governs.
+    pub storage: Option<NodeStorageStatus>,
     /// Whether a request that is not ours has the name of ours.
     pub name_taken: bool,
 }
@@ -45,6 +48,7 @@ pub async fn dereference(
         node_boot_id: None,
         request: None,
         governed_by: None,
+        storage: None,
         name_taken: false,
     };
     let uid = remediation.uid().unwrap_or_default();
@@ -60,6 +64,10 @@ pub async fn dereference(
         if let Some(request) = &facts.request {
             let others = context.caches.requests_of(node);
             facts.governed_by = outranked_by(request, &others).cloned();
+            if facts.governed_by.is_some() {
+                let about = requests::dereference(request, &context.caches);
+                facts.storage = about.current_agent().map(|(_, storage)| storage.clone());
+            }
         }
         if remediation.metadata.deletion_timestamp.is_some()
             && facts.request.is_some()

@@ -3,6 +3,9 @@
 //! A health controller escalates at once when `Succeeded` is False, and waits while it is Unknown. So it is False as soon as it is clear that
 //! there will be no fence, and True only with proof.
 
+use kube::ResourceExt;
+
+use super::cover::{Cover, cover};
 use super::dereference::Facts;
 use crate::api::condition::find;
 use crate::api::remediation::{condition_type as ours, contract, reason};
@@ -69,7 +72,7 @@ pub fn judge(remediation: &StorageFenceRemediation, facts: &Facts) -> Verdict {
             return Verdict::new(Stand::Failed, reason::NODE_NOT_FOUND, message);
         }
     };
-    let now = judge_request(node, facts);
+    let now = judge_request(node, remediation, facts);
     if timed_out(remediation) && !has_succeeded(remediation) {
         let message = format!(
             "the health controller has stopped waiting, so nothing is begun any more. When it did: {}",
@@ -80,7 +83,7 @@ pub fn judge(remediation: &StorageFenceRemediation, facts: &Facts) -> Verdict {
     now
 }
 
-fn judge_request(node: &str, facts: &Facts) -> Verdict {
+fn judge_request(node: &str, remediation: &StorageFenceRemediation, facts: &Facts) -> Verdict {
     if !facts.node_exists {
         let message = format!("there is no node {node}. Nothing was touched");
         return Verdict::new(Stand::Failed, reason::NODE_NOT_FOUND, message);
@@ -95,27 +98,66 @@ fn judge_request(node: &str, facts: &Facts) -> Verdict {
         let message = format!("a StorageFenceRequest for node {node} is being made");
         return Verdict::new(Stand::Working, reason::STARTED, message);
     };
-    let of = |request: &StorageFenceRequest| {
-        let name = request.metadata.name.as_deref().unwrap_or_default();
-        format!("request {name}: ")
-    };
     if let Some(other) = &facts.governed_by {
-        // Who asked for it does not matter to the node.
-        let mut theirs = judge_word(other);
-        theirs.message.insert_str(0, &of(other));
-        if theirs.stand != Stand::Failed {
-            return theirs;
-        }
-        let message = format!(
-            "the older request {} governs node {node} and does not fence it ({}). Delete it to let this one have its turn",
-            other.metadata.name.as_deref().unwrap_or_default(),
-            theirs.message
-        );
-        return Verdict::new(Stand::Failed, said::OTHER_REQUEST_GOVERNS, message);
+        return judge_other(node, remediation, request, other, facts);
     }
     let mut ours = judge_word(request);
     ours.message.insert_str(0, &of(request));
     ours
+}
+
+/// Whose word it is.
+fn of(request: &StorageFenceRequest) -> String {
+    format!("request {}: ", request.name_any())
+}
+
+/// What the older request that governs the node means for ours. Who asked for a fence does not matter to the node; what it fences does.
+fn judge_other(
+    node: &str,
+    remediation: &StorageFenceRemediation,
+    request: &StorageFenceRequest,
+    other: &StorageFenceRequest,
+    facts: &Facts,
+) -> Verdict {
+    let mut theirs = judge_word(other);
+    let short = match theirs.stand {
+        Stand::Working => None,
+        Stand::Failed => Some(format!("does not fence it ({})", theirs.message)),
+        Stand::Succeeded => match cover(remediation, other, facts.storage.as_ref()) {
+            Cover::Whole => None,
+            Cover::Unknown if has_succeeded(remediation) => None,
+            Cover::Unknown => return nobody_tells(node, request, other),
+            Cover::Short(why) => Some(format!("fences it, but {why}")),
+        },
+    };
+    let Some(short) = short else {
+        theirs.message.insert_str(0, &of(other));
+        return theirs;
+    };
+    let message = format!(
+        "the older request {name} governs node {node} and {short}. Delete it to let this one have its turn: kubectl delete sfr {name}",
+        name = other.name_any()
+    );
+    Verdict::new(Stand::Failed, said::OTHER_REQUEST_GOVERNS, message)
+}
+
+/// Another's fence is proven, and no agent says whether it is all that ours means.
+fn nobody_tells(node: &str, request: &StorageFenceRequest, other: &StorageFenceRequest) -> Verdict {
+    if let Some(agent) = no_agent(request) {
+        return Verdict::new(Stand::Failed, said::NO_AGENT, agent.message.clone());
+    }
+    let message = format!(
+        "the older request {} governs node {node} and is proven; whether any other volume group has lost its paths is not known until the \
+         node's agent answers",
+        other.name_any()
+    );
+    Verdict::new(Stand::Working, reason::STARTED, message)
+}
+
+/// What the controller says of a request whose agent did not come in time.
+fn no_agent(request: &StorageFenceRequest) -> Option<&Condition> {
+    let conditions = &request.status.as_ref()?.conditions;
+    find(conditions, condition_type::AGENT_READY).filter(|agent| agent.reason == said::NO_AGENT)
 }
 
 /// What a request's conditions mean here.
@@ -145,9 +187,7 @@ fn judge_word(request: &StorageFenceRequest) -> Verdict {
             _ => {}
         }
     }
-    if let Some(agent) = find(conditions, condition_type::AGENT_READY)
-        && agent.reason == said::NO_AGENT
-    {
+    if let Some(agent) = no_agent(request) {
         return Verdict::new(Stand::Failed, said::NO_AGENT, agent.message.clone());
     }
     let message = request.status.as_ref().and_then(|s| s.message.clone());

@@ -4,6 +4,7 @@
 //! What is seen to by us is the request; the agent does not know of remediations.
 
 pub mod apply;
+pub mod cover;
 pub mod dereference;
 pub mod judge;
 pub mod plan;

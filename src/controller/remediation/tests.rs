@@ -10,7 +10,7 @@ use crate::api::remediation::{
 };
 use crate::api::request::reason as said;
 use crate::api::{
-    ConditionStatus, StorageFenceRemediation, StorageFenceRequest,
+    ConditionStatus, NodeStorageStatus, StorageFenceRemediation, StorageFenceRequest,
 };
 use crate::controller::fixtures::{condition, fenced, request, with};
 
@@ -18,7 +18,7 @@ const TRUE: ConditionStatus = ConditionStatus::True;
 const FALSE: ConditionStatus = ConditionStatus::False;
 const UNKNOWN: ConditionStatus = ConditionStatus::Unknown;
 
-fn remediation(metadata: &Value) -> StorageFenceRemediation {
+pub fn remediation(metadata: &Value) -> StorageFenceRemediation {
     let mut object = json!({
         "apiVersion": "storagefence.io/v1alpha1", "kind": "StorageFenceRemediation",
         "metadata": { "name": "n1", "namespace": "ns", "uid": "0123456789", "generation": 1 }, "spec": {},
@@ -29,13 +29,14 @@ fn remediation(metadata: &Value) -> StorageFenceRemediation {
     serde_json::from_value(object).unwrap()
 }
 
-fn facts(request: Option<StorageFenceRequest>) -> Facts {
+pub fn facts(request: Option<StorageFenceRequest>) -> Facts {
     Facts {
         node: Ok("n1".into()),
         node_exists: true,
         node_boot_id: None,
         request,
         governed_by: None,
+        storage: None,
         name_taken: false,
     }
 }
@@ -240,6 +241,8 @@ fn a_refusal_of_an_older_spec_is_not_the_last_word() {
 #[test]
 fn a_request_that_governs_instead_counts() {
     let mut facts = facts(Some(request(&json!({}))));
+    // Nothing is affected that it has not fenced.
+    facts.storage = Some(NodeStorageStatus::default());
     let proven = fenced(request(&json!({})), TRUE, said::PROVEN);
     for (other, succeeded, why) in [
         (

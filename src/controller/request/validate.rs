@@ -12,7 +12,9 @@ use crate::api::request::{
     Takeover, VolumeGroupMode, WhenPathsRemain, Workloads, condition_type, reason,
 };
 use crate::api::{ConditionStatus, NodeStorageStatus, StorageFenceRequest};
-use crate::controller::facts::{AgentMode, Facts, REFUSALS, Settings, agents_word, needs_agent};
+use crate::controller::facts::{
+    AgentMode, Facts, REFUSALS, Settings, agents_word, all_paths_gone, needs_agent,
+};
 
 /// A condition without its times.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -224,11 +226,6 @@ fn paths_remain(request: &StorageFenceRequest, chosen: &[&VolumeGroupStatus]) ->
 fn paths(vg: &VolumeGroupStatus) -> (usize, usize) {
     let all = vg.physical_volumes.iter().flat_map(|pv| &pv.paths);
     (all.clone().filter(|path| path.active).count(), all.count())
-}
-
-/// Unknown paths are not gone paths.
-fn all_paths_gone(vg: &VolumeGroupStatus) -> bool {
-    !vg.physical_volumes.is_empty() && paths(vg).0 == 0
 }
 
 fn in_words(groups: &[&VolumeGroupStatus]) -> String {
