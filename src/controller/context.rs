@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use super::facts::Settings;
 use super::metrics::Metrics;
 use super::node::absence::Absences;
+use super::node::boot::Boots;
 use super::watches::Caches;
 use crate::kubernetes::apply::Error;
 use crate::kubernetes::events::Events;
@@ -34,6 +35,8 @@ pub struct Context {
     pub failures: Failures,
     /// Nodes whose agent is gone.
     pub absences: Absences,
+    /// Boot IDs that Nodes told.
+    pub boots: Boots,
 }
 
 impl Context {

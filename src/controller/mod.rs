@@ -121,6 +121,7 @@ pub async fn run_until(
         written: Written::default(),
         failures: Failures::default(),
         absences: node::absence::Absences::default(),
+        boots: node::boot::Boots::default(),
     });
     let election = leader::Election::new(&options.namespace, LEASE, &identity);
     // The lease is given back only when nothing is being written any more.

@@ -5,6 +5,7 @@
 //! A label that no request needs is removed, whoever left it: a former leader, or the other mode.
 
 pub mod absence;
+pub mod boot;
 
 use std::sync::Arc;
 use std::time::Duration;

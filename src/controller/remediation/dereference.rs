@@ -1,6 +1,5 @@
 //! Gathers what bears on a remediation: which node is meant, what the cluster knows of it, and the request.
 
-use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::runtime::reflector::ObjectRef;
@@ -11,6 +10,7 @@ use crate::api::governing::outranked_by;
 use crate::api::remediation::{REMEDIATION_UID_LABEL, contract};
 use crate::api::{NodeStorageStatus, StorageFenceRemediation, StorageFenceRequest};
 use crate::controller::context::Context;
+use crate::controller::node::boot::boot_id;
 use crate::controller::request::dereference as requests;
 use crate::kubernetes::apply::{Result, call};
 
@@ -73,10 +73,7 @@ pub async fn dereference(
             && facts.request.is_some()
             && facts.node_exists
         {
-            let nodes = Api::<Node>::all(context.client.clone());
-            let found = call(format!("read Node {node}"), nodes.get_opt(node)).await?;
-            let info = found.and_then(|n| n.status).and_then(|s| s.node_info);
-            facts.node_boot_id = info.map(|i| i.boot_id).filter(|id| !id.is_empty());
+            facts.node_boot_id = boot_id(node, context).await?;
         }
     }
     Ok(facts)

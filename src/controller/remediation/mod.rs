@@ -32,7 +32,7 @@ const TEMPLATE_KIND: &str = "StorageFenceRemediationTemplate";
 const DEBOUNCE: Duration = Duration::from_millis(20);
 /// Everything else is told by a watch; this is for what a watch may miss.
 const AT_THE_LATEST: Duration = Duration::from_mins(10);
-/// What no watch tells: a Machine's node, a Node's boot ID. Also when a cache is behind our own write.
+/// What no watch tells: a Machine's node. Also when a cache is behind our own write.
 pub const ASK_AGAIN: Duration = Duration::from_secs(5);
 
 /// Goes through all of them whenever `bell` rings, until `stop`. Without the CRDs it waits, and nothing else does.

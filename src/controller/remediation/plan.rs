@@ -9,12 +9,13 @@ use serde_json::json;
 use super::dereference::Facts;
 use super::judge::{Stand, Verdict, has_succeeded, timed_out};
 use super::{ASK_AGAIN, full_name};
-use crate::api::condition::find;
+use crate::api::condition::{find, set};
 use crate::api::remediation::{
     FINALIZER, REMEDIATION_ANNOTATION, REMEDIATION_UID_LABEL, StorageFenceRemediationStatus,
     condition_type, reason,
 };
 use crate::api::request::condition_type as requests;
+use crate::api::request::reason::{UNFENCE_WAITING, UNFENCING};
 use crate::api::{Condition, ConditionStatus, StorageFenceRemediation, StorageFenceRequest};
 
 /// What becomes of the finalizer.
@@ -90,7 +91,7 @@ pub fn plan(
     now: Timestamp,
 ) -> Plan {
     if remediation.metadata.deletion_timestamp.is_some() {
-        return on_deletion(remediation, facts);
+        return on_deletion(remediation, facts, now);
     }
     let request = match (&facts.request, &facts.node) {
         (None, Ok(node)) if wants_request(remediation, facts) => make(remediation, node),
@@ -127,7 +128,7 @@ pub fn plan(
 
 /// Deletion says that the node is healthy: the request goes, and the remediation stays until that is done, so that the health controller does not
 /// count the node as healthy before.
-fn on_deletion(remediation: &StorageFenceRemediation, facts: &Facts) -> Plan {
+fn on_deletion(remediation: &StorageFenceRemediation, facts: &Facts, now: Timestamp) -> Plan {
     let request = match &facts.request {
         Some(request) if request.metadata.deletion_timestamp.is_none() => delete(request),
         _ => Request::Keep,
@@ -142,10 +143,50 @@ fn on_deletion(remediation: &StorageFenceRemediation, facts: &Facts) -> Plan {
             Finalizer::Keep
         },
         request,
-        status: None,
+        status: if done {
+            None
+        } else {
+            waiting(remediation, facts, now)
+        },
         notice: None,
-        look_again: (!done).then_some(ASK_AGAIN),
+        // The end of the wait is told by a watch: the request's, or the Node's.
+        look_again: None,
     }
+}
+
+/// What a deleted remediation waits for, in its request's words: who still holds what, say. Whether it has succeeded stays said as it was: that is
+/// about the fence. None: it is stored already.
+fn waiting(
+    remediation: &StorageFenceRemediation,
+    facts: &Facts,
+    now: Timestamp,
+) -> Option<StorageFenceRemediationStatus> {
+    let request = facts.request.as_ref();
+    // Before that it speaks of the fence.
+    let request = request.filter(|r| r.metadata.deletion_timestamp.is_some())?;
+    let said = request.status.as_ref();
+    let waits = said
+        .and_then(|s| find(&s.conditions, requests::FENCED))
+        .is_some_and(|f| f.reason == UNFENCE_WAITING);
+    let reason = if waits { UNFENCE_WAITING } else { UNFENCING };
+    let message = said
+        .and_then(|s| s.message.as_deref())
+        .unwrap_or("nobody has looked at it yet");
+    let message = format!(
+        "deleted, and stays until the node has its storage back. Request {}: {message}",
+        request.name_any()
+    );
+    let mut status = remediation.status.clone().unwrap_or_default();
+    status.observed_generation = remediation.metadata.generation;
+    let processing = condition(
+        remediation,
+        (condition_type::PROCESSING, ConditionStatus::True),
+        reason,
+        &message,
+        now,
+    );
+    set(&mut status.conditions, processing);
+    (remediation.status.as_ref() != Some(&status)).then_some(status)
 }
 
 fn rebooted(remediation: &StorageFenceRemediation, facts: &Facts) -> bool {
@@ -231,19 +272,12 @@ fn status(
         Stand::Failed => (ConditionStatus::False, ConditionStatus::False),
     };
     let stamped = |type_: &str, status| {
-        let same = find(&before.conditions, type_).filter(|c| c.status == status);
-        Condition {
-            type_: type_.to_owned(),
-            status,
-            observed_generation: remediation.metadata.generation,
-            // Whole seconds, as everywhere in Kubernetes.
-            last_transition_time: same.map_or_else(
-                || Timestamp::from_second(now.as_second()).unwrap_or(now),
-                |c| c.last_transition_time,
-            ),
-            reason: verdict.reason.clone(),
-            message: verdict.message.chars().take(4096).collect(),
+        let said = (verdict.reason.as_str(), verdict.message.as_str());
+        let mut new = condition(remediation, (type_, status), said.0, said.1, now);
+        if let Some(same) = find(&before.conditions, type_).filter(|c| c.status == status) {
+            new.last_transition_time = same.last_transition_time;
         }
+        new
     };
     StorageFenceRemediationStatus {
         observed_generation: remediation.metadata.generation,
@@ -254,6 +288,24 @@ fn status(
             stamped(condition_type::PROCESSING, processing),
             stamped(condition_type::SUCCEEDED, succeeded),
         ],
+    }
+}
+
+fn condition(
+    remediation: &StorageFenceRemediation,
+    (type_, status): (&str, ConditionStatus),
+    reason: &str,
+    message: &str,
+    now: Timestamp,
+) -> Condition {
+    Condition {
+        type_: type_.to_owned(),
+        status,
+        observed_generation: remediation.metadata.generation,
+        // Whole seconds, as everywhere in Kubernetes.
+        last_transition_time: Timestamp::from_second(now.as_second()).unwrap_or(now),
+        reason: reason.to_owned(),
+        message: message.chars().take(4096).collect(),
     }
 }
 

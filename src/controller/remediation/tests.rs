@@ -363,6 +363,53 @@ fn deletion_takes_the_request_back_and_waits_for_it() {
     assert_eq!(planned(&deleted(None), &facts).finalizer, Finalizer::Free);
 }
 
+/// The health controller reads that the fence succeeded; people read who keeps the node from getting its storage back.
+#[test]
+fn a_deleted_remediation_says_what_it_waits_for() {
+    let proven = fenced(request(&json!({})), TRUE, said::PROVEN);
+    let proven = with(proven, condition("LocksReleased", TRUE, said::RELEASED));
+    let mut gone = deleted(Some("boot-1"));
+    gone.status = planned(&remediation(&json!({})), &facts(Some(proven.clone()))).status;
+    let succeeded = conditions(&planned(
+        &remediation(&json!({})),
+        &facts(Some(proven.clone())),
+    ));
+    assert_eq!(succeeded, (FALSE, TRUE, reason::FINISHED.into()));
+    let mut facts = facts(Some(fenced(proven, TRUE, said::UNFENCE_WAITING)));
+    assert!(
+        planned(&gone, &facts).status.is_none(),
+        "it speaks of the fence yet"
+    );
+    let going = facts.request.as_mut().unwrap();
+    going.metadata.deletion_timestamp =
+        Some(serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap());
+    going.status.as_mut().unwrap().message = Some("process 7 (qemu) holds vg1-disk3 open".into());
+    let plan = planned(&gone, &facts);
+    assert_eq!(conditions(&plan), (TRUE, TRUE, reason::FINISHED.into()));
+    let status = plan.status.unwrap();
+    let processing = find(&status.conditions, "Processing").unwrap();
+    assert_eq!(processing.reason, said::UNFENCE_WAITING);
+    assert!(
+        processing
+            .message
+            .ends_with("Request r: process 7 (qemu) holds vg1-disk3 open"),
+        "{processing:?}"
+    );
+    assert_eq!(
+        find(&status.conditions, "Succeeded"),
+        find(&gone.status.as_ref().unwrap().conditions, "Succeeded")
+    );
+    // Said once, and then asked for no sooner than something changes.
+    gone.status = Some(status);
+    let plan = planned(&gone, &facts);
+    assert!(
+        plan.status.is_none() && plan.look_again.is_none(),
+        "{plan:?}"
+    );
+    facts.request = None;
+    assert!(planned(&gone, &facts).status.is_none(), "it goes");
+}
+
 /// A finalizer that never goes would block the health controller.
 #[test]
 fn the_finalizer_goes_with_the_node_and_with_its_boot() {

@@ -5,7 +5,6 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Node;
 use kube::{Api, ResourceExt};
 use serde_json::json;
 
@@ -16,7 +15,8 @@ use crate::api::{
 };
 use crate::controller::context::Context;
 use crate::controller::facts::{Facts, was_touched};
-use crate::kubernetes::apply::{Error, Target, apply, call};
+use crate::controller::node::boot::boot_id;
+use crate::kubernetes::apply::{Error, Target, apply};
 
 /// How often a deleted request is looked at again whatever the watches say.
 pub const LOOK_AGAIN: Duration = Duration::from_secs(20);
@@ -124,8 +124,8 @@ pub async fn reconcile(
 ) -> Result<Done, Error> {
     let mut change = decide(request, facts, None);
     if change == Change::AskNode {
-        let boot_id = boot_id(request, context).await?;
-        change = decide(request, facts, Some(&boot_id));
+        let boot_id = boot_id(&request.spec.node_name, context).await?;
+        change = decide(request, facts, Some(&boot_id.unwrap_or_default()));
     }
     let name = request.name_any();
     let (finalizers, done) = match &change {
@@ -154,18 +154,6 @@ pub async fn reconcile(
         Err(e) if done == Done::Freed && (e.is_not_found() || e.is_conflict()) => Ok(done),
         Err(e) => Err(e),
     }
-}
-
-/// What the Node object says; empty when there is none, or it does not say.
-async fn boot_id(request: &StorageFenceRequest, context: &Context) -> Result<String, Error> {
-    let name = &request.spec.node_name;
-    let nodes = Api::<Node>::all(context.client.clone());
-    let node = call(format!("read Node {name}"), nodes.get_opt(name)).await?;
-    let info = node
-        .and_then(|n| n.status)
-        .and_then(|s| s.node_info)
-        .map(|i| i.boot_id);
-    Ok(info.unwrap_or_default())
 }
 
 #[cfg(test)]
