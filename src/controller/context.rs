@@ -11,6 +11,7 @@ use super::facts::Settings;
 use super::metrics::Metrics;
 use super::node::absence::Absences;
 use super::node::boot::Boots;
+use super::unreadable::Told;
 use super::watches::Caches;
 use crate::kubernetes::apply::Error;
 use crate::kubernetes::events::Events;
@@ -37,6 +38,8 @@ pub struct Context {
     pub absences: Absences,
     /// Boot IDs that Nodes told.
     pub boots: Boots,
+    /// What was told of objects that cannot be read.
+    pub unreadable: Told,
 }
 
 impl Context {

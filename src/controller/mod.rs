@@ -13,6 +13,7 @@ mod options;
 pub mod policy;
 pub mod remediation;
 pub mod request;
+mod unreadable;
 pub mod watches;
 
 use std::sync::Arc;
@@ -29,6 +30,7 @@ use self::context::{Context, Failures, Written};
 use self::metrics::Metrics;
 pub use self::options::Options;
 use self::watches::{Caches, Trigger, Watches, nodes_for, references, requests_for};
+use crate::kubernetes::backoff::Backoff;
 use crate::kubernetes::client::{Purpose, client};
 use crate::kubernetes::events::Events;
 use crate::kubernetes::{client as clients, leader};
@@ -102,6 +104,7 @@ pub async fn run_until(
         &client(config, Purpose::Watch)?,
         &options.namespace,
         &options.agent_selector,
+        Backoff::controller(),
         &metrics,
     );
     let caches = watches.caches.clone();
@@ -122,6 +125,7 @@ pub async fn run_until(
         failures: Failures::default(),
         absences: node::absence::Absences::default(),
         boots: node::boot::Boots::default(),
+        unreadable: unreadable::Told::default(),
     });
     let election = leader::Election::new(&options.namespace, LEASE, &identity);
     // The lease is given back only when nothing is being written any more.
@@ -134,7 +138,8 @@ pub async fn run_until(
     );
     let http = serve(&options, &caches, leading.clone(), metrics.clone());
     let bell = Arc::clone(&watches.bell.remediations);
-    let remediations = remediation::Watch::start(&client(config, Purpose::Watch)?, &bell, &metrics);
+    let watcher = client(config, Purpose::Watch)?;
+    let remediations = remediation::Watch::start(&watcher, &bell, Backoff::controller(), &metrics);
     let remediations = remediation::run(Arc::clone(&context), remediations, bell, stop.clone());
     let remediations = AbortOnDropHandle::new(tokio::spawn(remediations));
     let controllers = Box::pin(reconcile(watches, context, leading, &metrics, stop.clone()));

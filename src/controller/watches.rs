@@ -20,6 +20,8 @@ use tokio::task::JoinSet;
 
 use super::metrics::{KindLabels, Metrics};
 use crate::api::{AGENT_WANTED_LABEL, NodeStorage, StorageFencePolicy, StorageFenceRequest};
+use crate::kubernetes::backoff::Backoff;
+use crate::kubernetes::watch::patient;
 
 /// A request, or what is left of one that cannot be read.
 pub type Request = DeserializeGuard<StorageFenceRequest>;
@@ -119,9 +121,15 @@ pub struct Watches {
     pub tasks: JoinSet<()>,
 }
 
-/// Starts all watches.
+/// Starts all watches. `backoff`: between tries where the API server is away.
 #[must_use]
-pub fn start(client: &Client, namespace: &str, agent_selector: &str, metrics: &Metrics) -> Watches {
+pub fn start(
+    client: &Client,
+    namespace: &str,
+    agent_selector: &str,
+    backoff: Backoff,
+    metrics: &Metrics,
+) -> Watches {
     let (requests_bell, request_triggers) = unbounded_channel();
     let (nodes_bell, node_triggers) = unbounded_channel();
     let bell = Bell {
@@ -132,6 +140,7 @@ pub fn start(client: &Client, namespace: &str, agent_selector: &str, metrics: &M
     };
     let mut tasks = JoinSet::new();
     let start = Start {
+        backoff,
         bell: &bell,
         metrics,
     };
@@ -196,6 +205,7 @@ pub fn start(client: &Client, namespace: &str, agent_selector: &str, metrics: &M
 }
 
 struct Start<'a> {
+    backoff: Backoff,
     bell: &'a Bell,
     metrics: &'a Metrics,
 }
@@ -214,7 +224,7 @@ impl Start<'_> {
         K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
     {
         let (reader, writer) = store::<K>();
-        let stream = watcher(api, config).default_backoff().modify(prune);
+        let stream = patient(watcher(api, config), self.backoff.clone()).modify(prune);
         let stream = reflector(writer, stream);
         let (bell, metrics) = (self.bell.clone(), self.metrics.clone());
         tasks.spawn(follow(kind, stream, trigger, bell, metrics));
@@ -349,4 +359,45 @@ where
 {
     futures::stream::poll_fn(move |cx| triggers.poll_recv(cx))
         .flat_map(move |trigger| futures::stream::iter(map(&trigger, &caches)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::controller::remediation;
+    use crate::kubernetes::mock;
+
+    /// How often each kind is tried at a server that answers with errors, watches and remediations alike.
+    async fn tries(backoff: Backoff) -> [u64; 2] {
+        let client = mock::client(|_| (500, serde_json::Value::Null));
+        let metrics = Metrics::default();
+        let watches = start(&client, "ns", "app=agent", backoff.clone(), &metrics);
+        let bell = &watches.bell.remediations;
+        let _remediations = remediation::Watch::start(&client, bell, backoff, &metrics);
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        ["StorageFencePolicy", "StorageFenceRemediation"].map(|kind| {
+            let labels = KindLabels { kind };
+            metrics.watch_errors.get_or_create(&labels).get()
+        })
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_away_is_tried_as_the_back_off_says() {
+        let grows = tries(Backoff::new(
+            Duration::from_millis(10),
+            Duration::from_mins(1),
+        ));
+        let stays = tries(Backoff::new(
+            Duration::from_millis(10),
+            Duration::from_millis(20),
+        ));
+        let (grows, stays) = tokio::join!(grows, stays);
+        for kind in 0..2 {
+            // After 5, 10, 20... ms at least: the ninth wait is longer than all that is left.
+            assert!((2..=10).contains(&grows[kind]), "{grows:?}");
+            assert!(stays[kind] >= 20, "{stays:?}");
+        }
+    }
 }

@@ -29,6 +29,12 @@ impl Backoff {
         Self::new(Duration::from_millis(200), Duration::from_secs(5))
     }
 
+    /// For the controller's watches: its replicas are few, and what they miss meanwhile is not urgent.
+    #[must_use]
+    pub const fn controller() -> Self {
+        Self::new(Duration::from_millis(800), Duration::from_secs(30))
+    }
+
     /// It worked: begins anew.
     pub fn reset(&mut self) {
         self.next = self.first;

@@ -5,4 +5,6 @@ pub mod backoff;
 pub mod client;
 pub mod events;
 pub mod leader;
+#[cfg(test)]
+pub(crate) mod mock;
 pub mod watch;

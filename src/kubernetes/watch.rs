@@ -46,12 +46,30 @@ where
     K: kube::Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
 {
     let seconds = config.timeout.unwrap_or(WATCH_SECONDS);
+    patient(watcher(api, config.timeout(seconds)), backoff).map(|event| match event {
+        Ok(watcher::Event::Init) => Seen::Listing,
+        Ok(watcher::Event::InitDone) => Seen::Listed,
+        Ok(watcher::Event::InitApply(DeserializeGuard(object))) => is(object, true),
+        Ok(watcher::Event::Apply(DeserializeGuard(object))) => is(object, false),
+        Ok(watcher::Event::Delete(DeserializeGuard(Ok(object)))) => Seen::Gone(Box::new(object)),
+        Ok(watcher::Event::Delete(DeserializeGuard(Err(invalid)))) => {
+            Seen::Unreadable(invalid.metadata.name.unwrap_or_default(), invalid.error)
+        }
+        Err(error) => Seen::Broken(in_words(&error)),
+    })
+}
+
+/// A watcher that waits between its tries as `backoff` says, which begins anew once the server has answered.
+pub fn patient<K>(
+    events: impl Stream<Item = watcher::Result<watcher::Event<K>>> + Send,
+    backoff: Backoff,
+) -> impl Stream<Item = watcher::Result<watcher::Event<K>>> + Send {
     let answered = Arc::new(AtomicBool::new(false));
     let until_answered = UntilAnswered {
         backoff,
         answered: Arc::clone(&answered),
     };
-    watcher(api, config.timeout(seconds))
+    events
         .inspect(move |event| {
             if event
                 .as_ref()
@@ -61,19 +79,6 @@ where
             }
         })
         .backoff(until_answered)
-        .map(|event| match event {
-            Ok(watcher::Event::Init) => Seen::Listing,
-            Ok(watcher::Event::InitDone) => Seen::Listed,
-            Ok(watcher::Event::InitApply(DeserializeGuard(object))) => is(object, true),
-            Ok(watcher::Event::Apply(DeserializeGuard(object))) => is(object, false),
-            Ok(watcher::Event::Delete(DeserializeGuard(Ok(object)))) => {
-                Seen::Gone(Box::new(object))
-            }
-            Ok(watcher::Event::Delete(DeserializeGuard(Err(invalid)))) => {
-                Seen::Unreadable(invalid.metadata.name.unwrap_or_default(), invalid.error)
-            }
-            Err(error) => Seen::Broken(in_words(&error)),
-        })
 }
 
 /// A back-off that begins anew once the server has answered. kube has every event begin it anew, and its watcher tells of a list that begins before

@@ -11,6 +11,7 @@ use kube::{Api, ResourceExt};
 use serde::Serialize;
 
 use super::context::Context;
+use super::unreadable;
 use super::watches::Caches;
 use crate::api::condition::find;
 use crate::api::policy::{condition_type, governing, reason, selects_node, selects_volume_group};
@@ -206,6 +207,9 @@ pub async fn run(context: Arc<Context>, changed: Arc<tokio::sync::Notify>) {
 }
 
 async fn write_all(context: &Context) {
+    for policy in context.caches.policies.state() {
+        unreadable::report(context, &policy);
+    }
     let policies = policies(&context.caches);
     if policies.is_empty() {
         return;

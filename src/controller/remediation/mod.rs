@@ -61,7 +61,7 @@ pub async fn run(context: Arc<Context>, watch: Watch, bell: Arc<Notify>, stop: C
 /// Sees to each. When to look again, if that is not to be left to the watches.
 async fn go_through(context: &Context, watch: &Watch) -> Option<Duration> {
     let mut again = None;
-    for remediation in watch.remediations() {
+    for remediation in watch.remediations(context) {
         let result = see_to(context, &remediation).await;
         let uid = remediation.uid().unwrap_or_default();
         again = earlier(
@@ -69,7 +69,7 @@ async fn go_through(context: &Context, watch: &Watch) -> Option<Duration> {
             settle(context, KIND, &remediation.name_any(), &uid, result),
         );
     }
-    for template in watch.templates() {
+    for template in watch.templates(context) {
         let result = template::see_to(context, &template).await;
         let uid = template.uid().unwrap_or_default();
         let outcome = settle(context, TEMPLATE_KIND, &template.name_any(), &uid, result);

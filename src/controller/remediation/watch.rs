@@ -16,7 +16,11 @@ use tokio::sync::Notify;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::api::{StorageFenceRemediation, StorageFenceRemediationTemplate};
+use crate::controller::context::Context;
 use crate::controller::metrics::{KindLabels, Metrics};
+use crate::controller::unreadable;
+use crate::kubernetes::backoff::Backoff;
+use crate::kubernetes::watch::patient;
 
 type Guarded<K> = DeserializeGuard<K>;
 
@@ -30,9 +34,9 @@ pub struct Watch {
 impl Watch {
     /// Starts them. `bell` is rung for every change.
     #[must_use]
-    pub fn start(client: &Client, bell: &Arc<Notify>, metrics: &Metrics) -> Self {
-        let (remediations, one) = follow(client, super::KIND, bell, metrics);
-        let (templates, other) = follow(client, super::TEMPLATE_KIND, bell, metrics);
+    pub fn start(client: &Client, bell: &Arc<Notify>, backoff: Backoff, metrics: &Metrics) -> Self {
+        let (remediations, one) = follow(client, super::KIND, bell, backoff.clone(), metrics);
+        let (templates, other) = follow(client, super::TEMPLATE_KIND, bell, backoff, metrics);
         Self {
             remediations,
             templates,
@@ -48,34 +52,36 @@ impl Watch {
         );
     }
 
-    /// Those that can be read.
+    /// Those that can be read; the others are told of.
     #[must_use]
-    pub fn remediations(&self) -> Vec<StorageFenceRemediation> {
-        readable(&self.remediations)
+    pub fn remediations(&self, context: &Context) -> Vec<StorageFenceRemediation> {
+        readable(&self.remediations, context)
     }
 
-    /// Those that can be read.
+    /// Those that can be read; the others are told of.
     #[must_use]
-    pub fn templates(&self) -> Vec<StorageFenceRemediationTemplate> {
-        readable(&self.templates)
+    pub fn templates(&self, context: &Context) -> Vec<StorageFenceRemediationTemplate> {
+        readable(&self.templates, context)
     }
 }
 
-fn readable<K>(store: &Store<Guarded<K>>) -> Vec<K>
+fn readable<K>(store: &Store<Guarded<K>>, context: &Context) -> Vec<K>
 where
     K: Resource<DynamicType = ()> + Clone + 'static,
 {
     let objects = store.state();
-    objects
-        .iter()
-        .filter_map(|o| o.0.as_ref().ok().cloned())
-        .collect()
+    for object in &objects {
+        unreadable::report(context, object);
+    }
+    let readable = objects.iter().filter_map(|o| o.0.as_ref().ok().cloned());
+    readable.collect()
 }
 
 fn follow<K>(
     client: &Client,
     kind: &'static str,
     bell: &Arc<Notify>,
+    backoff: Backoff,
     metrics: &Metrics,
 ) -> (Store<Guarded<K>>, AbortOnDropHandle<()>)
 where
@@ -83,8 +89,7 @@ where
 {
     let (reader, writer) = store();
     let api: Api<Guarded<K>> = Api::all(client.clone());
-    let stream = watcher(api, Config::default())
-        .default_backoff()
+    let stream = patient(watcher(api, Config::default()), backoff)
         .modify(|object| object.managed_fields_mut().clear());
     let stream = reflector(writer, stream);
     let (bell, metrics) = (Arc::clone(bell), metrics.clone());

@@ -15,10 +15,9 @@ use kube::runtime::controller::Action;
 use kube::{Resource, ResourceExt};
 
 use super::context::{Class, Context};
+use super::unreadable;
 use super::watches::Request;
-use crate::api::StorageFenceRequest;
 use crate::kubernetes::apply::Error;
-use crate::kubernetes::events::Happening;
 
 const KIND: &str = "StorageFenceRequest";
 
@@ -31,12 +30,10 @@ pub async fn reconcile(request: Arc<Request>, context: Arc<Context>) -> Result<A
         // Becoming leader rings for all.
         return Ok(Action::await_change());
     }
-    let request = match &request.0 {
-        Ok(request) => request,
-        Err(unreadable) => {
-            report_unreadable(&request, &unreadable.error, &context);
-            return Ok(Action::requeue(look_again(None)));
-        }
+    let Ok(request) = &request.0 else {
+        context.metrics.reconciled(KIND, "unreadable");
+        unreadable::report(&context, &request);
+        return Ok(Action::requeue(look_again(None)));
     };
     let uid = request.uid().unwrap_or_default();
     let deleted = request.metadata.deletion_timestamp.is_some();
@@ -85,25 +82,4 @@ pub fn on_error(request: &Request, error: &Error, context: &Context) -> Action {
     let retry = class.retry_after(failures);
     tracing::warn!(%error, ?class, ?retry, failures, "reconciliation failed");
     Action::requeue(retry)
-}
-
-/// One that cannot be read stops nobody else. It is told on the object, since nobody looks into the controller's log.
-fn report_unreadable(request: &Request, error: &str, context: &Context) {
-    context.metrics.reconciled(KIND, "unreadable");
-    let name = request.name_any();
-    tracing::error!(request = name, error, "request cannot be read");
-    let mut regarding = request.object_ref(&());
-    // Derived from the type's name, which is not the guard's.
-    regarding.kind = Some(StorageFenceRequest::kind(&()).into_owned());
-    context.events.tell(
-        regarding,
-        &Happening {
-            warning: true,
-            reason: "Unreadable",
-            action: "Reconcile",
-            note: &format!(
-                "this version of the operator cannot read the request, so nothing is done about it: {error}. Correct or delete it"
-            ),
-        },
-    );
 }
