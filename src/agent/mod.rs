@@ -10,6 +10,7 @@
 //! | [`guard`] | watches fences that stand |
 //! | [`hook`] | the kill hook of the host, with or without the agent |
 //! | [`sentry`] | what the node does by itself |
+//! | [`sight`] | what is known of the Node |
 //! | [`report`], [`node_storage`], [`node_conditions`] | what the API server is told; pure |
 //! | [`desk`] | where all of it comes together |
 
@@ -38,6 +39,7 @@ pub mod report;
 pub mod restore;
 mod run;
 pub mod sentry;
+pub mod sight;
 
 pub use options::Options;
 pub use run::{Agent, Error, run};

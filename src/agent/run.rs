@@ -243,6 +243,7 @@ impl Agent {
         );
         let (counts, outlook) = (self.metrics.clone(), self.outlook.clone());
         let spawn = |task| AbortOnDropHandle::new(task);
+        let (tell_sight, sight) = tokio::sync::watch::channel(None);
         let _sentry = [
             spawn(tokio::spawn(tasks::policies(
                 watcher.clone(),
@@ -252,6 +253,7 @@ impl Agent {
                 watcher,
                 node_name.clone(),
                 self.tell_news,
+                tell_sight,
             ))),
             spawn(tokio::spawn(tasks::record(
                 write.clone(),
@@ -262,6 +264,7 @@ impl Agent {
                 write.clone(),
                 node_name,
                 self.outlook,
+                sight.clone(),
                 counts,
             ))),
         ];

@@ -13,11 +13,13 @@ use kube::runtime::watcher::Config;
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use super::Outlook;
 use super::in_force::{Learned, SeenCondition};
 use crate::agent::metrics::Metrics;
 use crate::agent::node_conditions::Says;
+use crate::agent::sight::Sight;
 use crate::api::policy::StorageFencePolicy;
 use crate::api::{AGENT_FIELD_MANAGER, StorageFenceRequest};
 use crate::kubernetes::apply::{Result, Target, apply_status, call};
@@ -26,6 +28,8 @@ use crate::kubernetes::watch::{LONG_WATCH_SECONDS, Seen, watch};
 
 /// The Node's conditions are compared with what the API server holds after this time: somebody may have taken them away.
 const COMPARE: Duration = Duration::from_mins(10);
+/// Somebody who changes the Node's conditions again and again is answered this often.
+const QUIET: Duration = Duration::from_mins(1);
 
 /// Tells of the policies, for ever.
 pub async fn policies(client: Client, tell: mpsc::UnboundedSender<Learned>) {
@@ -76,8 +80,13 @@ pub async fn policies(client: Client, tell: mpsc::UnboundedSender<Learned>) {
     }
 }
 
-/// Tells of the node's own Node, for ever.
-pub async fn node(client: Client, node_name: String, tell: mpsc::UnboundedSender<Learned>) {
+/// Tells of the node's own Node, for ever: the sentry what its rules ask for, and `sight` what the agent has written there.
+pub async fn node(
+    client: Client,
+    node_name: String,
+    tell: mpsc::UnboundedSender<Learned>,
+    sight: watch::Sender<Option<Sight>>,
+) {
     let mut backoff = Backoff::agent();
     loop {
         let api: Api<DeserializeGuard<Node>> = Api::all(client.clone());
@@ -89,6 +98,12 @@ pub async fn node(client: Client, node_name: String, tell: mpsc::UnboundedSender
             let news = match event {
                 Seen::Is(node, _) => {
                     backoff.reset();
+                    let seen = Sight::of(&node);
+                    sight.send_if_modified(|known| {
+                        let news = known.as_ref().is_none_or(|k| !k.says_the_same(&seen));
+                        *known = Some(seen);
+                        news
+                    });
                     of(*node)
                 }
                 Seen::Gone(_) => Learned::NodeOutOfSight,
@@ -160,47 +175,108 @@ pub async fn record(
     }
 }
 
-/// Keeps the Node's conditions current: written when they change, and only then.
+/// Keeps the Node's conditions current: written when they change, or when somebody else has changed them, and only then.
 pub async fn conditions(
     client: Client,
     node_name: String,
     mut outlook: watch::Receiver<Outlook>,
+    mut sight: watch::Receiver<Option<Sight>>,
     metrics: Metrics,
 ) {
     let api: Api<Node> = Api::all(client);
     let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(15));
+    let mut pace = Pace::default();
     loop {
-        // What the API server holds, read now and then: others may write the same conditions.
-        let stored = match call(format!("read Node {node_name}"), api.get(&node_name)).await {
-            Ok(node) => node,
+        // The watch tells of changes; this is for where it cannot.
+        let mut held = match call(format!("read Node {node_name}"), api.get(&node_name)).await {
+            Ok(node) => Sight::of(&node),
             Err(error) => {
                 metrics.api_error(error.class());
                 tokio::time::sleep(backoff.wait()).await;
                 continue;
             }
         };
-        let uid = stored.uid();
-        let mut stored = stored.status.and_then(|s| s.conditions).unwrap_or_default();
-        let compare = tokio::time::Instant::now() + COMPARE;
+        let compare = Instant::now() + COMPARE;
         loop {
-            let wanted = outlook.borrow_and_update().conditions.clone();
-            if let Some(conditions) = changed(&stored, &wanted, Timestamp::now()) {
-                if let Err(error) = write(&api, &node_name, uid.as_deref(), &conditions).await {
-                    tracing::warn!(%error, "the Node's conditions are not written yet");
-                    metrics.api_error(error.class());
-                    tokio::time::sleep(backoff.wait()).await;
-                    break;
+            if let Some((wanted, _)) = due(&mut held, &mut sight, &mut outlook) {
+                tokio::select! {
+                    () = tokio::time::sleep(pace.pause(&wanted, Instant::now())) => {}
+                    _ = outlook.changed() => {}
+                }
+            }
+            // Meanwhile it may have been put right.
+            if let Some((wanted, conditions)) = due(&mut held, &mut sight, &mut outlook) {
+                match write(&api, &node_name, held.uid.as_deref(), &conditions).await {
+                    Ok(node) => held = Sight::of(&node),
+                    Err(error) => {
+                        tracing::warn!(%error, "the Node's conditions are not written yet");
+                        metrics.api_error(error.class());
+                        tokio::time::sleep(backoff.wait()).await;
+                        break;
+                    }
                 }
                 backoff.reset();
-                stored = conditions;
+                pace.wrote(wanted, Instant::now());
             }
-            match tokio::time::timeout_at(compare, outlook.changed()).await {
-                Ok(Ok(())) => {}
-                // The process ends.
-                Ok(Err(_)) => return,
-                Err(_) => break,
+            let told = tokio::select! {
+                () = tokio::time::sleep_until(compare) => break,
+                told = outlook.changed() => told,
+                told = sight.changed() => told,
+            };
+            // The process ends.
+            if told.is_err() {
+                return;
             }
         }
+    }
+}
+
+/// What is wanted, and how it is to be written, if the API server does not hold it.
+fn due(
+    held: &mut Sight,
+    sight: &mut watch::Receiver<Option<Sight>>,
+    outlook: &mut watch::Receiver<Outlook>,
+) -> Option<(Vec<Says>, Vec<NodeCondition>)> {
+    if let Some(seen) = sight.borrow_and_update().as_ref() {
+        held.hear(seen);
+    }
+    let wanted = outlook.borrow_and_update().conditions.clone();
+    let conditions = changed(&held.conditions, &wanted, Timestamp::now())?;
+    Some((wanted, conditions))
+}
+
+/// How soon the same is written once more. At once when the last time is long ago; less and less often where somebody goes on changing it.
+struct Pace {
+    last: Option<(Vec<Says>, Instant)>,
+    backoff: Backoff,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            last: None,
+            backoff: Backoff::new(Duration::from_millis(200), QUIET),
+        }
+    }
+}
+
+impl Pace {
+    fn pause(&mut self, wanted: &[Says], now: Instant) -> Duration {
+        match &self.last {
+            Some((last, at))
+                if last == wanted && now.saturating_duration_since(*at) < QUIET * 2 =>
+            {
+                self.backoff.wait()
+            }
+            _ => {
+                self.backoff.reset();
+                Duration::ZERO
+            }
+        }
+    }
+
+    fn wrote(&mut self, wanted: Vec<Says>, now: Instant) {
+        self.last = Some((wanted, now));
     }
 }
 
@@ -209,14 +285,14 @@ async fn write(
     node_name: &str,
     uid: Option<&str>,
     conditions: &[NodeCondition],
-) -> Result<()> {
+) -> Result<Node> {
     let target = Target {
         name: node_name,
         uid,
         manager: AGENT_FIELD_MANAGER,
     };
     let status = json!({ "conditions": conditions });
-    apply_status(api, target, &status).await.map(drop)
+    apply_status(api, target, &status).await
 }
 
 /// The conditions as they are to be written; None when the API server holds them already. The time of a transition is that of the status, not
@@ -257,36 +333,5 @@ pub fn changed(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::api::ConditionStatus;
-
-    #[test]
-    fn conditions_are_written_on_change_and_keep_the_time_of_their_transition() {
-        let says = |status, reason, message: &str| Says {
-            type_: "storagefence.io/SANPathsAvailable",
-            status,
-            reason,
-            message: message.into(),
-        };
-        let time = |s| Timestamp::from_second(s).unwrap();
-        let since = |c: &[NodeCondition]| c[0].last_transition_time.clone().unwrap().0;
-        let up = [says(ConditionStatus::True, "PathsWork", "a")];
-        let first = changed(&[], &up, time(100)).unwrap();
-        assert_eq!(since(&first), time(100));
-        assert_eq!(changed(&first, &up, time(200)), None);
-        let other_word = [says(ConditionStatus::True, "SomePathsLost", "b")];
-        let second = changed(&first, &other_word, time(200)).unwrap();
-        assert_eq!(since(&second), time(100), "the status is the same");
-        let down = [says(ConditionStatus::False, "AllPathsDown", "c")];
-        assert_eq!(
-            since(&changed(&second, &down, time(300)).unwrap()),
-            time(300)
-        );
-        assert_eq!(
-            changed(&first, &[], time(300)),
-            None,
-            "nothing seen, nothing said"
-        );
-    }
-}
+#[path = "tasks_tests.rs"]
+mod tests;

@@ -229,6 +229,12 @@ pub async fn the_conditions_say_unknown_when_the_agent_is_gone(bed: &Bed) -> Res
     becomes(bed, &node.name, "Ready", "True").await?;
     let agent = node.start_agent().await?;
     becomes(bed, &node.name, FENCED, "False").await?;
+    // As after a partition: the agent is called gone, and has not stopped.
+    let gone = json!({ "status": { "conditions": [{ "type": FENCED, "status": "Unknown", "reason": "AgentGone" }] } });
+    bed.all::<Node>()
+        .patch_status(&node.name, &params, &Patch::Strategic(gone))
+        .await?;
+    becomes(bed, &node.name, FENCED, "False").await?;
     agent.stop().await
 }
 
