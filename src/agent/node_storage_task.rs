@@ -14,6 +14,7 @@ use super::metrics::Metrics;
 use super::node_storage::{Reporter, fences, kill_hook, status};
 use super::run::LOOK_LIMIT;
 use super::sentry::Outlook;
+use super::sight::Sight;
 use crate::api::{AGENT_FIELD_MANAGER, NodeStorage, NodeStorageStatus};
 use crate::fence::preflight::Facts;
 use crate::kubernetes::apply::{Result, Target, apply, apply_status, call};
@@ -38,6 +39,8 @@ pub struct Task {
     pub standing: tokio::sync::watch::Receiver<Vec<Standing>>,
     /// Which policies govern.
     pub outlook: tokio::sync::watch::Receiver<Outlook>,
+    /// The Node, as the API server has it.
+    pub sight: tokio::sync::watch::Receiver<Option<Sight>>,
     /// Whether the kill hook is in force.
     pub kill_hook: tokio::sync::watch::Receiver<Option<State>>,
     /// What the preflight has to know besides the inventory.
@@ -50,7 +53,7 @@ impl Task {
     /// Writes for ever.
     pub async fn run(self) {
         let mut latest = self.observer.latest();
-        let mut outlook = self.outlook.clone();
+        let (mut outlook, mut sight) = (self.outlook.clone(), self.sight.clone());
         let (mut standing, mut kill_hook) = (self.standing.clone(), self.kill_hook.clone());
         let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(15));
         let mut reporter = Reporter {
@@ -90,6 +93,7 @@ impl Task {
                 Ok(()) = standing.changed() => {}
                 Ok(()) = outlook.changed() => {}
                 Ok(()) = kill_hook.changed() => {}
+                Ok(()) = sight.changed() => {}
             }
         }
     }
@@ -102,6 +106,12 @@ impl Task {
         written: &mut Option<Instant>,
     ) -> Result<()> {
         let api: Api<NodeStorage> = Api::all(self.client.clone());
+        let seen = self.sight.borrow().as_ref().and_then(|s| s.uid.clone());
+        if reporter.node_uid.is_some() && seen.is_some() && reporter.node_uid != seen {
+            // Deleted and registered anew. What is owned by the former Node is taken away, and nobody takes it for a report about this one.
+            reporter.node_uid = None;
+            *written = None;
+        }
         if reporter.node_uid.is_none() {
             let nodes: Api<Node> = Api::all(self.client.clone());
             let node = call(
@@ -153,3 +163,7 @@ impl Task {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[path = "node_storage_task_tests.rs"]
+mod tests;

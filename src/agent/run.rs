@@ -280,6 +280,7 @@ impl Agent {
             observer: self.observer.clone(),
             standing: self.standing,
             outlook,
+            sight,
             kill_hook: self.kill_hook,
             facts: self.facts,
             metrics: self.metrics.clone(),
