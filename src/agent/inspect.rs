@@ -1,15 +1,17 @@
 //! The inventory as JSON, for people and scripts: `storage-fence inspect`.
 
-use std::io::Write;
+use std::fmt;
+use std::io::{BufWriter, Write};
 
+use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
 use super::observe::observe;
 use crate::fence::preflight::{Check, Facts, preflight};
 use crate::fence::topology::swap_levels;
 use crate::fence::{
-    DmDevice, Inventory, LockManager, Lockspace, Monotonic, Path, PhysicalVolume, PvKind,
-    VolumeGroup, Watchdog,
+    DevNo, DmDevice, Inventory, LockManager, Lockspace, Monotonic, Path, PhysicalVolume, PvKind,
+    Target, VolumeGroup, Watchdog,
 };
 use crate::host::{Error, Host, Result};
 
@@ -19,13 +21,24 @@ use crate::host::{Error, Host, Result};
 /// When device mapper or the boot ID cannot be read, or `out` not be written.
 pub fn inspect(host: &Host, facts: &Facts, out: &mut dyn Write) -> Result<()> {
     let inventory = observe(host)?;
-    let mut all = json(&inventory);
-    all["preflight"] = checks(&inventory, facts);
-    writeln!(out, "{all:#}").map_err(|source| Error::Unavailable {
+    let all = Told {
+        preflight: checks(&inventory, facts),
+        ..told(&inventory)
+    };
+    print(&all, out).map_err(|source| Error::Unavailable {
         what: "the output".to_owned(),
         source,
         hint: "Look at where it goes to",
     })
+}
+
+/// Standard output writes line by line by itself: a system call for each of hundreds of thousands of lines.
+fn print(all: &impl Serialize, out: &mut dyn Write) -> std::io::Result<()> {
+    let mut out = BufWriter::with_capacity(64 * 1024, out);
+    serde_json::to_writer_pretty(&mut out, all)?;
+    writeln!(out)?;
+    // Here and not at its end of life, which would tell nobody of a disk that is full.
+    out.flush()
 }
 
 fn checks(inventory: &Inventory, facts: &Facts) -> Value {
@@ -35,61 +48,129 @@ fn checks(inventory: &Inventory, facts: &Facts) -> Value {
 }
 
 /// The inventory. Device numbers are `MAJOR:MINOR`, times seconds on `CLOCK_MONOTONIC`.
-#[must_use]
-pub fn json(inventory: &Inventory) -> Value {
-    json!({
-        "takenAt": seconds(inventory.taken_at),
-        "bootID": inventory.boot_id,
-        "volumeGroups": inventory.volume_groups.iter().map(volume_group).collect::<Vec<_>>(),
-        "lockManager": lock_manager(&inventory.lock_manager),
-        "watchdog": watchdog(&inventory.watchdog),
-    })
+fn told(inventory: &Inventory) -> Told<'_> {
+    Told {
+        boot_id: &inventory.boot_id,
+        lock_manager: lock_manager(&inventory.lock_manager),
+        preflight: Value::Null,
+        taken_at: seconds(inventory.taken_at),
+        volume_groups: inventory.volume_groups.iter().map(volume_group).collect(),
+        watchdog: watchdog(&inventory.watchdog),
+    }
+}
+
+// Types instead of values where there may be thousands of them: a value owns every key and every text.
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Told<'a> {
+    #[serde(rename = "bootID")]
+    boot_id: &'a str,
+    lock_manager: Value,
+    preflight: Value,
+    taken_at: f64,
+    volume_groups: Vec<Group<'a>>,
+    watchdog: Value,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Group<'a> {
+    all_paths_gone: bool,
+    devices: Vec<Device<'a>>,
+    lockspace: Option<Value>,
+    lvmlock: Option<Device<'a>>,
+    name: &'a str,
+    paths: usize,
+    paths_working: usize,
+    physical_volumes: Vec<Value>,
+    shared: bool,
+    swap_levels: Vec<Vec<Text<DevNo>>>,
+    uuid: &'a str,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "what a device is asked, each by itself"
+)]
+struct Device<'a> {
+    dev: Text<DevNo>,
+    error_only: bool,
+    inactive_table: bool,
+    internally_suspended: bool,
+    name: &'a str,
+    open_count: u32,
+    sectors: u64,
+    suspended: bool,
+    table: Vec<Text<Line<'a>>>,
+    uses: Vec<Text<DevNo>>,
+    uuid: &'a str,
+}
+
+/// What is shown as text.
+struct Text<T>(T);
+
+impl<T: fmt::Display> Serialize for Text<T> {
+    fn serialize<S: Serializer>(&self, to: S) -> std::result::Result<S::Ok, S::Error> {
+        to.collect_str(&self.0)
+    }
+}
+
+/// A line of a table.
+struct Line<'a>(&'a Target);
+
+impl fmt::Display for Line<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let t = self.0;
+        write!(f, "{} {} {}", t.start, t.length, t.kind)?;
+        match t.params.trim_end() {
+            "" => Ok(()),
+            params => write!(f, " {params}"),
+        }
+    }
 }
 
 fn seconds(time: Monotonic) -> f64 {
     time.0.as_secs_f64()
 }
 
-fn volume_group(group: &VolumeGroup) -> Value {
-    let (up, all) = group.paths();
-    let levels = swap_levels(group);
-    let levels: Vec<Vec<String>> = levels
-        .iter()
-        .map(|l| l.iter().map(ToString::to_string).collect())
-        .collect();
-    json!({
-        "name": group.name,
-        "uuid": group.uuid,
-        "shared": group.shared(),
-        "pathsWorking": up,
-        "paths": all,
-        "allPathsGone": group.all_paths_gone(),
-        "devices": group.devices.iter().map(|d| device(d)).collect::<Vec<_>>(),
-        "lvmlock": group.lvmlock.as_ref().map(device),
-        "swapLevels": levels,
-        "physicalVolumes": group.pvs.iter().map(physical_volume).collect::<Vec<_>>(),
-        "lockspace": group.lockspace.as_ref().map(lockspace),
-    })
+fn numbers(devices: &[DevNo]) -> Vec<Text<DevNo>> {
+    devices.iter().copied().map(Text).collect()
 }
 
-fn device(device: &DmDevice) -> Value {
-    let table = device
-        .targets
-        .iter()
-        .map(|t| format!("{} {} {} {}", t.start, t.length, t.kind, t.params));
-    json!({
-        "dev": device.dev.to_string(),
-        "name": device.name,
-        "uuid": device.uuid,
-        "sectors": device.sectors,
-        "openCount": device.open_count,
-        "suspended": device.suspended,
-        "internallySuspended": device.internally_suspended,
-        "inactiveTable": device.inactive_table,
-        "errorOnly": device.is_error_only(),
-        "table": table.map(|line| line.trim_end().to_owned()).collect::<Vec<_>>(),
-        "uses": device.deps.iter().map(ToString::to_string).collect::<Vec<_>>(),
-    })
+fn volume_group(group: &VolumeGroup) -> Group<'_> {
+    let (paths_working, paths) = group.paths();
+    Group {
+        all_paths_gone: group.all_paths_gone(),
+        devices: group.devices.iter().map(|d| device(d)).collect(),
+        lockspace: group.lockspace.as_ref().map(lockspace),
+        lvmlock: group.lvmlock.as_ref().map(device),
+        name: &group.name,
+        paths,
+        paths_working,
+        physical_volumes: group.pvs.iter().map(physical_volume).collect(),
+        shared: group.shared(),
+        swap_levels: swap_levels(group).iter().map(|l| numbers(l)).collect(),
+        uuid: &group.uuid,
+    }
+}
+
+fn device(device: &DmDevice) -> Device<'_> {
+    Device {
+        dev: Text(device.dev),
+        error_only: device.is_error_only(),
+        inactive_table: device.inactive_table,
+        internally_suspended: device.internally_suspended,
+        name: &device.name,
+        open_count: device.open_count,
+        sectors: device.sectors,
+        suspended: device.suspended,
+        table: device.targets.iter().map(|t| Text(Line(t))).collect(),
+        uses: numbers(&device.deps),
+        uuid: &device.uuid,
+    }
 }
 
 fn physical_volume(pv: &PhysicalVolume) -> Value {
@@ -156,8 +237,11 @@ fn watchdog(watchdog: &Watchdog) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
-    use crate::fence::{DevNo, LockspaceState};
+    use crate::fence::LockspaceState;
+    use crate::host::simulated::{Layout, Simulation};
 
     #[test]
     fn what_matters_is_in_it() {
@@ -170,13 +254,11 @@ mod tests {
             boot_id: "b".into(),
             volume_groups: vec![VolumeGroup {
                 name: "san".into(),
-                devices: vec![
-                    DmDevice {
-                        dev,
-                        ..DmDevice::default()
-                    }
-                    .into(),
-                ],
+                devices: [Arc::new(DmDevice {
+                    dev,
+                    ..DmDevice::default()
+                })]
+                .into(),
                 lockspace: Some(Lockspace {
                     state: LockspaceState::Expired,
                     ..Lockspace::default()
@@ -189,10 +271,64 @@ mod tests {
                 ..Watchdog::default()
             },
         };
-        let json = json(&inventory);
+        let json = serde_json::to_value(told(&inventory)).unwrap();
         assert_eq!(json["volumeGroups"][0]["lockspace"]["state"], "Expired");
         assert_eq!(json["volumeGroups"][0]["swapLevels"], json!([["253:4"]]));
         assert_eq!(json["lockManager"]["problem"], "gone");
         assert_eq!(json["watchdog"]["clients"][0]["expires"], 80.0);
+    }
+
+    #[test]
+    fn a_table_is_told_line_by_line_as_the_kernel_has_it() {
+        let target = |start, params: &str| Target {
+            start,
+            length: 8,
+            kind: "linear".into(),
+            params: params.into(),
+        };
+        let two = DmDevice {
+            targets: vec![target(0, "8:0 2048"), target(8, "")],
+            deps: vec![DevNo { major: 8, minor: 0 }],
+            ..DmDevice::default()
+        };
+        let json = serde_json::to_value(device(&two)).unwrap();
+        assert_eq!(json["table"], json!(["0 8 linear 8:0 2048", "8 8 linear"]));
+        assert_eq!(json["uses"], json!(["8:0"]));
+        assert_eq!(json["internallySuspended"], false);
+    }
+
+    /// Counts what reaches it; a disk that is full where told so.
+    struct Output {
+        writes: usize,
+        full: bool,
+    }
+
+    impl Write for Output {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.writes += 1;
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            if self.full {
+                return Err(std::io::ErrorKind::StorageFull.into());
+            }
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_is_printed_is_gathered_and_a_full_disk_is_told() {
+        let node = Simulation::new(&Layout::default());
+        let mut out = Output {
+            writes: 0,
+            full: false,
+        };
+        inspect(&node.host(), &Facts::default(), &mut out).unwrap();
+        assert_eq!(out.writes, 1);
+        out.full = true;
+        let error = inspect(&node.host(), &Facts::default(), &mut out).unwrap_err();
+        assert!(matches!(error, Error::Unavailable { .. }), "{error}");
+        node.end();
     }
 }
