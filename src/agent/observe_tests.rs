@@ -40,7 +40,7 @@ impl DeviceMapper for Node {
     fn version(&self) -> Result<(u32, u32, u32)> {
         Ok((4, 48, 0))
     }
-    fn devices(&self) -> Result<Vec<DmDevice>> {
+    fn each(&self, take: &mut dyn FnMut(DmDevice)) -> Result<()> {
         if !self.device_mapper {
             return Err(silent("device mapper"));
         }
@@ -72,7 +72,8 @@ impl DeviceMapper for Node {
             deps: vec![MAP],
             ..DmDevice::default()
         };
-        Ok(vec![map, volume])
+        [map, volume].into_iter().for_each(take);
+        Ok(())
     }
     fn device(&self, _: &str) -> Result<DmDevice> {
         unreachable!("not asked")

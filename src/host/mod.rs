@@ -103,11 +103,21 @@ pub trait DeviceMapper: Send + Sync {
     /// # Errors
     /// When the control device cannot be used.
     fn version(&self) -> Result<(u32, u32, u32)>;
-    /// `DM_LIST_DEVICES`, then `DM_TABLE_STATUS` (NOFLUSH) of each: everything about every device. A device that goes away meanwhile is left out.
+    /// `DM_LIST_DEVICES`, then `DM_TABLE_STATUS` (NOFLUSH) of each: hands out everything about every device, one by one and by number. A device
+    /// that goes away meanwhile is left out. With an error, what was handed out is not all.
     ///
     /// # Errors
     /// When the control device cannot be used.
-    fn devices(&self) -> Result<Vec<DmDevice>>;
+    fn each(&self, take: &mut dyn FnMut(DmDevice)) -> Result<()>;
+    /// All of them at once.
+    ///
+    /// # Errors
+    /// When the control device cannot be used.
+    fn devices(&self) -> Result<Vec<DmDevice>> {
+        let mut devices = Vec::new();
+        self.each(&mut |device| devices.push(device))?;
+        Ok(devices)
+    }
     /// The device with that UUID: a number may be another device's by now.
     ///
     /// # Errors

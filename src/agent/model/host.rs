@@ -234,9 +234,12 @@ impl DeviceMapper for Seat {
         self.ask(Call::Version).map(|_| (4, 48, 0))
     }
 
-    fn devices(&self) -> Result<Vec<DmDevice>> {
+    fn each(&self, take: &mut dyn FnMut(DmDevice)) -> Result<()> {
         match self.ask(Call::List)? {
-            Answer::World(world) => Ok(devices(&world)),
+            Answer::World(world) => {
+                devices(&world).into_iter().for_each(take);
+                Ok(())
+            }
             other => panic!("a list was answered with {other:?}"),
         }
     }

@@ -3,6 +3,8 @@
 //! Every ioctl takes one buffer: a header of [`HEADER`] bytes, then a payload whose shape depends on the command. Whatever the kernel put
 //! there is read with bounds checked; bytes that make no sense are a [`Malformed`], never a panic and never a read beyond the buffer.
 
+use std::borrow::Cow;
+
 use crate::fence::{DevNo, Target};
 
 /// Size of `struct dm_ioctl`, and where our payloads begin.
@@ -133,7 +135,7 @@ fn size(value: u32) -> usize {
 }
 
 /// Text up to its NUL, which has to come before `end`.
-fn text(buffer: &[u8], at: usize, end: usize) -> Result<String> {
+fn text(buffer: &[u8], at: usize, end: usize) -> Result<Cow<'_, str>> {
     let malformed = |what| Malformed {
         what,
         at,
@@ -147,7 +149,7 @@ fn text(buffer: &[u8], at: usize, end: usize) -> Result<String> {
         .position(|b| *b == 0)
         .ok_or(malformed("text without an end"))?;
     // Names may hold any byte; what is not UTF-8 is shown mangled, and never used to find a device again.
-    Ok(String::from_utf8_lossy(&field[..nul]).into_owned())
+    Ok(String::from_utf8_lossy(&field[..nul]))
 }
 
 /// Device number in the encoding of `dm_ioctl.dev` (the kernel's `huge_encode_dev`).
@@ -296,8 +298,8 @@ pub fn decode_header(buffer: &[u8]) -> Result<Header> {
         open_count: u32_at(buffer, offset::OPEN_COUNT)?,
         flags: u32_at(buffer, offset::FLAGS)?,
         dev: decode_dev(u64_at(buffer, offset::DEV)?),
-        name: text(buffer, offset::NAME, offset::NAME + NAME_LEN)?,
-        uuid: text(buffer, offset::UUID, offset::UUID + UUID_LEN)?,
+        name: text(buffer, offset::NAME, offset::NAME + NAME_LEN)?.into_owned(),
+        uuid: text(buffer, offset::UUID, offset::UUID + UUID_LEN)?.into_owned(),
     })
 }
 
@@ -306,13 +308,28 @@ pub fn decode_header(buffer: &[u8]) -> Result<Header> {
 /// # Errors
 /// When a record leads outside of the payload, or nowhere.
 pub fn decode_names(payload: &[u8]) -> Result<Vec<(DevNo, String)>> {
+    let mut names = Vec::new();
+    each_name(payload, |dev, name| names.push((dev, name.into_owned())))?;
+    Ok(names)
+}
+
+/// The same without the names: what thousands of devices are asked for by.
+///
+/// # Errors
+/// When a record leads outside of the payload, or nowhere.
+pub fn decode_numbers(payload: &[u8]) -> Result<Vec<DevNo>> {
+    let mut numbers = Vec::new();
+    each_name(payload, |dev, _| numbers.push(dev))?;
+    Ok(numbers)
+}
+
+fn each_name(payload: &[u8], mut take: impl FnMut(DevNo, Cow<'_, str>)) -> Result<()> {
     /// Offset of the name in `struct dm_name_list`.
     const NAME_AT: usize = 12;
-    let mut names = Vec::new();
     let mut at = 0;
     // No device at all: one record with number 0, or no payload.
     if payload.is_empty() || u64_at(payload, 0)? == 0 {
-        return Ok(names);
+        return Ok(());
     }
     loop {
         let dev = decode_dev(u64_at(payload, at)?);
@@ -322,9 +339,9 @@ pub fn decode_names(payload: &[u8]) -> Result<Vec<(DevNo, String)>> {
         } else {
             at.saturating_add(next)
         };
-        names.push((dev, text(payload, at + NAME_AT, end)?));
+        take(dev, text(payload, at + NAME_AT, end)?);
         if next == 0 {
-            return Ok(names);
+            return Ok(());
         }
         // Only forwards, by at least a record: a loop in the chain would never end.
         if next <= NAME_AT || end >= payload.len() {
@@ -343,7 +360,9 @@ pub fn decode_names(payload: &[u8]) -> Result<Vec<(DevNo, String)>> {
 /// # Errors
 /// When a record leads outside of the payload, or backwards.
 pub fn decode_targets(payload: &[u8], count: u32) -> Result<Vec<Target>> {
-    let mut targets = Vec::new();
+    // No more room than it takes, which is kept for each of thousands of devices; nor more than there can be.
+    let most = payload.len() / TARGET_SPEC;
+    let mut targets = Vec::with_capacity(size(count).min(most));
     let mut at = 0;
     for _ in 0..count {
         let malformed = |what| Malformed {

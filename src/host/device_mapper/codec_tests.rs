@@ -336,7 +336,10 @@ proptest! {
 
     #[test]
     fn names_survive(names in prop::collection::vec((any_dev(), "[a-zA-Z0-9+_.:#-]{1,127}"), 0..40)) {
-        prop_assert_eq!(decode_names(&names_payload(&names)).unwrap(), names);
+        let payload = names_payload(&names);
+        let numbers: Vec<DevNo> = names.iter().map(|(dev, _)| *dev).collect();
+        prop_assert_eq!(decode_names(&payload).unwrap(), names);
+        prop_assert_eq!(decode_numbers(&payload).unwrap(), numbers);
     }
 
     #[test]

@@ -11,11 +11,14 @@ use nix::errno::Errno;
 use nix::libc::c_int;
 
 use super::codec::{self, HEADER, Header, Request, flag};
+use super::table;
 use crate::fence::{DevNo, DmDevice, Target};
 use crate::host::{Device, DeviceEvents, DeviceMapper, Error, Paths, Result};
 
 /// First size of a buffer. Enough for nearly every table; the kernel copies all of it at each call, so not more.
-const BUFFER: usize = 4 * 1024;
+const BUFFER: usize = 1024;
+/// The same for the list of all devices, which is one call: enough for some hundreds.
+const LIST_BUFFER: usize = 64 * 1024;
 /// A list or table of more than this is not believed. 10,000 devices make a list of 1.5 MB.
 const BUFFER_LIMIT: usize = 8 * 1024 * 1024;
 /// What udev is told at the resume that ends a swap: `DM_SUBSYSTEM_UDEV_FLAG0 | DM_UDEV_PRIMARY_SOURCE_FLAG` in the upper half of a cookie
@@ -295,16 +298,23 @@ impl Control {
         deps.map_err(|e| Self::failed(Command::TableDeps, Some(dev), e))
     }
 
+    /// The numbers of all devices, in their order.
+    fn numbers(&self) -> Result<Vec<DevNo>> {
+        let mut buffer = vec![0; LIST_BUFFER];
+        let header = self.call(&mut buffer, Command::ListDevices, Request::default(), &[])?;
+        let numbers = header.payload(&buffer).and_then(codec::decode_numbers);
+        let mut numbers = numbers.map_err(|e| Self::failed(Command::ListDevices, None, e))?;
+        numbers.sort_unstable();
+        Ok(numbers)
+    }
+
     fn describe(&self, buffer: &mut Vec<u8>, dev: Device) -> Result<DmDevice> {
         let mut tries = 0;
         let (header, targets, deps) = loop {
             let (header, targets) = self.table(buffer, dev, flag::STATUS_TABLE)?;
-            // These open no device: asking would tell nothing, and a fence that is read back consists of them.
-            let uses_nothing = targets
-                .iter()
-                .all(|t| matches!(t.kind.as_str(), "error" | "zero"));
-            if uses_nothing {
-                break (header, targets, Vec::new());
+            // Of one moment, and one ioctl less.
+            if let Some(deps) = table::devices_used(&targets) {
+                break (header, targets, deps);
             }
             let deps = self.deps(buffer, dev)?;
             tries += 1;
@@ -353,23 +363,18 @@ impl DeviceMapper for Control {
             .map(|h| h.version)
     }
 
-    fn devices(&self) -> Result<Vec<DmDevice>> {
-        let mut buffer = Vec::new();
-        let header = self.call(&mut buffer, Command::ListDevices, Request::default(), &[])?;
-        let names = header.payload(&buffer).and_then(codec::decode_names);
-        let names = names.map_err(|e| Self::failed(Command::ListDevices, None, e))?;
-        let mut devices = Vec::with_capacity(names.len());
+    fn each(&self, take: &mut dyn FnMut(DmDevice)) -> Result<()> {
+        let numbers = self.numbers()?;
         // A list is long, tables are short: another buffer, or each of them would cost as much as the list.
         let mut buffer = Vec::new();
-        for (dev, _) in names {
+        for dev in numbers {
             match self.describe(&mut buffer, dev) {
-                Ok(device) => devices.push(device),
+                Ok(device) => take(device),
                 Err(Error::NoSuchDevice { .. }) => {}
                 Err(e) => return Err(e),
             }
         }
-        devices.sort_by_key(|d| d.dev);
-        Ok(devices)
+        Ok(())
     }
 
     fn device(&self, uuid: &str) -> Result<DmDevice> {

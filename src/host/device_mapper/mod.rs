@@ -1,10 +1,11 @@
-//! Device mapper: the bytes of its ioctls ([`codec`]), their executor ([`Control`]), and its bell ([`Events`]).
+//! Device mapper: the bytes of its ioctls ([`codec`]), what a table says ([`table`]), their executor ([`Control`]), and its bell ([`Events`]).
 
 pub mod codec;
 #[cfg(test)]
 mod codec_tests;
 mod control;
 mod events;
+pub mod table;
 
 pub use control::Control;
 pub use events::Events;

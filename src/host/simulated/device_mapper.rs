@@ -78,16 +78,14 @@ impl DeviceMapper for Simulation {
         Ok((4, 48, 0))
     }
 
-    fn devices(&self) -> Result<Vec<DmDevice>> {
+    fn each(&self, take: &mut dyn FnMut(DmDevice)) -> Result<()> {
         let state = self.enter();
         if state.listing_fails {
             return Err(super::dead("/dev/mapper/control"));
         }
-        Ok(state
-            .devices
-            .values()
-            .map(super::SimulatedDevice::describe)
-            .collect())
+        let devices = state.devices.values();
+        devices.map(super::SimulatedDevice::describe).for_each(take);
+        Ok(())
     }
 
     fn device(&self, uuid: &str) -> Result<DmDevice> {
