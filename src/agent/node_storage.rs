@@ -244,6 +244,12 @@ fn group(group: &VolumeGroup) -> VolumeGroupStatus {
         .filter(|d| d.open_count > 0)
         .map(|d| d.name.as_str())
         .collect();
+    let logical_volumes_open = count(open.len());
+    // Of thousands, only those that are told need to be in order.
+    if open.len() > OPEN_DEVICES {
+        open.select_nth_unstable(OPEN_DEVICES);
+        open.truncate(OPEN_DEVICES);
+    }
     open.sort_unstable();
     VolumeGroupStatus {
         name: cut(&group.name, 127),
@@ -257,12 +263,8 @@ fn group(group: &VolumeGroup) -> VolumeGroupStatus {
             .map(physical_volume)
             .collect(),
         logical_volumes: count(volumes(group).count()),
-        logical_volumes_open: count(open.len()),
-        open_devices: open
-            .into_iter()
-            .take(OPEN_DEVICES)
-            .map(|n| cut(n, 128))
-            .collect(),
+        logical_volumes_open,
+        open_devices: open.into_iter().map(|n| cut(n, 128)).collect(),
         fenced: group.fenced(),
         policy: None,
     }
