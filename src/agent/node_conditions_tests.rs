@@ -152,7 +152,7 @@ fn the_paths_of_a_fenced_volume_group_are_still_seen() {
     let fenced = |active| VolumeGroup {
         lockspace: None,
         lvmlock: Some(DmDevice::default()),
-        devices: vec![cut_off.clone().into()],
+        devices: [cut_off.clone().into()].into(),
         ..group("san", &[(active, "running")])
     };
     let mut outages = Outages::default();

@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use super::*;
 use crate::agent::observe::observe;
 use crate::fence::Monotonic;
@@ -77,7 +79,7 @@ fn a_group_stands_fenced_when_every_device_is_on_the_error_target() {
     let simulation = Simulation::new(&Layout { groups });
     let mut inventory = observe(&simulation.host()).unwrap();
     let devices = &mut inventory.volume_groups[0].devices;
-    for device in devices.iter_mut().map(std::sync::Arc::make_mut) {
+    for device in Arc::make_mut(devices).iter_mut().map(Arc::make_mut) {
         device.targets = vec![crate::fence::Target {
             start: 0,
             length: device.sectors,
@@ -87,7 +89,8 @@ fn a_group_stands_fenced_when_every_device_is_on_the_error_target() {
     }
     let fenced = status(Ok(&inventory), &reporter(), &[], Timestamp::UNIX_EPOCH);
     assert_eq!(fenced.fenced_volume_groups, "vg1");
-    std::sync::Arc::make_mut(&mut inventory.volume_groups[0].devices[0]).inactive_table = true;
+    let devices = Arc::make_mut(&mut inventory.volume_groups[0].devices);
+    Arc::make_mut(&mut devices[0]).inactive_table = true;
     let half = status(Ok(&inventory), &reporter(), &[], Timestamp::UNIX_EPOCH);
     assert_eq!(half.fenced_volume_groups, "");
 }

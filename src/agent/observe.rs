@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::executor::limited::Pending;
-use crate::fence::topology::{self, Disk, MapState, Observed, is_multipath};
+use crate::fence::stacks::Stacks;
+use crate::fence::topology::{Disk, Look, MapState};
 use crate::fence::unfence::Standing;
 use crate::fence::{
     DevNo, DmDevice, Inventory, LockManager, Lockspace, LockspaceState, Monotonic, MultipathMap,
@@ -32,10 +33,10 @@ const SHARE: u32 = 200;
 /// What nothing tells of (openers, tables that wait in the inactive slot) is not older than that.
 const OLDEST: Duration = Duration::from_mins(1);
 
-/// The devices as they were read last, for looks that follow one another.
+/// The devices as they were read last, and what follows from them, for looks that follow one another.
 #[derive(Default)]
 pub struct Kept {
-    devices: Vec<Arc<DmDevice>>,
+    stacks: Stacks,
     at: Option<Monotonic>,
     took: Duration,
     heard: u64,
@@ -44,22 +45,50 @@ pub struct Kept {
 impl Kept {
     /// The devices: those of before while nothing was heard of a change, but for the maps, which are read each time. To read thousands of devices
     /// takes a while, and hardly any of them ever changes.
-    fn devices(&mut self, host: &Host, heard: Option<u64>) -> Result<&[Arc<DmDevice>]> {
+    fn stacks(&mut self, host: &Host, heard: Option<u64>) -> Result<&mut Stacks> {
         let now = host.system.monotonic();
         let oldest = OLDEST.min(self.took * SHARE);
         let good = self.at.is_some_and(|at| now.since(at) <= oldest);
         if !(good && heard == Some(self.heard) && self.read_maps(host).is_ok()) {
-            let read = host.device_mapper.devices()?;
-            self.devices = read.into_iter().map(Arc::new).collect();
+            self.read_all(host)?;
             (self.at, self.took) = (Some(now), host.system.monotonic().since(now));
             self.heard = heard.unwrap_or_default();
         }
-        Ok(&self.devices)
+        Ok(&mut self.stacks)
+    }
+
+    /// Reads every device, one by one. What is as it was stays what it is: two copies of ten thousand devices at a time would take twice the
+    /// memory, and all of it is locked.
+    fn read_all(&mut self, host: &Host) -> Result<()> {
+        let mut before = self.stacks.devices().iter().peekable();
+        let mut devices = Vec::with_capacity(before.len());
+        let mut changed = false;
+        host.device_mapper.each(&mut |device| {
+            while before.next_if(|old| old.dev < device.dev).is_some() {
+                changed = true;
+            }
+            let old = before.next_if(|old| ***old == device);
+            changed |= old.is_none();
+            devices.push(old.map_or_else(|| Arc::new(device), Arc::clone));
+        })?;
+        if changed || before.next().is_some() {
+            self.stacks = Stacks::new(devices);
+        }
+        Ok(())
     }
 
     fn read_maps(&mut self, host: &Host) -> Result<()> {
-        for device in self.devices.iter_mut().filter(|d| is_multipath(d)) {
-            *device = Arc::new(host.device_mapper.device(&device.uuid)?);
+        let mut changed: BTreeMap<DevNo, Arc<DmDevice>> = BTreeMap::new();
+        for old in self.stacks.maps() {
+            let read = host.device_mapper.device(&old.uuid)?;
+            if read != **old {
+                changed.insert(old.dev, Arc::new(read));
+            }
+        }
+        if !changed.is_empty() {
+            let devices = self.stacks.devices().iter();
+            let now = |d: &Arc<DmDevice>| Arc::clone(changed.get(&d.dev).unwrap_or(d));
+            self.stacks = Stacks::new(devices.map(now).collect());
         }
         Ok(())
     }
@@ -72,14 +101,13 @@ impl Kept {
 pub fn observe_again(host: &Host, kept: &mut Kept, heard: Option<u64>) -> Result<Inventory> {
     let taken_at = host.system.monotonic();
     let boot_id = host.system.boot_id()?;
-    let devices = kept.devices(host, heard)?.to_vec();
-    let maps = maps(host.device_mapper.as_ref(), &devices);
-    let disks = disks(host.system.as_ref(), &devices, &maps);
+    let stacks = kept.stacks(host, heard)?;
+    let maps = maps(host.device_mapper.as_ref(), stacks);
+    let disks = disks(host.system.as_ref(), stacks, &maps);
     let (lock_manager, watchdog) = daemons(host);
-    Ok(topology::build(Observed {
+    Ok(stacks.inventory(Look {
         taken_at,
         boot_id,
-        devices,
         maps,
         disks,
         lock_manager,
@@ -95,8 +123,10 @@ pub fn observe_again(host: &Host, kept: &mut Kept, heard: Option<u64>) -> Result
 /// # Errors
 /// When device mapper cannot be read.
 pub fn physical_volumes(host: &Host, group: &Standing) -> Result<Vec<PhysicalVolume>> {
-    let devices = host.device_mapper.devices()?;
-    let devices: Vec<Arc<DmDevice>> = devices.into_iter().map(Arc::new).collect();
+    let mut kept = Kept::default();
+    kept.read_all(host)?;
+    let stacks = kept.stacks;
+    let devices = stacks.devices();
     let mut missing = Vec::new();
     let mut tops = Vec::new();
     for (uuid, name) in &group.maps {
@@ -115,8 +145,8 @@ pub fn physical_volumes(host: &Host, group: &Standing) -> Result<Vec<PhysicalVol
     let own_major = devices.first().map(|d| d.dev.major);
     let by_number = |dev: &&DevNo| group.maps.is_empty() || Some(dev.major) != own_major;
     tops.extend(group.pvs.iter().filter(by_number));
-    let maps = maps(host.device_mapper.as_ref(), &devices);
-    let mut disks = disks(host.system.as_ref(), &devices, &maps);
+    let maps = maps(host.device_mapper.as_ref(), &stacks);
+    let mut disks = disks(host.system.as_ref(), &stacks, &maps);
     for dev in &tops {
         if let Some(disk) = host.system.disk(*dev) {
             disks.entry(*dev).or_insert(Disk {
@@ -126,14 +156,13 @@ pub fn physical_volumes(host: &Host, group: &Standing) -> Result<Vec<PhysicalVol
             });
         }
     }
-    missing.extend(topology::bottoms(&tops, &devices, &maps, &disks));
+    missing.extend(stacks.bottoms(&tops, &maps, &disks));
     Ok(missing)
 }
 
 /// The multipath maps that can be read.
-fn maps(device_mapper: &dyn DeviceMapper, devices: &[Arc<DmDevice>]) -> BTreeMap<DevNo, MapState> {
-    let maps = devices.iter().filter(|d| is_multipath(d));
-    maps.filter_map(|device| match map(device_mapper, device) {
+fn maps(device_mapper: &dyn DeviceMapper, stacks: &Stacks) -> BTreeMap<DevNo, MapState> {
+    let read = |device: &Arc<DmDevice>| match map(device_mapper, device) {
         Ok(state) => Some((device.dev, state)),
         Err(problem) => {
             tracing::debug!(
@@ -143,8 +172,8 @@ fn maps(device_mapper: &dyn DeviceMapper, devices: &[Arc<DmDevice>]) -> BTreeMap
             );
             None
         }
-    })
-    .collect()
+    };
+    stacks.maps().filter_map(read).collect()
 }
 
 fn map(
@@ -174,34 +203,19 @@ fn map(
 /// The disks below everything that device mapper knows.
 fn disks(
     system: &dyn System,
-    devices: &[Arc<DmDevice>],
+    stacks: &Stacks,
     maps: &BTreeMap<DevNo, MapState>,
 ) -> BTreeMap<DevNo, Disk> {
-    let known: BTreeSet<DevNo> = devices.iter().map(|d| d.dev).collect();
-    let below = devices.iter().flat_map(|d| &d.deps);
-    let paths = maps
-        .values()
-        .flat_map(|m| m.paths.iter().map(|(dev, _)| dev));
-    let wanted: BTreeSet<DevNo> = below
-        .chain(paths)
-        .copied()
-        .filter(|d| !known.contains(d))
-        .collect();
-    let found = wanted
-        .into_iter()
-        .filter_map(|dev| Some((dev, system.disk(dev)?)));
-    found
-        .map(|(dev, disk)| {
-            (
-                dev,
-                Disk {
-                    name: disk.name,
-                    state: disk.state,
-                    io: disk.io,
-                },
-            )
-        })
-        .collect()
+    let found = |dev: DevNo| {
+        let disk = system.disk(dev)?;
+        let disk = Disk {
+            name: disk.name,
+            state: disk.state,
+            io: disk.io,
+        };
+        Some((dev, disk))
+    };
+    stacks.disks(maps).into_iter().filter_map(found).collect()
 }
 
 /// Only the lock manager: lvmlockd's lockspaces with what sanlock knows of each.
@@ -289,3 +303,7 @@ fn merge(lvmlockd: Vec<Lockspace>, sanlock: &SanlockStatus) -> Vec<Lockspace> {
 #[cfg(test)]
 #[path = "observe_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "observe_kept_tests.rs"]
+mod kept_tests;

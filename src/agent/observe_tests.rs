@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
+use crate::fence::topology::is_multipath;
 use crate::fence::{Monotonic, PvKind, Target};
 use crate::host::simulated::{Daemon, Layout, Simulation};
 use crate::host::{Device, DiskInfo, Error, Lvmlockd, Multipathd, Sanlock, SanlockLockspace, Wdmd};

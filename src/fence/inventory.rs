@@ -234,7 +234,7 @@ pub struct VolumeGroup {
     /// Its devices of every layer, the `lvmlock` volume aside.
     ///
     /// Shared with other inventories: of ten thousand devices one that is kept anew at each look would take tens of megabytes.
-    pub devices: Vec<Arc<DmDevice>>,
+    pub devices: Arc<[Arc<DmDevice>]>,
     /// The volume that holds the leases; only sanlock writes there.
     pub lvmlock: Option<DmDevice>,
     /// Its physical volumes, as far as active devices lead to them.

@@ -10,6 +10,7 @@ pub mod plan;
 pub mod preflight;
 pub mod report;
 pub mod selection;
+pub mod stacks;
 pub mod time;
 pub mod topology;
 pub mod trigger;

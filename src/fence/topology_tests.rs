@@ -4,7 +4,7 @@
 mod stacks;
 
 use super::*;
-use crate::fence::Target;
+use crate::fence::{Lockspace, LockspaceState, PvKind, Target};
 
 const VG_A: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaA";
 const VG_B: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaB";
@@ -86,19 +86,22 @@ fn observed(devices: Vec<DmDevice>, lockspaces: Vec<Lockspace>) -> Observed {
             },
         )
     });
-    Observed {
+    let look = Look {
         taken_at: Monotonic::from_secs(100),
         boot_id: "boot".into(),
         maps: maps.collect(),
         disks,
-        devices: devices.into_iter().map(Arc::new).collect(),
         lock_manager: LockManager::Running(lockspaces),
         watchdog: Watchdog::default(),
+    };
+    Observed {
+        devices: devices.into_iter().map(Arc::new).collect(),
+        look,
     }
 }
 
 fn set_disk(o: &mut Observed, dev: DevNo, state: &str) {
-    o.disks.get_mut(&dev).unwrap().state = state.into();
+    o.look.disks.get_mut(&dev).unwrap().state = state.into();
 }
 
 fn change(o: &mut Observed, at: usize, how: fn(&mut DmDevice)) {
@@ -149,7 +152,7 @@ fn a_shared_group_on_one_map() {
 fn a_path_works_only_when_map_and_disk_agree() {
     // Failed in the map, though the disk runs.
     let mut o = san();
-    o.maps.get_mut(&dm(0)).unwrap().paths[0].1 = false;
+    o.look.maps.get_mut(&dm(0)).unwrap().paths[0].1 = false;
     assert_eq!(build(o.clone()).volume_groups[0].paths(), (1, 2));
     // The disk is offline, though the map has not met an error yet.
     set_disk(&mut o, sd(16), "offline");
@@ -158,7 +161,7 @@ fn a_path_works_only_when_map_and_disk_agree() {
     assert!(vg.all_paths_gone());
     // The disk is gone, the kernel's table still names it.
     let mut o = san();
-    o.disks.remove(&sd(0));
+    o.look.disks.remove(&sd(0));
     let inventory = build(o);
     let path = &inventory.volume_groups[0].pvs[0].paths()[0];
     assert_eq!(
@@ -183,7 +186,7 @@ fn a_path_works_only_when_map_and_disk_agree() {
 fn a_map_without_a_path_is_gone() {
     let mut o = san();
     change(&mut o, 0, |d| d.deps.clear());
-    o.maps.insert(
+    o.look.maps.insert(
         dm(0),
         MapState {
             queueing: true,
@@ -198,7 +201,7 @@ fn a_map_without_a_path_is_gone() {
 #[test]
 fn a_map_that_could_not_be_read_may_queue_and_is_not_called_gone() {
     let mut o = san();
-    o.maps.clear();
+    o.look.maps.clear();
     let vg = &build(o).volume_groups[0];
     assert!(!vg.all_paths_gone());
     assert!(matches!(&vg.pvs[0].kind, PvKind::Multipath(m) if m.queueing && m.paths.len() == 2));
@@ -318,7 +321,7 @@ fn a_plain_disk_has_itself_as_its_path() {
     let mut gone = o.clone();
     let vg = &build(o).volume_groups[0];
     assert!(matches!(&vg.pvs[0].kind, PvKind::Disk(p) if p.name == "sd33" && p.active));
-    gone.disks.clear();
+    gone.look.disks.clear();
     assert!(build(gone).volume_groups[0].all_paths_gone());
 }
 
@@ -445,7 +448,7 @@ fn a_lockspace_being_removed_gives_way_to_the_living_one() {
         host_id: 1,
         ..lockspace("san", VG_A, 1)
     };
-    o.lock_manager = LockManager::Running(vec![removing, lockspace("san", VG_A, 2)]);
+    o.look.lock_manager = LockManager::Running(vec![removing, lockspace("san", VG_A, 2)]);
     assert_eq!(
         build(o).volume_groups[0]
             .lockspace

@@ -192,7 +192,7 @@ struct Fence<'a> {
     order: Order,
     groups: Vec<GroupRecord>,
     /// Of each volume group the devices that the plan was made from; the first swap takes them.
-    planned: Vec<Vec<Arc<DmDevice>>>,
+    planned: Vec<Arc<[Arc<DmDevice>]>>,
     reset: Option<ResetWindow>,
     report: FenceReport,
     resumed: bool,

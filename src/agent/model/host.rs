@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::answers::{Answer, Call};
 use super::stage::{AGENT, Stage, at};
 use super::world::{FIRE_TIMEOUT, IO_TIMEOUT, Lock, State, Table, Volume, World};
-use crate::fence::topology::{self, Disk, MapState, Observed};
+use crate::fence::topology::{self, Disk, Look, MapState, Observed};
 use crate::fence::unfence::Opener;
 use crate::fence::{
     DevNo, DmDevice, Inventory, LockManager, Lockspace, LockspaceState, Monotonic, Target, Watchdog,
@@ -73,10 +73,9 @@ impl Seat {
             io: None,
         };
         let lockspaces: Vec<Lockspace> = world.lock.map(lockspace).into_iter().collect();
-        topology::build(Observed {
+        let look = Look {
             taken_at: Monotonic(at(world.now)),
             boot_id: BOOT_ID.into(),
-            devices: devices(&world).into_iter().map(Arc::new).collect(),
             maps: BTreeMap::from([(MAP, state)]),
             disks: BTreeMap::from([(PATH, disk)]),
             lock_manager: match world.silent {
@@ -89,6 +88,10 @@ impl Seat {
                 _ => LockManager::Running(lockspaces),
             },
             watchdog: watchdog(world.lock),
+        };
+        topology::build(Observed {
+            devices: devices(&world).into_iter().map(Arc::new).collect(),
+            look,
         })
     }
 

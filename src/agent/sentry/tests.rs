@@ -31,7 +31,7 @@ fn group(name: &str, up: bool) -> VolumeGroup {
     VolumeGroup {
         name: name.into(),
         uuid: format!("uuid-{name}"),
-        devices: vec![DmDevice::default().into()],
+        devices: [DmDevice::default().into()].into(),
         pvs: vec![PhysicalVolume {
             dev: DevNo::default(),
             kind: PvKind::Disk(Path {
@@ -60,7 +60,7 @@ fn fenced(name: &str) -> VolumeGroup {
         ..DmDevice::default()
     };
     VolumeGroup {
-        devices: vec![cut_off.into()],
+        devices: [cut_off.into()].into(),
         ..group(name, false)
     }
 }

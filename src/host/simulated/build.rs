@@ -1,6 +1,7 @@
 //! Building a node from a layout, and describing it as an inventory.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{SimulatedDevice, SimulatedLockspace, Simulation, State};
@@ -361,6 +362,7 @@ impl Simulation {
     pub fn inventory(&self) -> Inventory {
         let state = self.lock();
         let mut groups: BTreeMap<String, VolumeGroup> = BTreeMap::new();
+        let mut members: BTreeMap<String, Vec<Arc<DmDevice>>> = BTreeMap::new();
         for d in state.devices.values() {
             let Some(uuid) = d.dm.uuid.strip_prefix("LVM-").and_then(|u| u.get(..32)) else {
                 continue;
@@ -390,8 +392,12 @@ impl Simulation {
             if d.dm.name.ends_with("-lvmlock") {
                 group.lvmlock = Some(d.describe());
             } else {
-                group.devices.push(d.describe().into());
+                let devices = members.entry(group.uuid.clone()).or_default();
+                devices.push(Arc::new(d.describe()));
             }
+        }
+        for (uuid, group) in &mut groups {
+            group.devices = members.remove(uuid).unwrap_or_default().into();
         }
         Inventory {
             taken_at: Monotonic(state.now),
