@@ -42,8 +42,9 @@ fuzz: ## Fuzz what reads other programs' bytes (ONLY=target; FUZZ_SECONDS=300 fo
 	@hack/install-deps build fuzz
 	@hack/fuzz $(or $(FUZZ_SECONDS),300) $(ONLY)
 
-bench: ## How fast and how large it is, against the bare ioctls, dmsetup and lsblk on a real node (an hour)
+bench: ## How fast and how large it is: computed alone (seconds), then against the bare ioctls, dmsetup and lsblk on a real node (an hour)
 	@hack/install-deps lint rig
+	cargo bench --locked --bench inventory
 	cargo test --locked --test rig -- run speed scale
 
 demo: ## A real SAN outage on two nodes in VMs, fenced and measured (KEEP=1 leaves the cluster up)
