@@ -15,7 +15,7 @@ use nix::sys::socket::{
     ControlMessageOwned, MsgFlags, UnixCredentials, recvmsg, setsockopt, sockopt,
 };
 
-use super::socket::{Address, Conversation, Peer};
+use super::socket::{Address, Conversation, Peer, malformed};
 use super::{Error, Lvmlockd, Paths, Result};
 use crate::fence::{Lockspace, LockspaceState};
 
@@ -214,12 +214,16 @@ impl Socket {
         }
     }
 
+    fn asked(&self, about: &str) -> String {
+        PEER.asked(&self.address, about)
+    }
+
     /// One request, one reply, one connection.
     fn ask(&self, request: &'static str, vg: Option<&str>, limit: Duration) -> Result<Reply> {
         let about = vg.map_or_else(|| request.to_owned(), |vg| format!("{request} of {vg}"));
         if let Some(vg) = vg.filter(|vg| !is_vg_name(vg)) {
             return Err(Error::Refused {
-                what: format!("{}, {request}", PEER.name),
+                what: self.asked(request),
                 detail: format!("{vg:?} cannot be the name of a volume group"),
             });
         }
@@ -256,10 +260,9 @@ impl Socket {
             None,
             deadline.saturating_duration_since(Instant::now()),
         )?;
-        let what = || format!("{}, info", PEER.name);
         if let Some(result) = reply.number("result").filter(|r| *r < 0) {
             return Err(Error::Refused {
-                what: what(),
+                what: self.asked("info"),
                 detail: format!("result {result}"),
             });
         }
@@ -268,10 +271,7 @@ impl Socket {
             .and_then(|n| usize::try_from(n).ok())
             .filter(|n| *n <= DUMP_LIMIT);
         let Some(length) = length else {
-            return Err(Error::Protocol {
-                what: what(),
-                detail: "no believable dump_len".to_owned(),
-            });
+            return Err(malformed(self.asked("info"), "no believable dump_len"));
         };
         let mut text = Vec::new();
         while text.len() < length {
@@ -279,10 +279,7 @@ impl Socket {
         }
         if text.len() > length {
             let detail = format!("{} bytes of info, {length} were promised", text.len());
-            return Err(Error::Protocol {
-                what: what(),
-                detail,
-            });
+            return Err(malformed(self.asked("info"), &detail));
         }
         Ok(String::from_utf8_lossy(&text).into_owned())
     }
@@ -313,7 +310,7 @@ impl Socket {
 
     /// The next datagram of the daemon's; those of others are passed over.
     fn datagram(&self, socket: &UnixDatagram, deadline: Instant) -> Result<Vec<u8>> {
-        let what = format!("{}, info", PEER.name);
+        let what = self.asked("info");
         let mut buffer = vec![0; DATAGRAM];
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -374,25 +371,19 @@ fn is_vg_name(name: &str) -> bool {
 impl Lvmlockd for Socket {
     fn lockspaces(&self) -> Result<Vec<Lockspace>> {
         let text = self.info()?;
-        parse_info(&text).map_err(|detail| Error::Protocol {
-            what: format!("{}, info", PEER.name),
-            detail,
-        })
+        parse_info(&text).map_err(|detail| malformed(self.asked("info"), &detail))
     }
 
     fn kill_vg(&self, vg: &str) -> Result<()> {
         let reply = self.ask("kill_vg", Some(vg), self.limit)?;
-        let what = format!("{}, kill_vg of {vg}", PEER.name);
+        let what = self.asked(&format!("kill_vg of {vg}"));
         match reply.number("op_result") {
             Some(0) => Ok(()),
             Some(n) => Err(Error::Refused {
                 what,
                 detail: format!("{n}: {}", meaning(n)),
             }),
-            None => Err(Error::Protocol {
-                what,
-                detail: "a reply without op_result".to_owned(),
-            }),
+            None => Err(malformed(what, "a reply without op_result")),
         }
     }
 

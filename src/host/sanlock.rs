@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::socket::{Address, Conversation, Peer};
-use super::{Error, Paths, Result, Sanlock, SanlockLockspace, SanlockStatus};
+use super::{Paths, Result, Sanlock, SanlockLockspace, SanlockStatus};
 use crate::fence::{LockspaceState, Monotonic};
 
 const PEER: Peer = Peer {
@@ -228,10 +228,7 @@ impl Sanlock for Socket {
         let mut conversation = Conversation::open(PEER, "status", &self.address, self.limit)?;
         conversation.send(&encode_status())?;
         let (answer, _) = conversation.receive_until(ANSWER_LIMIT, |_| false)?;
-        decode_status(&answer).map_err(|detail| Error::Protocol {
-            what: format!("{}, status", PEER.name),
-            detail,
-        })
+        decode_status(&answer).map_err(|detail| conversation.malformed(detail))
     }
 }
 

@@ -3,6 +3,7 @@
 //! Some of these daemons serve all clients from one thread, and read a request with blocking calls: a request goes out in one write, or they
 //! would wait for its rest and serve nobody.
 
+use std::fmt;
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
@@ -34,6 +35,15 @@ impl Address {
     }
 }
 
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Path(path) => write!(f, "{}", path.display()),
+            Self::Abstract(name) => write!(f, "@{name}"),
+        }
+    }
+}
+
 /// Who is spoken to, and what to do when it does not answer.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Peer {
@@ -43,6 +53,23 @@ pub(super) struct Peer {
     pub absent: &'static str,
     /// What to do when it is silent.
     pub silent: &'static str,
+}
+
+impl Peer {
+    /// Who is asked what, and where: how errors begin.
+    pub fn asked(&self, address: &Address, about: &str) -> String {
+        format!("{} at {address}, {about}", self.name)
+    }
+}
+
+/// An answer that is not in the protocol. `what` is from [`Peer::asked`].
+pub(super) fn malformed(what: String, detail: &str) -> Error {
+    Error::Protocol {
+        what,
+        detail: format!(
+            "{detail}. Does somebody else listen there, or another version (`ss -xlp`)?"
+        ),
+    }
 }
 
 /// An open conversation.
@@ -57,7 +84,7 @@ pub(super) struct Conversation {
 impl Conversation {
     /// Connects. `about` is what is asked, for error messages.
     pub fn open(peer: Peer, about: &str, address: &Address, limit: Duration) -> Result<Self> {
-        let what = format!("{}, {about}", peer.name);
+        let what = peer.asked(address, about);
         let deadline = Instant::now() + limit;
         let stream = Self::connect(address, limit).map_err(|source| {
             if would_block(source.kind()) {
@@ -132,10 +159,7 @@ impl Conversation {
 
     /// An answer that is not in the protocol.
     pub fn malformed(&self, detail: impl Into<String>) -> Error {
-        Error::Protocol {
-            what: self.what.clone(),
-            detail: detail.into(),
-        }
+        malformed(self.what.clone(), &detail.into())
     }
 
     /// An answer that says no.

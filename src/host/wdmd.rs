@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::socket::{Address, Conversation, Peer};
-use super::{Error, Paths, Result, Wdmd};
+use super::{Paths, Result, Wdmd};
 use crate::fence::{Monotonic, Watchdog};
 
 const PEER: Peer = Peer {
@@ -135,10 +135,7 @@ impl Socket {
             )));
         };
         let parsed = parse_dump(&String::from_utf8_lossy(text), fire_timeout);
-        parsed.map_err(|detail| Error::Protocol {
-            what: format!("{}, status", PEER.name),
-            detail,
-        })
+        parsed.map_err(|detail| conversation.malformed(detail))
     }
 }
 
