@@ -203,9 +203,12 @@ impl Actor {
                     Ok(turn) => journal.hold(turn),
                     Err(error) => tracing::warn!(%error, "fencing without a turn: a kill hook may fence too"),
                 }
-                // A kill hook that was killed: its fence comes first, since the journal knows only one.
+                // A kill hook that was killed: its fence comes first, since the journal knows only one. A dry run writes nothing there, and touches
+                // nothing, whoever's it is.
                 let left = journal.left().ok().flatten();
-                let others = |r: &Record| r.unfinished() && r.begun.order.uid != order.uid;
+                let others = |r: &Record| {
+                    !order.dry_run && r.unfinished() && r.begun.order.uid != order.uid
+                };
                 if let Some(record) = left.filter(others) {
                     let of = record.begun.order.clone();
                     tracing::warn!(order = of.name, "completing the fence of another process");
@@ -345,3 +348,7 @@ impl Observer {
             .elapsed()
     }
 }
+
+#[cfg(test)]
+#[path = "act_tests.rs"]
+mod tests;
