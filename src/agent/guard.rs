@@ -238,8 +238,10 @@ impl Guard {
                 devices: open.iter().take(NAMED).cloned().collect(),
                 open_at_most: None,
             };
+            // Told with its number: an event that says the same as one before is not sent again (kubernetes/events.rs).
+            let number = one.openings + 1;
             let noted = self.standings.update(uuid, |s| {
-                s.openings += 1;
+                s.openings = number;
                 s.last_opening = Some(opening);
             });
             let note = noted.err().map(|e| format!(" ({e})")).unwrap_or_default();
@@ -248,9 +250,10 @@ impl Guard {
                 "FenceOpened",
                 format!(
                     "Volume group {} no longer stands fenced: {} got a table that leads to the SAN, without any lock. It is being closed again. Was it \
-                     an lvchange or vgchange --refresh? Do not run these on a fenced node{note}",
+                     an lvchange or vgchange --refresh? Do not run these on a fenced node. {}{note}",
                     one.group.name,
-                    open.join(", ")
+                    open.join(", "),
+                    nth(number, one)
                 ),
             );
         }
@@ -287,10 +290,11 @@ impl Guard {
             "FenceClosedAgain",
             format!(
                 "Volume group {} stands fenced again, read back for every device. {} could reach the SAN for at most {} ms without a lock: check \
-                 what was written there meanwhile{note}",
+                 what was written there meanwhile. {}{note}",
                 one.group.name,
                 opening.devices.join(", "),
-                open.as_millis()
+                open.as_millis(),
+                nth(one.openings, one)
             ),
         );
     }
@@ -380,4 +384,13 @@ impl Guard {
             self.problem = Some(what);
         }
     }
+}
+
+/// Which opening of which fence: no two of a node are told in the same words.
+fn nth(number: u32, of: &Standing) -> String {
+    let proven = of.proven.0.as_secs();
+    format!(
+        "It is opening {number} of the fence by {}, proven at an uptime of {proven} s",
+        of.by
+    )
 }

@@ -132,6 +132,30 @@ fn a_refresh_is_fenced_again_and_told_with_its_time() {
 }
 
 #[test]
+fn each_opening_is_told_in_words_of_its_own() {
+    let bench = Bench::new();
+    let mut guard = bench.guard();
+    for _ in 0..3 {
+        bench.refresh();
+        bench.watch(&mut guard, SPAN);
+        assert_eq!(bench.open(), Vec::<String>::new());
+    }
+    assert_eq!(bench.standing().openings, 3);
+    for reason in ["FenceOpened", "FenceClosedAgain"] {
+        let news = bench.news.lock().expect("lock");
+        let notes = news.iter().filter(|n| n.reason == reason).map(|n| &n.note);
+        let notes: std::collections::BTreeSet<_> = notes.collect();
+        // An event that says what one before said is taken for the same one, and lost.
+        assert_eq!(notes.len(), 3, "{notes:?}");
+        assert!(
+            notes
+                .iter()
+                .any(|n| n.contains("opening 2 of the fence by"))
+        );
+    }
+}
+
+#[test]
 fn the_kernel_rings_so_that_it_does_not_stay_open_for_a_second() {
     let bench = Bench::new();
     let guard = bench.guard();
