@@ -121,3 +121,20 @@ fn what_does_not_answer_is_named() {
     assert_eq!(ready_of(&blind), (no, "DeviceMapperUnavailable"));
     assert_eq!(blind.boot_id, "boot");
 }
+
+#[test]
+fn daemons_that_are_not_spared_are_told_and_the_node_stays_ready() {
+    let simulation = Simulation::new(&Layout::default());
+    let inventory = observe(&simulation.host()).unwrap();
+    let reporter = Reporter {
+        facts: Facts {
+            daemons: Some(vec![("sanlock", 0)]),
+            ..Facts::default()
+        },
+        ..reporter()
+    };
+    let status = status(Ok(&inventory), &reporter, &[], Timestamp::UNIX_EPOCH);
+    assert_eq!(ready_of(&status), (ConditionStatus::True, "AllAnswer"));
+    let ready = condition::find(&status.conditions, "Ready").unwrap();
+    assert!(ready.message.contains("DaemonsSpared"), "{}", ready.message);
+}

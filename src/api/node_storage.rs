@@ -108,7 +108,7 @@ pub enum PreflightResult {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PreflightCheck {
-    /// What was looked at: DeviceMapper, LockManager, Watchdog, Queueing, KillHook, MemoryLocked, StateDirectory, HostName, DeadExt.
+    /// What was looked at: DeviceMapper, LockManager, Watchdog, Queueing, KillHook, MemoryLocked, DaemonsSpared, StateDirectory, HostName, DeadExt.
     #[schemars(length(max = 64))]
     pub name: String,
     /// How it ended.

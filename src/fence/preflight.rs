@@ -8,6 +8,11 @@ const DEAD_EXT_SINCE: u32 = 0x0402_0000;
 /// With a shorter fire time-out sanlock kills at once and never calls the kill hook (sanlock: src/timeouts.c).
 const HOOK_NEEDS: u32 = 30;
 
+/// What a fence cannot do without, or not well, as their processes are called.
+pub const DAEMONS: [&str; 4] = ["lvmlockd", "sanlock", "wdmd", "multipathd"];
+/// An `oom_score_adj` from here down spares: that process would have to fill nine tenths of the memory to be ended before one without a setting.
+const SPARED: i32 = -900;
+
 /// What is known besides the inventory. None: it could not be told.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
@@ -21,6 +26,8 @@ pub struct Facts {
     pub kill_hook: Option<(bool, String)>,
     /// Whether the agent's state directory lies in memory.
     pub state_in_memory: Option<bool>,
+    /// The [`DAEMONS`] that run, each with its `oom_score_adj`.
+    pub daemons: Option<Vec<(&'static str, i32)>>,
 }
 
 /// How a check ended, from best to worst.
@@ -66,6 +73,7 @@ pub fn preflight(inventory: Result<&Inventory, &str>, facts: &Facts) -> Vec<Chec
         queueing(known),
         kill_hook(facts, known),
         memory(facts),
+        spared(facts),
         state(facts),
         host_name(facts),
         dead_ext(facts),
@@ -217,6 +225,40 @@ fn memory(facts: &Facts) -> Check {
         ),
         None => check(NAME, Verdict::Unknown, "/proc/self/status does not tell"),
     }
+}
+
+fn spared(facts: &Facts) -> Check {
+    const NAME: &str = "DaemonsSpared";
+    let Some(daemons) = &facts.daemons else {
+        return check(NAME, Verdict::Unknown, "/proc cannot be read");
+    };
+    if daemons.is_empty() {
+        return check(
+            NAME,
+            Verdict::Unknown,
+            format!(
+                "none of {} is seen in /proc. Do they run, and is the agent in the host's process namespace (hostPID)?",
+                DAEMONS.join(", ")
+            ),
+        );
+    }
+    let names = |of: &mut dyn Iterator<Item = &(&str, i32)>| {
+        let all: Vec<String> = of.map(|(name, adj)| format!("{name} ({adj})")).collect();
+        all.join(", ")
+    };
+    let exposed = names(&mut daemons.iter().filter(|(_, adj)| *adj > SPARED));
+    if exposed.is_empty() {
+        let all = names(&mut daemons.iter());
+        return check(NAME, Verdict::Passed, all);
+    }
+    check(
+        NAME,
+        Verdict::Warning,
+        format!(
+            "the kernel may end {exposed} when memory runs out, which an outage brings about: without the lock manager nothing can be released. \
+             Set OOMScoreAdjust=-1000 in their units, and with choom for what runs (docs/install.md, When memory runs out)"
+        ),
+    )
 }
 
 fn state(facts: &Facts) -> Check {

@@ -23,6 +23,7 @@ fn facts() -> Facts {
         sanlock_version: Some(0x0501_0001),
         kill_hook: Some((true, "in force".into())),
         state_in_memory: Some(true),
+        daemons: Some(vec![("lvmlockd", -1000), ("sanlock", -900)]),
     }
 }
 
@@ -32,7 +33,7 @@ fn worse(
     facts: &Facts,
 ) -> Vec<(&'static str, Verdict, String)> {
     let all = preflight(inventory, facts);
-    assert_eq!(all.len(), 9);
+    assert_eq!(all.len(), 10);
     assert!(all.iter().all(|c| !c.message.is_empty()));
     all.into_iter()
         .filter(|c| c.verdict != Verdict::Passed)
@@ -138,6 +139,25 @@ fn each_shortcoming_is_one_check_and_says_what_to_do() {
         let expected = [(name, verdict)];
         let short: Vec<_> = found.iter().map(|(n, v, _)| (*n, *v)).collect();
         assert_eq!(short, expected, "{found:?}");
+        assert!(found[0].2.contains(says), "{found:?}");
+    }
+}
+
+#[test]
+fn daemons_that_are_not_spared_are_a_warning_with_their_names() {
+    for (daemons, verdict, says) in [
+        (
+            Some(vec![("lvmlockd", -1000), ("sanlock", -899)]),
+            Verdict::Warning,
+            "may end sanlock (-899) when memory runs out",
+        ),
+        (Some(vec![]), Verdict::Unknown, "hostPID"),
+        (None, Verdict::Unknown, "/proc"),
+    ] {
+        let facts = Facts { daemons, ..facts() };
+        let found = worse(Ok(&node()), &facts);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert_eq!((found[0].0, found[0].1), ("DaemonsSpared", verdict));
         assert!(found[0].2.contains(says), "{found:?}");
     }
 }
