@@ -1,12 +1,12 @@
 //! What happens in the middle of a fence.
 
-use kube::api::{Patch, PatchParams};
+use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::json;
 use storage_fence::host::simulated::uuid_of;
 
 use crate::bed::Bed;
 use crate::node::TestNode;
-use crate::objects::message;
+use crate::objects::{message, word};
 use crate::support::Result;
 use crate::wait::{ensure, ensure_eq};
 
@@ -39,6 +39,56 @@ pub async fn a_request_deleted_half_way_is_completed_and_told(bed: &Bed) -> Resu
     )
     .await?;
     bed.forgets("deleted").await?;
+    agent.stop().await?;
+    node.unharmed()
+}
+
+/// `Unfence` is the default of the schema: what a plain `kubectl delete` in the middle of a fence comes to.
+pub async fn a_request_deleted_half_way_gives_back_what_it_fenced(bed: &Bed) -> Result {
+    let node = TestNode::join(bed, "deleted-2").await?;
+    let agent = node.start_agent().await?;
+    node.hold();
+    bed.ask(
+        "regretted",
+        &node.name,
+        json!({ "deletionPolicy": "Unfence", "unfenceAfterSeconds": 0 }),
+    )
+    .await?;
+    bed.settles("regretted", "Fencing", &IN_THE_MIDDLE).await?;
+    bed.requests()
+        .delete("regretted", &DeleteParams::default())
+        .await?;
+    ensure_eq(
+        "nothing is dropped while I/O is under way",
+        node.count("drop_vg san"),
+        0,
+    )?;
+    node.let_go();
+    node.releases().await?;
+    bed.sees(
+        "regretted",
+        "the fence was completed, and waits for the paths",
+        |r| word(r, "Fenced") == "Fenced=True/UnfenceWaiting",
+    )
+    .await?;
+    let open = node.simulation.state(|s| s.not_fenced(&uuid_of("san")));
+    ensure(open.is_empty(), format!("completed: {open:?}"))?;
+    ensure_eq(
+        "nothing is given back while no path works",
+        node.count("lockstart san"),
+        0,
+    )?;
+    node.give_back();
+    bed.forgets("regretted").await?;
+    // The finalizer went last: only then could it go.
+    let removed = |l: &String| l.starts_with("remove san-");
+    ensure(
+        node.simulation.log().iter().any(removed),
+        "what stood on the error target is removed",
+    )?;
+    ensure_eq("joined again", node.count("lockstart san"), 1)?;
+    let held = node.simulation.state(|s| s.held(&uuid_of("san")));
+    ensure(held, "the lockspace is held again")?;
     agent.stop().await?;
     node.unharmed()
 }

@@ -62,6 +62,7 @@ pub fn stages() -> Vec<Stage> {
                 case!(refusals::without_device_mapper_nothing_is_touched),
                 case!(refusals::without_lvmlockd_or_sanlock_nothing_is_touched),
                 case!(half_way::a_request_deleted_half_way_is_completed_and_told),
+                case!(half_way::a_request_deleted_half_way_gives_back_what_it_fenced),
                 case!(half_way::a_spec_changed_half_way_waits_for_its_turn),
                 case!(half_way::the_agents_successor_completes_the_fence),
                 case!(cost::ours_are_served_before_what_pods_ask),
