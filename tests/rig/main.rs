@@ -35,6 +35,7 @@ fn main() -> ExitCode {
         ["guest-writer", name, target, owner] => {
             guest::writer::write(name, target, owner).map(|()| true)
         }
+        ["guest-babbler", socket] => guest::babbler::serve(socket).map(|()| true),
         ["guest-stepper", order, which, deed, ..] => {
             guest::stepper::run(order, which, deed, &args[4..]).map(|()| true)
         }
