@@ -321,16 +321,16 @@ pub fn send_programs(node: &Node) -> Result {
         Err(_) => output(&mut Command::new(root().join("hack/release-binary")))?,
     };
     node.send(Path::new(release.trim()), OURS)?;
-    let bare = std::env::temp_dir().join(format!("sf-bare-{}", std::process::id()));
+    // Goes away with whatever ends this.
+    let folder = tempfile::tempdir()?;
+    let bare = folder.path().join("bare");
     output(
         Command::new("cc")
             .args(["-O2", "-static", "-pthread", "-Wall", "-Werror", "-o"])
             .arg(&bare)
             .arg(root().join("tests/rig/guest/bare.c")),
     )?;
-    let sent = node.send(&bare, BARE);
-    std::fs::remove_file(&bare)?;
-    sent
+    node.send(&bare, BARE)
 }
 
 /// So many threads write to all volumes of that prefix; each is at work when it returns.
