@@ -40,6 +40,26 @@ content_key() {
   find "$@" -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum | cut -c 1-20
 }
 
+# with_progress WHAT COMMAND...: runs it, and says every minute for how long it has been at it: a build that prints nothing looks like one that hangs.
+# SFO_PROGRESS_SECONDS is the time between two lines.
+with_progress() {
+  local what=$1 every=${SFO_PROGRESS_SECONDS:-60} ticker result=0
+  shift
+  (
+    begin=$SECONDS
+    # Asked each second, so that it ends with whom it speaks for, killed or not.
+    while kill -0 $$ 2>/dev/null && sleep 1; do
+      past=$((SECONDS - begin))
+      ((past == 0 || past % every != 0)) || say "$what: still at it after $past s"
+    done
+  ) </dev/null >/dev/null 9>&- &
+  ticker=$!
+  "$@" || result=$?
+  kill "$ticker" 2>/dev/null || true
+  wait "$ticker" 2>/dev/null || true
+  return "$result"
+}
+
 # make_once NAME KEY FUNCTION [ARGUMENT...]: makes $CACHE/NAME/KEY by `FUNCTION ARGUMENT... FOLDER`, unless it is there, and prints its path.
 # Two runs at once: the second waits. A run that dies half-way leaves nothing that looks finished.
 # FUNCTION sees exported variables only.
@@ -61,7 +81,7 @@ make_once() {
       # What an earlier run left when it was killed; nobody else makes anything while we hold the lock.
       rm -rf "$CACHE/$name"/.making.*
       work=$(mktemp -d "$CACHE/$name/.making.XXXXXX")
-      if bash -euo pipefail -O inherit_errexit -c '"$@"' make_once "$@" "$work" 9>&- >&2; then
+      if with_progress "$name" bash -euo pipefail -O inherit_errexit -c '"$@"' make_once "$@" "$work" 9>&- >&2; then
         chmod 0755 "$work"
         mv -T "$work" "$finished"
       else
