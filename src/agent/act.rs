@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 
 use super::decide::Known;
-use super::executor;
+use super::executor::{self, limited};
 use super::guard::News;
+use super::hook::keeping;
 use super::journal::{Journal, Record, Standings, Turn};
 use super::observe::{Kept, observe, observe_again};
 use super::restore;
@@ -37,6 +38,9 @@ pub enum Said {
 
 /// How long a kill hook that fences by itself is waited for. It goes quickly, or not at all.
 const TURN_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long a fence may look at the node before it begins, as long as the kill hook: it holds journal and turn meanwhile, and others wait for these.
+const LOOK: Duration = Duration::from_secs(8);
 
 /// Carries fences out, one at a time.
 #[derive(Clone)]
@@ -97,15 +101,23 @@ impl Actor {
         let cancelled = Arc::clone(&cancel);
         self.thread(
             order.clone(),
-            move |host, journal, progress| match observe(host) {
-                Ok(inventory) => executor::run(
-                    host,
-                    journal,
-                    &order,
-                    inventory,
-                    &|| cancelled.load(Ordering::Acquire),
-                    progress,
-                ),
+            move |host, journal, progress| match limited::call(
+                host,
+                "looking at the node",
+                LOOK,
+                observe,
+            ) {
+                Ok(inventory) => {
+                    let order = keeping(&order, &inventory, &journal.standings());
+                    executor::run(
+                        host,
+                        journal,
+                        &order,
+                        inventory,
+                        &|| cancelled.load(Ordering::Acquire),
+                        progress,
+                    )
+                }
                 Err(error) => no_inventory(host, &order, &error.to_string()),
             },
         )?;

@@ -119,3 +119,22 @@ fn an_order_completes_the_fence_of_another_process_first() {
     assert_eq!(bench.open(), Vec::<String>::new());
     assert!(!bench.unfinished());
 }
+
+#[test]
+fn a_look_that_hangs_does_not_keep_journal_and_turn() {
+    let node = Simulation::new(&Layout::default());
+    node.state(|s| s.listing_hangs = true);
+    let state = tempfile::tempdir().expect("a directory");
+    let journal = Journal::open(state.path(), "boot").expect("open").0;
+    let host = node.host();
+    let (actor, mut said) = Actor::new(host.clone(), journal);
+    let order = crate::agent::hook::order("vg1", 1);
+    actor.begin(order).expect("a thread");
+    let until = host.system.monotonic() + LOOK + Duration::from_secs(1);
+    host.system.wait(&Bell::default(), 0, until);
+    let ended = std::iter::from_fn(|| said.try_recv().ok())
+        .find(|s| matches!(s, Said::Ended(k) if matches!(k.report.outcome, Outcome::Refused(_))));
+    assert!(ended.is_some());
+    assert!(Turn::take(state.path(), "another", Duration::ZERO).is_ok());
+    node.end();
+}

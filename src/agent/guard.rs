@@ -2,22 +2,26 @@
 //! again at once, and told with the time that it was open.
 //!
 //! Device mapper rings at every change; the kernel is asked again every second all the same. A fence stands from its proof until it is lifted
-//! ([`Standings::lift`](super::journal::Standings::lift)) or its volume group has been joined to its lockspace again: then its volumes come back
-//! under new locks, and rightly.
+//! ([`Standings::lift`](super::journal::Standings::lift)), or its volume group has been joined to its lockspace again and nothing is left of what it
+//! fenced. What came into use under new locks is not touched ([`sieve`]); what the fence left behind stays closed.
 
 mod closing;
+mod sieve;
 #[cfg(test)]
 mod tests;
+mod veil;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::executor::{keep_queueing_off, limited, open_devices};
+use super::executor::{keep_queueing_off, limited, strangers};
 use super::journal::{Opening, Standing, Standings};
-use super::observe::lock_manager;
-use crate::fence::{DmDevice, LockManager, LockspaceState, Monotonic};
+use crate::fence::report::LocksOutcome;
+use crate::fence::{DmDevice, Monotonic};
 use crate::host::{Bell, DeviceEvents, Host};
 use closing::{Closing, Shared};
+use sieve::Sieve;
+use veil::veiled;
 
 /// The kernel is asked at least this often while a fence stands...
 const LOOK: Duration = Duration::from_secs(1);
@@ -30,8 +34,6 @@ const SLICE: Duration = Duration::from_millis(100);
 /// Whether volume groups were joined anew, and whether maps queue.
 const LOOK_AROUND: Duration = Duration::from_secs(5);
 const LIST_LIMIT: Duration = Duration::from_secs(5);
-/// A lock manager that does not answer must not hold up the closing.
-const ASK: Duration = Duration::from_secs(1);
 /// Of the devices that were open, so many are named.
 const NAMED: usize = 16;
 
@@ -57,6 +59,9 @@ pub struct Guard {
     /// When each was last seen closed.
     closed: BTreeMap<String, Monotonic>,
     closing: BTreeMap<String, Closing>,
+    sieves: BTreeMap<String, Sieve>,
+    /// What was told last, by volume group and reason.
+    told: BTreeMap<(String, &'static str), Vec<String>>,
     around: Option<Monotonic>,
     queueing: Shared<Vec<String>>,
     problem: Option<String>,
@@ -73,6 +78,8 @@ impl Guard {
             events: None,
             closed: BTreeMap::new(),
             closing: BTreeMap::new(),
+            sieves: BTreeMap::new(),
+            told: BTreeMap::new(),
             around: None,
             queueing: Shared::default(),
             problem: None,
@@ -139,6 +146,8 @@ impl Guard {
         };
         let stands = |uuid: &String| standing.iter().any(|s| s.group.uuid == *uuid);
         self.closed.retain(|uuid, _| stands(uuid));
+        self.sieves.retain(|uuid, _| stands(uuid));
+        self.told.retain(|(uuid, _), _| stands(uuid));
         self.closing.retain(|uuid, closing| {
             let goes_on = stands(uuid);
             if !goes_on {
@@ -168,7 +177,7 @@ impl Guard {
         if self.around.is_none_or(|at| began.since(at) >= LOOK_AROUND) {
             self.around = Some(began);
             let still = self.standings.all().unwrap_or_default();
-            self.look_around(&still);
+            self.look_around(&still, &list);
         }
         let now = self.standings.all().unwrap_or(standing);
         (self.tell)(None, &now);
@@ -200,29 +209,109 @@ impl Guard {
 
     fn look_at(&mut self, one: &Standing, list: &[DmDevice], began: Monotonic) {
         let uuid = &one.group.uuid;
-        let open = open_devices(list, &one.group);
+        let sieve = self.sieve(one);
+        sieve.learn(&self.host, list);
+        let open = sieve.open(&self.host, list);
+        let newest = sieve.newest();
+        // Until the locks are settled, the fence writes there itself.
+        if newest > one.newest && one.locks != LocksOutcome::Pending {
+            let noted = self.standings.update(uuid, |s| s.newest = newest);
+            if let Err(e) = noted {
+                self.trouble(e.to_string());
+            }
+        }
+        self.strange(one, strangers(list, &one.group));
+        self.cannot_tell(one, open.untold);
+        if sieve.was_joined() && !one.joined {
+            self.joined(one, &sieve, list);
+        }
         if let Some(closing) = self.closing.get(uuid)
             && closing.ended()
         {
             self.closing.remove(uuid);
         }
-        if open.is_empty() {
-            if !self.closing.contains_key(uuid) {
-                self.is_closed(one, began);
-            }
-            return;
-        }
         if self.closing.contains_key(uuid) {
             return;
         }
-        if self.joined_anew(one) {
+        if open.ours.is_empty() {
+            self.is_closed(one, began);
+        } else {
+            self.is_open(one, &open.ours, &sieve);
+        }
+    }
+
+    fn sieve(&mut self, one: &Standing) -> Sieve {
+        let known = self.sieves.get(&one.group.uuid);
+        // A fence that was carried out once more has noted more than was known here.
+        let same = |s: &&Sieve| s.proven() == one.proven && s.newest() >= one.newest;
+        if let Some(sieve) = known.filter(same) {
+            return sieve.clone();
+        }
+        let sieve = Sieve::new(one);
+        self.sieves.insert(one.group.uuid.clone(), sieve.clone());
+        sieve
+    }
+
+    /// The volume group was joined to its lockspace again. Its fence is over if nothing is left of it.
+    fn joined(&mut self, one: &Standing, sieve: &Sieve, list: &[DmDevice]) {
+        let mut left = sieve.left(&self.host, list);
+        if left.is_empty() {
             self.lift(one);
             return;
         }
-        self.is_open(one, &open);
+        if one.joined {
+            return;
+        }
+        let uuid = &one.group.uuid;
+        if let Err(e) = self.standings.update(uuid, |s| s.joined = true) {
+            self.trouble(e.to_string());
+        }
+        left.sort_unstable();
+        left.truncate(NAMED);
+        let note = format!(
+            "Volume group {0} was joined to its lockspace again, but devices of its fence are still there: {1}. They stay on the error target and \
+             are watched, since who holds them open has no lock, and another node may have one by now. End who holds them open and remove them \
+             (lvchange -an, or dmsetup remove); then activate them anew, which asks for the lock. Never lvchange or vgchange --refresh {0}",
+            one.group.name,
+            left.join(", ")
+        );
+        self.tell_once(one, "JoinedWhileFenced", vec![note.clone()], note);
     }
 
-    fn is_open(&mut self, one: &Standing, open: &[String]) {
+    fn strange(&mut self, one: &Standing, mut found: Vec<String>) {
+        found.sort_unstable();
+        let note = format!(
+            "{} stands on a physical volume of {}, which stands fenced, and is none of its devices: it reaches the SAN without a lock, and is not the \
+             agent's to touch. Remove it (dmsetup remove)",
+            found.join(", "),
+            one.group.name
+        );
+        self.tell_once(one, "StrangerOnFencedGroup", found, note);
+    }
+
+    fn cannot_tell(&mut self, one: &Standing, mut found: Vec<String>) {
+        found.sort_unstable();
+        let note = format!(
+            "Volume group {} was joined to its lockspace again, and the kernel does not tell whether {} was activated since, under a lock, or had been \
+             there before: it is not closed. If it was refreshed, deactivate it now; what was written there meanwhile had no lock",
+            one.group.name,
+            found.join(", ")
+        );
+        self.tell_once(one, "DeviceNotTold", found, note);
+    }
+
+    /// A reason to worry, told when it is another one than at the last look.
+    fn tell_once(&mut self, one: &Standing, reason: &'static str, what: Vec<String>, note: String) {
+        let key = (one.group.uuid.clone(), reason);
+        if what.is_empty() {
+            self.told.remove(&key);
+        } else if self.told.get(&key) != Some(&what) {
+            self.told.insert(key, what);
+            self.news(true, reason, note);
+        }
+    }
+
+    fn is_open(&mut self, one: &Standing, open: &[String], sieve: &Sieve) {
         let uuid = &one.group.uuid;
         let noticed = self.host.system.monotonic();
         // One that was noticed by an earlier agent and not closed is the same one.
@@ -257,7 +346,8 @@ impl Guard {
                 ),
             );
         }
-        let closing = Closing::start(&self.host, &one.group, &self.standings);
+        let host = veiled(&self.host, sieve);
+        let closing = Closing::start(&host, &one.group, &self.standings);
         match closing {
             Ok(closing) => {
                 self.closing.insert(uuid.clone(), closing);
@@ -300,7 +390,7 @@ impl Guard {
     }
 
     /// What needs no hurry: volume groups that were joined again while nothing of them was open, and maps that queue again.
-    fn look_around(&mut self, standing: &[Standing]) {
+    fn look_around(&mut self, standing: &[Standing], list: &[DmDevice]) {
         for map in self.queueing.take().unwrap_or_default() {
             self.news(
                 true,
@@ -325,32 +415,11 @@ impl Guard {
             }
         }
         for one in standing {
-            if !self.closing.contains_key(&one.group.uuid) && self.joined_anew(one) {
-                self.lift(one);
+            let sieve = self.sieve(one);
+            if sieve.joined(&self.host) {
+                self.joined(one, &sieve, list);
             }
         }
-    }
-
-    /// Whether the volume group has been joined to its lockspace again since the fence. Unknown is no: the fence holds.
-    fn joined_anew(&self, one: &Standing) -> bool {
-        let Some(name) = &one.lockspace else {
-            return false;
-        };
-        let manager = limited::call(&self.host, "asking the lock manager", ASK, |h| {
-            Ok(lock_manager(h))
-        });
-        let Ok(LockManager::Running(lockspaces)) = manager else {
-            return false;
-        };
-        let joined = |state| !matches!(state, LockspaceState::Adding | LockspaceState::Removing);
-        lockspaces
-            .iter()
-            .filter(|l| l.name == *name && joined(l.state))
-            .any(|l| match (one.generation, l.generation) {
-                (Some(before), Some(now)) => before != now || one.host_id != Some(l.host_id),
-                // The fence froze it, and only joining anew thaws it.
-                _ => !l.frozen,
-            })
     }
 
     fn lift(&mut self, one: &Standing) {
@@ -359,7 +428,7 @@ impl Guard {
                 false,
                 "FenceLifted",
                 format!(
-                    "Volume group {} was joined to its lockspace again: its fence is over, and it is no longer watched",
+                    "Volume group {} was joined to its lockspace again, and no device of its fence is left: it is over, and no longer watched",
                     one.group.name
                 ),
             ),

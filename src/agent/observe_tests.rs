@@ -95,7 +95,7 @@ impl DeviceMapper for Node {
     fn events(&self) -> Result<Box<dyn crate::host::DeviceEvents>> {
         unreachable!("an observation waits for nothing")
     }
-    fn message(&self, _: Device, _: &str) -> Result<()> {
+    fn message(&self, _: &str, _: &str) -> Result<()> {
         unreachable!("an observation changes nothing")
     }
 }

@@ -44,13 +44,16 @@ impl Plan {
             boot_id: inventory.boot_id.clone(),
             started: now,
             volume_groups: groups.iter().map(group).collect(),
-            steps: steps(order, groups),
+            steps: steps(order, groups, inventory),
             watchdog: WatchdogReport {
                 armed,
                 budget: reset.map(|r| r.budget(now)),
                 disarmed_after: None,
             },
-            notes: unknown_watchdog(inventory).into_iter().collect(),
+            notes: unknown_watchdog(inventory)
+                .into_iter()
+                .chain(shared_maps(inventory, groups))
+                .collect(),
             ..FenceReport::default()
         };
         Self { report, reset }
@@ -77,6 +80,37 @@ pub fn maps(group: &VolumeGroup) -> Vec<&MultipathMap> {
         }
     }
     maps
+}
+
+/// Names of volume groups outside of the order that lie on that map too: two partitions of one, say.
+fn others_on<'a>(
+    map: &MultipathMap,
+    inventory: &'a Inventory,
+    groups: &[VolumeGroup],
+) -> Vec<&'a str> {
+    let outside = |g: &&VolumeGroup| groups.iter().all(|f| f.uuid != g.uuid);
+    let all = inventory.volume_groups.iter().filter(outside);
+    let on_it = all.filter(|g| maps(g).iter().any(|m| m.uuid == map.uuid));
+    on_it.map(|g| g.name.as_str()).collect()
+}
+
+/// Queueing is the map's, whichever volume group it is turned off for.
+fn shared_maps(inventory: &Inventory, groups: &[VolumeGroup]) -> Vec<String> {
+    let mut notes = Vec::new();
+    for vg in groups {
+        for map in maps(vg) {
+            let others = others_on(map, inventory, groups).join(", ");
+            let note = format!(
+                "Map {} under {} also carries volume group {others}, which is not fenced: while no path of the map works, its I/O fails at once too \
+                 instead of waiting, for as long as the fence stands",
+                map.name, vg.name
+            );
+            if !others.is_empty() && !notes.contains(&note) {
+                notes.push(note);
+            }
+        }
+    }
+    notes
 }
 
 fn group(vg: &VolumeGroup) -> VolumeGroupReport {
@@ -131,7 +165,7 @@ fn skipped(kind: StepKind, vg: &VolumeGroup, why: String) -> StepReport {
     }
 }
 
-fn steps(order: &Order, groups: &[VolumeGroup]) -> Vec<StepReport> {
+fn steps(order: &Order, groups: &[VolumeGroup], inventory: &Inventory) -> Vec<StepReport> {
     let all = |make: &dyn Fn(&VolumeGroup) -> StepReport| groups.iter().map(make).collect();
     let freeze: Vec<_> = all(&|vg| {
         let what = format!("have lvmlockd grant no more locks in {}", vg.name);
@@ -154,7 +188,15 @@ fn steps(order: &Order, groups: &[VolumeGroup]) -> Vec<StepReport> {
         let what = "see that sanlock and wdmd let go of the lockspace";
         release_step(order, vg, StepKind::ConfirmRelease, what)
     });
-    [freeze, quiesce(groups), swap, verify, release, confirm].concat()
+    [
+        freeze,
+        quiesce(groups, inventory),
+        swap,
+        verify,
+        release,
+        confirm,
+    ]
+    .concat()
 }
 
 fn release_step(order: &Order, vg: &VolumeGroup, kind: StepKind, what: &str) -> StepReport {
@@ -165,7 +207,7 @@ fn release_step(order: &Order, vg: &VolumeGroup, kind: StepKind, what: &str) -> 
     }
 }
 
-fn quiesce(groups: &[VolumeGroup]) -> Vec<StepReport> {
+fn quiesce(groups: &[VolumeGroup], inventory: &Inventory) -> Vec<StepReport> {
     let mut seen: Vec<&str> = Vec::new();
     let mut steps = Vec::new();
     for vg in groups {
@@ -185,7 +227,14 @@ fn quiesce(groups: &[VolumeGroup]) -> Vec<StepReport> {
                 let why = format!("{active} of {n} paths work: I/O ends by itself");
                 skipped(StepKind::Quiesce, vg, why)
             } else {
-                let what = format!("have map {} fail I/O instead of queueing it", map.name);
+                let others = others_on(map, inventory, groups);
+                let too = if others.is_empty() {
+                    String::new()
+                } else {
+                    format!(", also that of volume group {}", others.join(", "))
+                };
+                let name = &map.name;
+                let what = format!("have map {name} fail I/O instead of queueing it{too}");
                 step(StepKind::Quiesce, vg, what)
             };
             steps.push(StepReport {
@@ -195,4 +244,62 @@ fn quiesce(groups: &[VolumeGroup]) -> Vec<StepReport> {
         }
     }
     steps
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fence::inventory::{LockManager, PhysicalVolume, Watchdog};
+
+    fn on(name: &str, map: &str) -> VolumeGroup {
+        let map = MultipathMap {
+            name: map.into(),
+            uuid: format!("mpath-{map}"),
+            ..MultipathMap::default()
+        };
+        VolumeGroup {
+            name: name.into(),
+            uuid: name.into(),
+            pvs: vec![PhysicalVolume {
+                dev: DevNo::default(),
+                kind: PvKind::Multipath(map),
+            }],
+            ..VolumeGroup::default()
+        }
+    }
+
+    #[test]
+    fn a_map_that_carries_another_volume_group_too_is_told() {
+        let inventory = Inventory {
+            taken_at: Monotonic::default(),
+            boot_id: "boot".into(),
+            volume_groups: vec![on("a", "m"), on("b", "m"), on("c", "n")],
+            lock_manager: LockManager::Running(Vec::new()),
+            watchdog: Watchdog {
+                known: true,
+                ..Watchdog::default()
+            },
+        };
+        let plan = |names: &[&str]| {
+            let wanted = |g: &&VolumeGroup| names.contains(&g.name.as_str());
+            let groups: Vec<_> = inventory
+                .volume_groups
+                .iter()
+                .filter(wanted)
+                .cloned()
+                .collect();
+            Plan::new(&Order::default(), &inventory, &groups, Monotonic::default()).report
+        };
+        let told = plan(&["a"]);
+        assert_eq!(told.notes.len(), 1);
+        assert!(told.notes[0].starts_with("Map m under a also carries volume group b, "));
+        let quiesce = told.steps.iter().find(|s| s.kind == StepKind::Quiesce);
+        let message = quiesce.and_then(|s| s.message.clone()).unwrap_or_default();
+        assert!(
+            message.ends_with("also that of volume group b"),
+            "{message}"
+        );
+        assert_eq!(plan(&["a", "b"]).notes, Vec::<String>::new());
+        assert_eq!(plan(&["c"]).notes, Vec::<String>::new());
+    }
 }

@@ -145,11 +145,11 @@ pub trait DeviceMapper: Send + Sync {
     /// # Errors
     /// [`Error::Busy`] when it is open, [`Error::NoSuchDevice`] when it is gone.
     fn remove(&self, uuid: &str) -> Result<()>;
-    /// `DM_TARGET_MSG` to sector 0.
+    /// `DM_TARGET_MSG` to sector 0 of the device with that UUID.
     ///
     /// # Errors
-    /// What the target answered.
-    fn message(&self, dev: Device, message: &str) -> Result<()>;
+    /// What the target answered, [`Error::NoSuchDevice`] when the device is gone.
+    fn message(&self, uuid: &str, message: &str) -> Result<()>;
     /// Begins to listen for changes of any device.
     ///
     /// # Errors
@@ -194,6 +194,12 @@ pub trait System: Send + Sync {
     fn monotonic(&self) -> Monotonic;
     /// The disk of that number (of a partition: its disk), None when there is none.
     fn disk(&self, dev: DevNo) -> Option<DiskInfo>;
+    /// `diskseq` of the block device of that number: counts up over all disks of the kernel, and a device has the one that it was
+    /// made with for as long as it lives. None when there is no such device, or the kernel does not tell (before 5.15).
+    fn sequence(&self, dev: DevNo) -> Option<u64> {
+        let _ = dev;
+        None
+    }
     /// `/sys/kernel/rcu_expedited`: above 0, the kernel hurries its grace periods along.
     ///
     /// # Errors

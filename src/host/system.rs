@@ -82,6 +82,11 @@ impl System for Sysfs {
         Some(DiskInfo { name, state, io })
     }
 
+    fn sequence(&self, dev: DevNo) -> Option<u64> {
+        let path = self.paths.sys.join(format!("dev/block/{dev}/diskseq"));
+        fs::read_to_string(path).ok()?.trim().parse().ok()
+    }
+
     fn rcu_expedited(&self) -> Result<u32> {
         let path = self.rcu_expedited_path();
         let text = fs::read_to_string(&path).map_err(|e| expedited("read", &path, e))?;
@@ -161,6 +166,16 @@ mod tests {
             }),
             None
         );
+    }
+
+    #[test]
+    fn a_disk_tells_the_number_that_it_was_made_with() {
+        let (_root, system) = sysfs();
+        let sda = DevNo { major: 8, minor: 0 };
+        assert_eq!(system.sequence(sda), None);
+        let file = system.paths.sys.join("dev/block/8:0/diskseq");
+        fs::write(file, "27\n").unwrap();
+        assert_eq!(system.sequence(sda), Some(27));
     }
 
     #[test]

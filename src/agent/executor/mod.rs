@@ -18,7 +18,7 @@ mod track;
 mod worker;
 
 pub use expedite::give_back;
-pub use refence::{keep_queueing_off, open_devices, refence};
+pub use refence::{keep_queueing_off, open_devices, own_devices, refence, strangers};
 pub use stands::with_standings;
 
 use std::sync::Arc;
@@ -26,8 +26,11 @@ use std::time::Duration;
 
 use crate::agent::journal::{Begun, GroupRecord, Journal, MapRecord, Record, Standing};
 use crate::fence::budget::ResetWindow;
+use crate::fence::order::ReleaseLocks;
 use crate::fence::plan::{self, Plan};
-use crate::fence::report::{FenceReport, LocksOutcome, Outcome, StepKind, StepReport, StepResult};
+use crate::fence::report::{
+    DeviceReport, FenceReport, LocksOutcome, Outcome, StepKind, StepReport, StepResult,
+};
 use crate::fence::selection::{self, RefusalReason};
 use crate::fence::{DmDevice, Inventory, Lockspace, LockspaceState, Order, VolumeGroup};
 use crate::host::{Bell, Host, Result};
@@ -246,7 +249,8 @@ impl Fence<'_> {
         let standings = self.journal.standings();
         for standing in Standing::of(&self.report, &self.groups, now) {
             let before = standings.of(&standing.group.uuid).ok().flatten();
-            let standing = stands::carried_on(standing, before);
+            let mut standing = stands::carried_on(standing, before);
+            standing.keep_locks = self.order.release_locks == ReleaseLocks::Never;
             if let Err(e) = standings.put(&standing) {
                 let name = &standing.group.name;
                 self.note(format!(
@@ -259,9 +263,14 @@ impl Fence<'_> {
     fn stand_released(&mut self) {
         let standings = self.journal.standings();
         let locks = self.report.locks;
-        for group in &self.groups {
+        for (group, told) in self.groups.iter().zip(&self.report.volume_groups) {
+            let made = |d: &DeviceReport| self.host.system.sequence(d.dev);
+            let newest = told.devices.iter().filter_map(made).max();
             // The proof's note was written or complained about; this only completes it.
-            let _ = standings.update(&group.uuid, |s| s.locks = locks);
+            let _ = standings.update(&group.uuid, |s| {
+                s.locks = locks;
+                s.newest = s.newest.max(newest);
+            });
         }
     }
 

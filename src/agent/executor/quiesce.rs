@@ -22,7 +22,6 @@ const BUSY_PAUSE: Duration = Duration::from_millis(50);
 struct Map {
     step: usize,
     uuid: String,
-    name: String,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -104,7 +103,6 @@ impl Fence<'_> {
             Some(Map {
                 step: index,
                 uuid: record.uuid.clone(),
-                name: record.name.clone(),
             })
         };
         steps.filter_map(map).collect()
@@ -173,15 +171,20 @@ impl Guard {
         if self.multipathd.iter().any(|(step, _)| *step == map.step) {
             return;
         }
-        let name = map.name.clone();
-        let tell = move |h: &Host| h.multipathd.disable_queueing(&name);
+        let uuid = map.uuid.clone();
+        // By the name that it has now: what the fence met it by may be another map's, after a failover or a change of its alias.
+        let tell = move |h: &Host| match h.device_mapper.device(&uuid) {
+            Ok(map) => h.multipathd.disable_queueing(&map.name),
+            Err(Error::NoSuchDevice { .. }) => Ok(()),
+            Err(e) => Err(e),
+        };
         let call = Pending::start(host, bell, "telling multipathd", tell);
         self.multipathd.push((map.step, call));
     }
 }
 
-/// Has a map fail its I/O, if it queues and (or `whatever_paths`) no path works. The map is looked up by its UUID: its number may be another's by
-/// now.
+/// Has a map fail its I/O, if it queues and (or `whatever_paths`) no path works. The map is looked up and told by its UUID: its number may be
+/// another's by now.
 pub(super) fn turn_off(host: &Host, uuid: &str, whatever_paths: bool) -> Result<Found> {
     let mapper = &host.device_mapper;
     let map = mapper.device(uuid)?;
@@ -192,7 +195,7 @@ pub(super) fn turn_off(host: &Host, uuid: &str, whatever_paths: bool) -> Result<
         return Ok(Found::PathWorks);
     }
     for _ in 0..BUSY_TRIES {
-        match mapper.message(map.dev, "fail_if_no_path") {
+        match mapper.message(uuid, "fail_if_no_path") {
             Err(Error::Busy { .. } | Error::Interrupted { .. }) => {
                 let until = host.system.monotonic() + BUSY_PAUSE;
                 host.system.wait(&Bell::default(), 0, until);
@@ -201,7 +204,7 @@ pub(super) fn turn_off(host: &Host, uuid: &str, whatever_paths: bool) -> Result<
         }
     }
     mapper
-        .message(map.dev, "fail_if_no_path")
+        .message(uuid, "fail_if_no_path")
         .map(|()| Found::TurnedOff)
 }
 

@@ -1,5 +1,6 @@
 //! Closing a fence again that no longer holds (S6): the swap and its proof, without anything about locks.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::limited;
@@ -11,23 +12,51 @@ use crate::fence::report::{
     FenceReport, LocksOutcome, Outcome, StepKind, StepReport, StepResult, VolumeGroupReport,
 };
 use crate::fence::topology::volume_group_uuid;
-use crate::fence::{DmDevice, Monotonic};
+use crate::fence::{DevNo, DmDevice, Monotonic};
 use crate::host::{Host, Result};
 
 /// A closing waits as long as it takes: I/O that went out while it was open has to end, and nobody waits for the result.
 const NO_DEADLINE: Duration = Duration::from_hours(24 * 365);
 
-/// The devices of a volume group that are not cut off, by that list of all devices: those that have a way to the SAN, or would have one after a
-/// resume. Names for people.
+fn owns(group: &GroupRecord, d: &DmDevice) -> bool {
+    volume_group_uuid(&d.uuid) == Some(group.uuid.as_str())
+}
+
+/// The devices of a volume group in that list of all devices, the leases' volume aside.
+pub fn own_devices<'a>(
+    list: &'a [DmDevice],
+    group: &'a GroupRecord,
+) -> impl Iterator<Item = &'a DmDevice> {
+    let leases = |d: &&DmDevice| group.lvmlock.as_deref() != Some(d.uuid.as_str());
+    list.iter().filter(|d| owns(group, d)).filter(leases)
+}
+
+/// Devices that stand on a physical volume of the volume group without belonging to it: they reach its storage whatever its own tables are, and
+/// are not the fence's to touch (S2). Names for people.
+#[must_use]
+pub fn strangers(list: &[DmDevice], group: &GroupRecord) -> Vec<String> {
+    let ours = |d: &&DmDevice| owns(group, d);
+    let own: BTreeSet<DevNo> = list.iter().filter(ours).map(|d| d.dev).collect();
+    let below = list.iter().filter(ours).flat_map(|d| &d.deps);
+    let pvs: BTreeSet<&DevNo> = below
+        .filter(|dev| !own.contains(dev))
+        .chain(&group.pvs)
+        .collect();
+    let on_them = |d: &&DmDevice| d.deps.iter().any(|dep| pvs.contains(dep));
+    let strange = list.iter().filter(|d| !owns(group, d)).filter(on_them);
+    strange.map(|d| d.name.clone()).collect()
+}
+
+/// What can still reach the storage of a volume group, by that list of all devices: its own devices that have a way to the SAN, or would have one
+/// after a resume; and strangers. Words for people.
 #[must_use]
 pub fn open_devices(list: &[DmDevice], group: &GroupRecord) -> Vec<String> {
-    let ours = |d: &&DmDevice| volume_group_uuid(&d.uuid) == Some(group.uuid.as_str());
-    let leases = |d: &&DmDevice| group.lvmlock.as_deref() == Some(d.uuid.as_str());
-    let open = list
-        .iter()
-        .filter(ours)
-        .filter(|d| !leases(d) && !d.is_error_only());
-    open.map(|d| d.name.clone()).collect()
+    let open = own_devices(list, group).filter(|d| !d.is_error_only());
+    let strange = strangers(list, group).into_iter().map(|name| {
+        let vg = &group.name;
+        format!("{name} (which is none of {vg}'s, so that it was not touched: remove it)")
+    });
+    open.map(|d| d.name.clone()).chain(strange).collect()
 }
 
 /// Has a map fail its I/O that began to queue while no path works. Whether it had.

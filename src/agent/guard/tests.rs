@@ -1,5 +1,7 @@
 //! The guard on the simulated node: fences that stand, and what opens them.
 
+mod joined;
+
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -7,8 +9,8 @@ use super::*;
 use crate::agent::executor;
 use crate::agent::hook::order;
 use crate::agent::journal::Journal;
+use crate::fence::DevNo;
 use crate::fence::report::Outcome;
-use crate::fence::{DevNo, Lockspace};
 use crate::host::simulated::{Daemon, Group, InFlight, Layout, Simulation, uuid_of};
 
 struct Bench {
@@ -185,6 +187,61 @@ fn the_kernel_rings_so_that_it_does_not_stay_open_for_a_second() {
 }
 
 #[test]
+fn a_new_device_of_a_fenced_volume_group_is_closed_and_told() {
+    let bench = Bench::new();
+    let mut guard = bench.guard();
+    bench.watch(&mut guard, SPAN);
+    let dev = DevNo {
+        major: 253,
+        minor: 99,
+    };
+    let uuid = format!("LVM-{}{}", uuid_of("vg1"), "n".repeat(32));
+    bench.node.state(|s| s.activate(dev, "vg1-new", &uuid, PV));
+    assert_eq!(bench.open(), ["vg1-new"]);
+    bench.watch(&mut guard, SPAN);
+    assert_eq!(bench.open(), Vec::<String>::new());
+    assert_eq!(
+        bench.reasons(),
+        ["FencedByKillHook", "FenceOpened", "FenceClosedAgain"]
+    );
+    let opening = bench.standing().last_opening.expect("an opening");
+    assert_eq!(opening.devices, ["vg1-new"]);
+    // It counts as what the fence left behind from now on.
+    assert_eq!(bench.standing().newest, Some(1));
+}
+
+#[test]
+fn a_stranger_on_a_physical_volume_is_told_and_keeps_no_closing_from_its_end() {
+    let bench = Bench::new();
+    let mut guard = bench.guard();
+    bench.watch(&mut guard, SPAN);
+    let pv = bench.standing().group.pvs[0];
+    let dev = DevNo {
+        major: 253,
+        minor: 99,
+    };
+    bench.node.state(|s| s.activate(dev, "x", "", pv));
+    bench.watch(&mut guard, SPAN);
+    assert_eq!(
+        bench.reasons(),
+        ["FencedByKillHook", "StrangerOnFencedGroup"]
+    );
+    bench.refresh();
+    bench.watch(&mut guard, SPAN);
+    assert_eq!(bench.open(), Vec::<String>::new());
+    assert_eq!(
+        bench.reasons()[2..],
+        ["FenceOpened", "FenceClosedAgain"],
+        "it is told for the devices that are the volume group's"
+    );
+    assert!(guard.closing.is_empty());
+    // A second one is noticed as well.
+    bench.refresh();
+    bench.watch(&mut guard, SPAN);
+    assert_eq!((bench.standing().openings, bench.open()), (2, vec![]));
+}
+
+#[test]
 fn a_fence_that_is_lifted_is_not_guarded() {
     let bench = Bench::new();
     let mut guard = bench.guard();
@@ -232,33 +289,6 @@ fn a_closing_that_goes_on_ends_when_the_fence_is_lifted() {
     bench.refresh();
     bench.watch(&mut guard, SPAN);
     assert_eq!(bench.open(), ["vg1-lv0"]);
-}
-
-#[test]
-fn a_volume_group_that_was_joined_anew_is_not_fenced_again() {
-    for tells in [true, false] {
-        let bench = Bench::new();
-        let mut guard = bench.guard();
-        bench.watch(&mut guard, SPAN);
-        bench.node.state(|s| {
-            s.tells_generation = tells;
-            s.join(Lockspace {
-                name: "lvm_vg1".into(),
-                vg_name: "vg1".into(),
-                vg_uuid: uuid_of("vg1"),
-                host_id: 7,
-                generation: Some(4),
-                io_timeout: 10,
-                last_renewal: Some(Monotonic::from_secs(1000)),
-                ..Lockspace::default()
-            });
-        });
-        bench.refresh();
-        bench.watch(&mut guard, SPAN);
-        assert_eq!(bench.open(), ["vg1-lv0"], "{:?}", bench.reasons());
-        assert_eq!(bench.reasons(), ["FencedByKillHook", "FenceLifted"]);
-        assert_eq!(bench.journal().standings().all().expect("read"), vec![]);
-    }
 }
 
 #[test]

@@ -11,12 +11,14 @@
 //! | [`waiting`] | hooks that wait for the desk |
 //! | [`client`] | the hook's side |
 //! | [`run`] | the hook |
+//! | [`kept`] | fences whose locks are to stay |
 //! | [`conf`], [`install`] | the setting in lvm.conf, and the binary on the host |
 //! | [`watch`] | whether the hook is in force |
 
 pub mod client;
 pub mod conf;
 pub mod install;
+mod kept;
 pub mod protocol;
 mod run;
 pub mod server;
@@ -25,6 +27,7 @@ mod tests;
 pub mod waiting;
 pub mod watch;
 
+pub use kept::keeping;
 pub use run::{Options, Verdict, run};
 
 use std::time::Duration;

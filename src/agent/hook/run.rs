@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::client::{Asked, ask};
 use super::protocol::is_name;
-use super::{SOCKET, order};
+use super::{SOCKET, keeping, kept, order};
 use crate::agent::executor::limited;
 use crate::agent::executor::{self, open_devices};
 use crate::agent::journal::{DEFAULT_DIRECTORY, GroupRecord, Journal, Record, Turn};
@@ -70,7 +70,20 @@ pub fn run(host: &Host, options: &Options, tell: &mut dyn FnMut(&str)) -> Verdic
                 let own = if let Some(group) = find(&inventory, &options.vg) {
                     let reset = ResetWindow::of(group.lockspace.as_ref(), &inventory.watchdog);
                     until = reset.map_or(until, |r| r.latest);
-                    once(host, options, group, reset, tell)
+                    // Before and after: it may be such a fence that was going on.
+                    let kept = || {
+                        let journal = Journal::open(&options.state_directory, &inventory.boot_id);
+                        kept::verdict(&journal.ok()?.0, group)
+                    };
+                    if let Some(verdict) = kept() {
+                        return verdict;
+                    }
+                    match once(host, options, group, reset, tell) {
+                        Own::Verdict(Verdict::Proven(message)) => {
+                            Own::Verdict(kept().unwrap_or(Verdict::Proven(message)))
+                        }
+                        own => own,
+                    }
                 } else {
                     without_lockspace(host, options, &inventory)
                 };
@@ -110,6 +123,9 @@ fn without_lockspace(host: &Host, options: &Options, inventory: &Inventory) -> O
     if let Some(standing) = standings.iter().find(|s| s.group.name == *vg)
         && let Ok(message) = proven(host, &standing.group)
     {
+        if standing.keep_locks {
+            return Own::Verdict(kept::of(standing));
+        }
         return Own::Verdict(Verdict::Proven(format!(
             "{message}; it had been fenced by {}",
             standing.by
@@ -195,6 +211,7 @@ fn alone(
         Err(why) => return Own::TryAgain(why),
     };
     let order = order(&options.vg, millis(host.system.monotonic()));
+    let order = keeping(&order, &inventory, &journal.standings());
     let report = executor::run(
         host,
         &mut journal,

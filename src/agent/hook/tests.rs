@@ -77,10 +77,17 @@ impl Bench {
         Journal::open(self.state.path(), &boot_id).expect("open").0
     }
 
-    /// What an agent would do that fences for a request, but keeps the locks.
+    /// What an agent would do that fences for a request.
     fn fence_as_agent(&self) -> Option<crate::fence::report::FenceReport> {
+        self.fence_for_a_request(ReleaseLocks::AfterProof)
+    }
+
+    fn fence_for_a_request(
+        &self,
+        release_locks: ReleaseLocks,
+    ) -> Option<crate::fence::report::FenceReport> {
         let order = crate::fence::Order {
-            release_locks: ReleaseLocks::Never,
+            release_locks,
             uid: "request".into(),
             name: "request".into(),
             ..order("vg1", 1)
@@ -221,6 +228,64 @@ fn a_lockspace_that_was_joined_anew_meanwhile_is_not_given_up() {
         "{verdict:?} {told:?}"
     );
     assert!(bench.held(), "it is in use");
+}
+
+#[test]
+fn locks_that_a_request_keeps_are_left_to_the_watchdog() {
+    let kept = |verdict: &Verdict| matches!(verdict, Verdict::Unproven(why) if why.contains("releaseLocks: Never"));
+    let bench = Bench::new();
+    let report = bench.fence_for_a_request(ReleaseLocks::Never);
+    assert_eq!(report.expect("not killed").locks, LocksOutcome::Kept);
+    let (verdict, _) = bench.hook();
+    assert!(kept(&verdict), "{verdict:?}");
+    // As the agent carries the hook's order out.
+    let standings = bench.journal().standings();
+    let order = keeping(&order("vg1", 1), &bench.node.inventory(), &standings);
+    assert_eq!(order.release_locks, ReleaseLocks::Never);
+    assert!(bench.held() && !bench.node.log().iter().any(|l| l.starts_with("drop_vg")));
+    // A fence that was going on when its agent was killed.
+    let bench = Bench::new();
+    bench.node.kill_at_call(30);
+    assert!(bench.fence_for_a_request(ReleaseLocks::Never).is_none());
+    assert!(bench.node.restart_agent());
+    let (verdict, _) = bench.hook();
+    assert!(kept(&verdict), "{verdict:?}");
+    assert!(
+        bench.held()
+            && bench
+                .node
+                .state(|s| s.not_fenced(&uuid_of("vg1")))
+                .is_empty()
+    );
+    // Joined anew since, it is another lockspace, which nobody asked to keep.
+    bench.node.state(|s| s.rejoin(&uuid_of("vg1")));
+    let order = super::order("vg1", 1);
+    let order = keeping(
+        &order,
+        &bench.node.inventory(),
+        &bench.journal().standings(),
+    );
+    assert_eq!(order.release_locks, ReleaseLocks::AfterProof);
+}
+
+#[test]
+fn a_stranger_on_a_physical_volume_is_no_proof_for_the_hook() {
+    let bench = Bench::new();
+    bench.fence_as_agent().expect("not killed");
+    let pv = bench.journal().standings().all().expect("read")[0]
+        .group
+        .pvs[0];
+    let dev = crate::fence::DevNo {
+        major: 253,
+        minor: 99,
+    };
+    bench.node.state(|s| s.activate(dev, "x", "", pv));
+    agent(bench.state.path(), |mut stream| {
+        hear_out(&stream);
+        let _ = stream.write_all(b"proven\n");
+    });
+    let (verdict, _) = bench.hook();
+    assert!(matches!(verdict, Verdict::Unproven(_)), "{verdict:?}");
 }
 
 #[test]

@@ -48,6 +48,16 @@ pub struct Standing {
     pub proven: Monotonic,
     /// What became of the locks.
     pub locks: LocksOutcome,
+    /// Whether the order was to keep the locks, so that nobody may release them on its account (`releaseLocks: Never`).
+    #[serde(default)]
+    pub keep_locks: bool,
+    /// The highest [`sequence`](crate::host::System::sequence) of a device that was there before the volume group could have been joined again: one
+    /// with a higher number was made later. None while it is not known.
+    #[serde(default)]
+    pub newest: Option<u64>,
+    /// Whether the volume group was seen joined to its lockspace again while devices that the fence left behind are still there.
+    #[serde(default)]
+    pub joined: bool,
     /// Whether it has been told to people that the kill hook made it.
     #[serde(default)]
     pub told: bool,
@@ -79,6 +89,9 @@ impl Standing {
                 generation: told.generation,
                 proven: now,
                 locks: report.locks,
+                keep_locks: false,
+                newest: None,
+                joined: false,
                 told: false,
                 openings: 0,
                 last_opening: None,
@@ -97,6 +110,8 @@ impl Standing {
 pub struct Standings {
     folder: PathBuf,
     boot_id: String,
+    /// Whether there is such a folder at all: without a journal there is nowhere to note anything.
+    kept: bool,
 }
 
 impl Standings {
@@ -106,6 +121,16 @@ impl Standings {
         Self {
             folder: directory.join(FOLDER),
             boot_id: boot_id.to_owned(),
+            kept: true,
+        }
+    }
+
+    /// None, and nowhere to put one.
+    #[must_use]
+    pub(super) fn nowhere() -> Self {
+        Self {
+            kept: false,
+            ..Self::new(Path::new(""), "")
         }
     }
 
@@ -115,6 +140,9 @@ impl Standings {
     /// When the folder cannot be read: whether something stands fenced is not known then. A file that makes no sense is left out; it cannot come
     /// from here, since files appear whole.
     pub fn all(&self) -> Result<Vec<Standing>, Error> {
+        if !self.kept {
+            return Ok(Vec::new());
+        }
         let error = |source| self.error(&self.folder, "read", source);
         let entries = match std::fs::read_dir(&self.folder) {
             Ok(entries) => entries,
@@ -156,6 +184,9 @@ impl Standings {
         let path = self.path(&standing.group.uuid);
         let new = super::beside(&path);
         let write = || {
+            if !self.kept {
+                return Err(io::Error::other("there is no journal"));
+            }
             std::fs::create_dir_all(&self.folder)?;
             let text = serde_json::to_string(standing)?;
             std::fs::write(&new, line::encode(&text))?;
@@ -183,6 +214,9 @@ impl Standings {
     /// # Errors
     /// When the file cannot be removed: the fence then still stands, and is guarded.
     pub fn lift(&self, vg_uuid: &str) -> Result<bool, Error> {
+        if !self.kept {
+            return Ok(false);
+        }
         let path = self.path(vg_uuid);
         match std::fs::remove_file(&path) {
             Ok(()) => Ok(true),
@@ -235,6 +269,9 @@ mod tests {
             generation: Some(2),
             proven: Monotonic::from_secs(3),
             locks: LocksOutcome::Pending,
+            keep_locks: false,
+            newest: None,
+            joined: false,
             told: false,
             openings: 0,
             last_opening: None,
@@ -263,6 +300,15 @@ mod tests {
         assert!(!standings.lift("a#/!").expect("lift"));
         assert!(!standings.update("a#/!", |_| ()).expect("update"));
         assert_eq!(standings.all().expect("read").len(), 1);
+    }
+
+    #[test]
+    fn a_journal_that_keeps_nothing_writes_no_standing_fence_anywhere() {
+        let standings = super::super::Journal::silent().standings();
+        assert!(standings.put(&standing("a", "")).is_err());
+        assert_eq!(standings.all().expect("none"), vec![]);
+        assert!(!standings.lift("a").expect("none"));
+        assert!(!Path::new("/fenced").exists() && !Path::new(FOLDER).exists());
     }
 
     #[test]

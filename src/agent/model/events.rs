@@ -139,8 +139,9 @@ impl Event {
             E::Requeue => w.queueing = true,
             E::LoadLinear | E::Suspend | E::Resume | E::Refresh => self.refresh(w, late),
             E::Activate => {
+                let made = w.generations;
                 if let Some(v) = w.volumes.last_mut() {
-                    *v = Some(activated(late));
+                    *v = Some(activated(late, made));
                 }
             }
             E::Renew => {

@@ -176,7 +176,7 @@ fn devices(world: &World) -> Vec<DmDevice> {
         dev: LEASES,
         name: format!("{VG}-lvmlock"),
         uuid: format!("LVM-{}{:y<32.32}", uuid_of(VG), "lvmlock"),
-        ..volume(0, super::world::activated(false))
+        ..volume(0, super::world::activated(false, 0))
     };
     let volumes = world.volumes.iter().enumerate();
     let volumes = volumes.filter_map(|(n, v)| v.map(|v| volume(n, v)));
@@ -279,8 +279,8 @@ impl DeviceMapper for Seat {
         panic!("no fence removes {uuid}")
     }
 
-    fn message(&self, dev: DevNo, message: &str) -> Result<()> {
-        assert_eq!((dev, message), (MAP, "fail_if_no_path"));
+    fn message(&self, uuid: &str, message: &str) -> Result<()> {
+        assert_eq!((uuid, message), (MAP_UUID, "fail_if_no_path"));
         self.ask(Call::FailIfNoPath).map(drop)
     }
 
@@ -303,6 +303,14 @@ impl System for Seat {
 
     fn disk(&self, _: DevNo) -> Option<DiskInfo> {
         None
+    }
+
+    fn sequence(&self, dev: DevNo) -> Option<u64> {
+        let at = usize::try_from(dev.minor.checked_sub(FIRST)?).ok()?;
+        match self.ask(Call::Device(at)) {
+            Ok(Answer::Volume(v)) => Some(v.made),
+            _ => None,
+        }
     }
 
     fn rcu_expedited(&self) -> Result<u32> {

@@ -18,6 +18,9 @@ pub(super) const LETS_GO: u32 = 200;
 /// How long it takes to join a lockspace.
 const JOIN: u32 = 2000;
 
+/// The generation that the world begins with.
+const FIRST: u64 = 3;
+
 /// What a table does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Table {
@@ -40,6 +43,8 @@ pub(super) struct Volume {
     pub swapping: Option<u8>,
     /// Somebody opened it, without any lock, after everything had been seen closed: what no fence can foresee, and what the guard is for.
     pub late: bool,
+    /// The highest generation of the lockspace when it was made.
+    pub made: u64,
 }
 
 impl Volume {
@@ -49,6 +54,7 @@ impl Volume {
         suspended: false,
         swapping: None,
         late: false,
+        made: FIRST,
     };
 
     /// Whether nothing gets through it, now or by a mere resume.
@@ -165,7 +171,7 @@ impl World {
                 sent: false,
             }],
             lock: Some(Lock {
-                generation: 3,
+                generation: FIRST,
                 frozen: false,
                 state: State::Healthy,
                 renewed: 98_000,
@@ -175,7 +181,7 @@ impl World {
             reset: false,
             proof: false,
             allowed: 0,
-            generations: 3,
+            generations: FIRST,
             hindered: false,
             wrong: None,
         }
@@ -256,7 +262,7 @@ impl World {
                     l.state = State::Healthy;
                     l.renewed = self.now;
                     // A volume comes into use, under a new lock.
-                    self.volumes[0] = Some(Volume::NEW);
+                    self.volumes[0] = Some(activated(false, self.generations));
                 }
             }
         }
@@ -377,9 +383,10 @@ impl From<State> for LockspaceState {
 }
 
 /// Volume that somebody activates.
-pub(super) fn activated(late: bool) -> Volume {
+pub(super) fn activated(late: bool, made: u64) -> Volume {
     Volume {
         late,
+        made,
         ..Volume::NEW
     }
 }

@@ -440,11 +440,11 @@ impl DeviceMapper for Control {
         )
     }
 
-    fn message(&self, dev: Device, message: &str) -> Result<()> {
+    fn message(&self, uuid: &str, message: &str) -> Result<()> {
         self.order(
             Command::TargetMsg,
             Request {
-                dev: Some(dev),
+                uuid: Some(uuid),
                 ..Request::default()
             },
             &codec::encode_message(message),

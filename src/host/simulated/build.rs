@@ -279,6 +279,7 @@ pub(super) fn state(layout: &Layout) -> State {
         now: Duration::from_secs(START),
         fire_timeout: 60,
         tells_generation: true,
+        tells_sequence: true,
         ..State::default()
     };
     for g in &layout.groups {

@@ -79,7 +79,11 @@ impl DeviceMapper for Simulation {
     }
 
     fn each(&self, take: &mut dyn FnMut(DmDevice)) -> Result<()> {
-        let state = self.enter();
+        let mut state = self.enter();
+        if state.listing_hangs {
+            drop(state);
+            state = self.wait_until(None, None, None);
+        }
         if state.listing_fails {
             return Err(super::dead("/dev/mapper/control"));
         }
@@ -187,8 +191,9 @@ impl DeviceMapper for Simulation {
         Ok(())
     }
 
-    fn message(&self, dev: Device, message: &str) -> Result<()> {
+    fn message(&self, uuid: &str, message: &str) -> Result<()> {
         let mut state = self.enter();
+        let dev = state.find(uuid)?;
         state.busy(dev)?;
         state.changes("message", dev);
         let d = state.devices.get_mut(&dev).ok_or_else(|| gone(dev))?;

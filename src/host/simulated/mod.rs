@@ -12,6 +12,7 @@ mod daemons;
 mod device_mapper;
 mod faults;
 mod lvm;
+mod people;
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -43,6 +44,8 @@ pub struct SimulatedDevice {
     pub passes_on_at_load: bool,
     /// Of a multipath map: working paths.
     pub active_paths: u32,
+    /// What the kernel counted when it was made; all of the layout's have 0.
+    pub sequence: u64,
 }
 
 /// A lockspace with its watchdog client.
@@ -66,6 +69,7 @@ type Event = Box<dyn FnOnce(&mut State) + Send>;
 
 /// The node. Tests change it before a fence, or by [`Simulation::at`] during one.
 #[derive(Default)]
+#[expect(clippy::struct_excessive_bools, reason = "what is so or not so")]
 pub struct State {
     now: Duration,
     /// When the clock began, if it is the wall's.
@@ -107,10 +111,15 @@ pub struct State {
     pub drop: Dropping,
     /// Listing the devices fails.
     pub listing_fails: bool,
+    /// Listing the devices does not end.
+    pub listing_hangs: bool,
     /// Fire time-out of the watchdog, seconds.
     pub fire_timeout: u32,
     /// Whether sanlock tells generations.
     pub tells_generation: bool,
+    /// Whether the kernel tells which number a device was made with.
+    pub tells_sequence: bool,
+    made: u64,
     /// UUIDs of the volume groups that may be fenced; everything else must not be touched.
     pub targets: BTreeSet<String>,
     /// Incarnations that may be dropped: (lockspace, generation).
@@ -355,39 +364,6 @@ impl State {
         self.lockspaces.iter().find(is).is_some_and(held)
     }
 
-    /// An administrator's `lvchange --refresh`: a real table again, on the same device below, without asking for any lock.
-    pub fn refresh(&mut self, name: &str, below: DevNo) {
-        if let Some(d) = self.device(name) {
-            d.inactive = None;
-            d.dm.deps = vec![below];
-            d.dm.targets = vec![Target {
-                start: 0,
-                length: d.dm.sectors,
-                kind: "linear".into(),
-                params: format!("{below} 0"),
-            }];
-        }
-        self.device_bell.ring();
-    }
-
-    /// The lockspace of a volume group is joined after it had gone: another generation.
-    pub fn join(&mut self, lockspace: crate::fence::Lockspace) {
-        self.lockspaces.push(SimulatedLockspace {
-            lockspace,
-            armed: true,
-        });
-    }
-
-    /// Takes down the lockspace of a volume group and joins it again: the next generation.
-    pub fn rejoin(&mut self, vg_uuid: &str) {
-        for l in &mut self.lockspaces {
-            if l.lockspace.vg_uuid == vg_uuid {
-                l.lockspace.generation = l.lockspace.generation.map(|g| g + 1);
-                l.lockspace.frozen = false;
-            }
-        }
-    }
-
     fn violate(&mut self, what: String) {
         self.violations.push(what);
     }
@@ -435,6 +411,12 @@ impl System for Simulation {
             state: if runs { "running" } else { "offline" }.into(),
             io: None,
         })
+    }
+
+    fn sequence(&self, dev: DevNo) -> Option<u64> {
+        let state = self.enter();
+        let told = state.devices.get(&dev).filter(|_| state.tells_sequence);
+        told.map(|d| d.sequence)
     }
 
     fn rcu_expedited(&self) -> super::Result<u32> {

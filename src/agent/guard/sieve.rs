@@ -1,0 +1,194 @@
+//! Tells devices that a fence left behind from those that came into use under new locks.
+//!
+//! A volume group that was fenced and released may be joined to its lockspace again while error devices of the fence are still there: nobody
+//! keeps a `vgchange --lockstart` from it. What the fence left behind must stay closed even then, since its opener has no lock, and another host may
+//! have taken the volume meanwhile; an `lvchange --refresh` gives it a real table without asking for one. What was deactivated and activated
+//! anew has its lock, and must never be fenced. Both have the same UUID, and mostly the same number.
+//!
+//! They are told apart by the kernel's `diskseq`, which counts up over all disks that are made and stays with a device as long as it lives,
+//! whatever table it gets. A volume group is joined before a volume of it can be activated under the new locks. So whatever was there when the
+//! lock manager, asked *afterwards*, had not joined it anew, is of the fence, and the highest number among these is noted: a device with a
+//! higher one was made later. (An event number would not do: it stays 0 for linear tables. Neither would what was seen between two looks: a
+//! device that is removed and made again gets the lowest free number, which is its own.)
+//!
+//! Where the kernel does not tell, nothing is closed once the volume group is joined again, and people are told.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::agent::executor::{limited, own_devices};
+use crate::agent::journal::Standing;
+use crate::agent::observe::lock_manager;
+use crate::fence::{DmDevice, LockManager, LockspaceState, Monotonic};
+use crate::host::Host;
+
+/// A lock manager that does not answer must not hold up the closing.
+const ASK: Duration = Duration::from_secs(1);
+
+#[derive(Debug)]
+struct Known {
+    newest: Option<u64>,
+    joined: bool,
+}
+
+/// When a device was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Made {
+    /// Before the volume group was joined again.
+    Before,
+    /// After what is known to be from before.
+    After(u64),
+    /// The kernel does not tell, or the device is gone.
+    Untold,
+}
+
+/// What is open of a volume group, by one list.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Open {
+    /// Names of devices that have to be closed.
+    pub(super) ours: Vec<String>,
+    /// Names of devices that may be of the fence, or in use under new locks: not to be closed.
+    pub(super) untold: Vec<String>,
+}
+
+/// One for each fence that stands; its clones know the same.
+#[derive(Clone, Debug)]
+pub(super) struct Sieve {
+    of: Arc<Standing>,
+    known: Arc<Mutex<Known>>,
+}
+
+impl Sieve {
+    pub(super) fn new(of: &Standing) -> Self {
+        let known = Known {
+            newest: of.newest,
+            joined: of.joined,
+        };
+        Self {
+            of: Arc::new(of.clone()),
+            known: Arc::new(Mutex::new(known)),
+        }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The fence that it was made for: another one of the same volume group needs another sieve.
+    pub(super) fn proven(&self) -> Monotonic {
+        self.of.proven
+    }
+
+    /// What is known by now, to be noted.
+    pub(super) fn newest(&self) -> Option<u64> {
+        self.known().newest
+    }
+
+    /// Whether the volume group was seen joined again.
+    pub(super) fn was_joined(&self) -> bool {
+        self.known().joined
+    }
+
+    /// Whether the volume group has been joined to its lockspace again since the fence. Unknown is no: the fence holds. Once it was, it remains so:
+    /// what came into use then stays in use.
+    pub(super) fn joined(&self, host: &Host) -> bool {
+        if self.known().joined {
+            return true;
+        }
+        // Not under the lock: it may take its time.
+        let joined = joined_anew(host, &self.of);
+        self.known().joined |= joined;
+        joined
+    }
+
+    fn made(&self, host: &Host, d: &DmDevice) -> Made {
+        match (host.system.sequence(d.dev), self.known().newest) {
+            (Some(made), Some(newest)) if made <= newest => Made::Before,
+            (Some(made), Some(_)) => Made::After(made),
+            _ => Made::Untold,
+        }
+    }
+
+    /// Notes what is there, unless the fence noted it itself.
+    pub(super) fn learn(&self, host: &Host, list: &[DmDevice]) {
+        if self.known().newest.is_some() || self.was_joined() {
+            return;
+        }
+        let made = own_devices(list, &self.of.group).filter_map(|d| host.system.sequence(d.dev));
+        let newest = made.max();
+        if newest.is_some() && !self.joined(host) {
+            self.known().newest = newest;
+        }
+    }
+
+    /// Whether a device that is open has to be closed. It was in a list that is older than this question.
+    pub(super) fn is_ours(&self, host: &Host, d: &DmDevice) -> bool {
+        let made = self.made(host, d);
+        if made == Made::Before {
+            return true;
+        }
+        if self.joined(host) {
+            return false;
+        }
+        // Made without locks, while nothing but the fence was there.
+        if let Made::After(made) = made {
+            let mut known = self.known();
+            known.newest = known.newest.max(Some(made));
+        }
+        true
+    }
+
+    /// What is open by that list.
+    pub(super) fn open(&self, host: &Host, list: &[DmDevice]) -> Open {
+        let mut open = Open::default();
+        for d in own_devices(list, &self.of.group).filter(|d| !d.is_error_only()) {
+            if self.is_ours(host, d) {
+                open.ours.push(d.name.clone());
+            } else if self.made(host, d) == Made::Untold {
+                open.untold.push(d.name.clone());
+            }
+        }
+        open
+    }
+
+    /// Names of the devices that the fence left behind: those from before, and error devices of which that cannot be told.
+    pub(super) fn left(&self, host: &Host, list: &[DmDevice]) -> Vec<String> {
+        let left = |d: &&DmDevice| match self.made(host, d) {
+            Made::Before => true,
+            Made::After(_) => false,
+            Made::Untold => d.is_error_only(),
+        };
+        let own = own_devices(list, &self.of.group);
+        own.filter(left).map(|d| d.name.clone()).collect()
+    }
+
+    /// The list as a closing may see it: nothing but the volume group's own devices, without those that are open under new locks. Strangers on its
+    /// physical volumes are told of elsewhere; a closing that waited for them would never end.
+    pub(super) fn to_close(&self, host: &Host, list: Vec<DmDevice>) -> Vec<DmDevice> {
+        let own: BTreeSet<_> = own_devices(&list, &self.of.group).map(|d| d.dev).collect();
+        let mut list = list;
+        list.retain(|d| own.contains(&d.dev) && (d.is_error_only() || self.is_ours(host, d)));
+        list
+    }
+}
+
+fn joined_anew(host: &Host, one: &Standing) -> bool {
+    let Some(name) = &one.lockspace else {
+        return false;
+    };
+    let ask = |h: &Host| Ok(lock_manager(h));
+    let manager = limited::call(host, "asking the lock manager", ASK, ask);
+    let Ok(LockManager::Running(lockspaces)) = manager else {
+        return false;
+    };
+    let joined = |state| !matches!(state, LockspaceState::Adding | LockspaceState::Removing);
+    lockspaces
+        .iter()
+        .filter(|l| l.name == *name && joined(l.state))
+        .any(|l| match (one.generation, l.generation) {
+            (Some(before), Some(now)) => before != now || one.host_id != Some(l.host_id),
+            // The fence froze it, and only joining anew thaws it.
+            _ => !l.frozen,
+        })
+}

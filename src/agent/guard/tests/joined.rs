@@ -1,0 +1,208 @@
+//! A volume group that is joined to its lockspace again: what its fence left behind, and what came into use under new locks.
+
+use super::*;
+use crate::fence::Lockspace;
+
+impl Bench {
+    fn join(&self) {
+        self.node.state(|s| {
+            s.join(Lockspace {
+                name: "lvm_vg1".into(),
+                vg_name: "vg1".into(),
+                vg_uuid: uuid_of("vg1"),
+                host_id: 7,
+                generation: Some(4),
+                io_timeout: 10,
+                last_renewal: Some(Monotonic::from_secs(1000)),
+                ..Lockspace::default()
+            });
+        });
+    }
+
+    /// As `lvchange -an` and `-ay` do: the same UUID, and the same number.
+    fn activate_anew(&self, name: &str) {
+        self.node.state(|s| {
+            let dm = s.device(name).expect("device").dm.clone();
+            s.deactivate(name);
+            s.activate(dm.dev, name, &dm.uuid, PV);
+        });
+    }
+
+    fn deactivate_all(&self) {
+        self.node.state(|s| {
+            for name in ["vg1-lv0", "vg1-lv1", "vg1-lv2"] {
+                s.deactivate(name);
+            }
+        });
+    }
+
+    fn stands(&self) -> bool {
+        !self.journal().standings().all().expect("read").is_empty()
+    }
+}
+
+#[test]
+fn what_a_fence_left_behind_stays_closed_when_its_volume_group_is_joined_again() {
+    for (tells, notices) in [(true, true), (true, false), (false, true), (false, false)] {
+        let bench = Bench::new();
+        let mut guard = bench.guard();
+        bench.watch(&mut guard, SPAN);
+        bench.node.state(|s| s.tells_generation = tells);
+        bench.join();
+        if notices {
+            bench.watch(&mut guard, SPAN);
+            assert_eq!(bench.reasons(), ["FencedByKillHook", "JoinedWhileFenced"]);
+        }
+        bench.refresh();
+        bench.watch(&mut guard, SPAN);
+        assert_eq!(bench.open(), Vec::<String>::new(), "{:?}", bench.reasons());
+        let mut reasons = bench.reasons();
+        reasons.sort_unstable();
+        assert_eq!(
+            reasons,
+            [
+                "FenceClosedAgain",
+                "FenceOpened",
+                "FencedByKillHook",
+                "JoinedWhileFenced"
+            ]
+        );
+        let standing = bench.standing();
+        assert_eq!((standing.joined, standing.openings), (true, 1));
+        // The next agent knows it too, and does not tell it again.
+        bench.watch(&mut bench.guard(), SPAN);
+        bench.refresh();
+        bench.watch(&mut bench.guard(), SPAN);
+        assert_eq!(bench.open(), Vec::<String>::new());
+        let joined = |r: &&&str| **r == "JoinedWhileFenced";
+        assert_eq!(bench.reasons().iter().filter(joined).count(), 1);
+    }
+}
+
+#[test]
+fn what_came_into_use_under_new_locks_is_never_fenced() {
+    for (looks, dies) in [(true, false), (false, false), (true, true)] {
+        let bench = Bench::new();
+        let mut guard = bench.guard();
+        bench.watch(&mut guard, SPAN);
+        bench.join();
+        if looks {
+            bench.watch(&mut guard, SPAN);
+        }
+        if dies {
+            // Once it was seen joined, a lock manager that falls silent changes nothing.
+            bench.node.state(|s| s.sanlock = Daemon::Dead);
+        }
+        // Between two looks, so that nothing but its table seems to have changed.
+        bench.activate_anew("vg1-lv0");
+        bench.watch(&mut guard, SPAN);
+        assert_eq!(bench.open(), ["vg1-lv0"], "{:?}", bench.reasons());
+        assert_eq!(bench.reasons(), ["FencedByKillHook", "JoinedWhileFenced"]);
+        // What is still there of the fence is closed, and nothing else.
+        bench.node.state(|s| s.refresh("vg1-lv1", PV));
+        bench.watch(&mut guard, SPAN);
+        assert_eq!(bench.open(), ["vg1-lv0"]);
+        assert_eq!(bench.standing().openings, 1);
+        bench.watch(&mut bench.guard(), SPAN);
+        assert_eq!(bench.open(), ["vg1-lv0"]);
+    }
+}
+
+#[test]
+fn a_closing_that_goes_on_leaves_alone_what_came_into_use_under_new_locks() {
+    let bench = Bench::new();
+    let mut guard = bench.guard();
+    bench.watch(&mut guard, SPAN);
+    bench.node.state(|s| {
+        s.device("vg1-lv1").expect("device").in_flight = InFlight::Forever;
+        s.refresh("vg1-lv1", PV);
+    });
+    bench.watch(&mut guard, SPAN);
+    assert!(!guard.closing.is_empty());
+    bench.join();
+    bench.activate_anew("vg1-lv0");
+    bench.watch(&mut guard, SPAN);
+    assert_eq!(bench.open(), ["vg1-lv0", "vg1-lv1"]);
+    // And one whose I/O it waits for: once it is another, there is nothing to be waited for.
+    bench.activate_anew("vg1-lv1");
+    bench.watch(&mut guard, SPAN);
+    assert_eq!(bench.open(), ["vg1-lv0", "vg1-lv1"]);
+    assert!(guard.closing.is_empty(), "{:?}", bench.reasons());
+    let before = bench.node.log();
+    bench.activate_anew("vg1-lv2");
+    bench.watch(&mut guard, SPAN);
+    assert_eq!(bench.node.log(), before);
+    assert!(!bench.stands(), "nothing is left of it");
+}
+
+#[test]
+fn a_fence_is_over_when_nothing_of_it_is_left_and_its_volume_group_is_joined_again() {
+    for joined_first in [true, false] {
+        let bench = Bench::new();
+        let mut guard = bench.guard();
+        bench.watch(&mut guard, SPAN);
+        if joined_first {
+            bench.join();
+            bench.watch(&mut guard, SPAN);
+            bench.deactivate_all();
+        } else {
+            bench.deactivate_all();
+            bench.watch(&mut guard, SPAN);
+            assert!(bench.stands(), "it may still be activated without a lock");
+            bench.join();
+        }
+        bench.watch(&mut guard, SPAN);
+        assert_eq!(bench.reasons().last(), Some(&"FenceLifted"));
+        assert!(!bench.stands());
+    }
+}
+
+#[test]
+fn where_the_kernel_does_not_tell_nothing_is_closed_under_new_locks_and_people_are_told() {
+    let bench = Bench::new();
+    bench.node.state(|s| s.tells_sequence = false);
+    let standings = bench.journal().standings();
+    let forget = |s: &mut Standing| s.newest = None;
+    standings.update(&uuid_of("vg1"), forget).expect("update");
+    let mut guard = bench.guard();
+    bench.watch(&mut guard, SPAN);
+    // Without new locks everything is closed as ever.
+    bench.refresh();
+    bench.watch(&mut guard, SPAN);
+    assert_eq!((bench.open(), bench.standing().openings), (vec![], 1));
+    bench.join();
+    bench.activate_anew("vg1-lv0");
+    bench.watch(&mut guard, SPAN);
+    assert_eq!(bench.open(), ["vg1-lv0"]);
+    let reasons = bench.reasons();
+    assert!(
+        reasons.contains(&"DeviceNotTold") && reasons.contains(&"JoinedWhileFenced"),
+        "{reasons:?}"
+    );
+    assert_eq!(bench.standing().openings, 1);
+    bench.deactivate_all();
+    bench.watch(&mut guard, SPAN);
+    assert!(!bench.stands());
+}
+
+#[test]
+fn a_device_that_becomes_another_in_the_moment_of_its_closing_keeps_its_table() {
+    let bench = Bench::new();
+    let mut guard = bench.guard();
+    bench.watch(&mut guard, SPAN);
+    bench.join();
+    bench.refresh();
+    let standing = bench.standing();
+    let sieve = Sieve::new(&standing);
+    let device =
+        |s: &mut crate::host::simulated::State| s.device("vg1-lv0").expect("device").clone();
+    let uuid = bench.node.state(device).dm.uuid;
+    let veiled = veiled(&bench.node.host(), &sieve).device_mapper;
+    veiled.load_error(&uuid, 2048).expect("it is the fence's");
+    bench.activate_anew("vg1-lv0");
+    // Between the load and the swap: the table went with the device that it was loaded into.
+    veiled.swap(&uuid).expect("a mere resume");
+    assert_eq!(bench.open(), ["vg1-lv0"]);
+    assert!(veiled.load_error(&uuid, 2048).is_err());
+    assert_eq!(bench.node.state(device).inactive, None);
+}

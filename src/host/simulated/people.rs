@@ -1,0 +1,69 @@
+//! What administrators and their scripts do to the node, asking nobody.
+
+use super::{SimulatedDevice, SimulatedLockspace, State};
+use crate::fence::{DevNo, DmDevice, Target};
+
+impl State {
+    /// An administrator's `lvchange --refresh`: a real table again, on the same device below, without asking for any lock.
+    pub fn refresh(&mut self, name: &str, below: DevNo) {
+        if let Some(d) = self.device(name) {
+            d.inactive = None;
+            d.dm.deps = vec![below];
+            d.dm.targets = vec![Target {
+                start: 0,
+                length: d.dm.sectors,
+                kind: "linear".into(),
+                params: format!("{below} 0"),
+            }];
+        }
+        self.device_bell.ring();
+    }
+
+    /// Takes a device down, as `dmsetup remove` does, whoever had it open.
+    pub fn deactivate(&mut self, name: &str) {
+        self.devices.retain(|_, d| d.dm.name != name);
+        self.device_bell.ring();
+    }
+
+    /// Makes a device of that number, with a real table.
+    pub fn activate(&mut self, dev: DevNo, name: &str, uuid: &str, below: DevNo) {
+        self.made += 1;
+        let dm = DmDevice {
+            dev,
+            name: name.to_owned(),
+            uuid: uuid.to_owned(),
+            sectors: 2048,
+            open_count: 1,
+            targets: vec![Target {
+                length: 2048,
+                ..Target::default()
+            }],
+            ..DmDevice::default()
+        };
+        let device = SimulatedDevice {
+            dm,
+            sequence: self.made,
+            ..SimulatedDevice::default()
+        };
+        self.devices.insert(dev, device);
+        self.refresh(name, below);
+    }
+
+    /// The lockspace of a volume group is joined after it had gone: another generation.
+    pub fn join(&mut self, lockspace: crate::fence::Lockspace) {
+        self.lockspaces.push(SimulatedLockspace {
+            lockspace,
+            armed: true,
+        });
+    }
+
+    /// Takes down the lockspace of a volume group and joins it again: the next generation.
+    pub fn rejoin(&mut self, vg_uuid: &str) {
+        for l in &mut self.lockspaces {
+            if l.lockspace.vg_uuid == vg_uuid {
+                l.lockspace.generation = l.lockspace.generation.map(|g| g + 1);
+                l.lockspace.frozen = false;
+            }
+        }
+    }
+}
