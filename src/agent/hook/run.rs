@@ -192,17 +192,22 @@ fn alone(
     let (mut journal, left) = open(options, &boot_id, limit, tell);
     let record = executor::record(group);
     let mut progress = |_: &FenceReport| ();
-    if let Some(left) = left.filter(Record::unfinished) {
+    // Somebody else's fence has its own lease and its own hook: this volume group's lease has run out, and does not wait for it.
+    let covers = |r: &Record| r.begun.groups.iter().any(|g| g.uuid == group.uuid);
+    let (mine, others) = match left.filter(Record::unfinished) {
+        Some(record) if covers(&record) => (Some(record), None),
+        others => (None, others),
+    };
+    if let Some(left) = mine {
         tell(&format!(
             "completing the fence of {} first, whose agent was killed",
             left.begun.order.name
         ));
-        let covered = left.begun.groups.iter().any(|g| g.uuid == group.uuid);
         let report = executor::resume(host, &mut journal, left, &mut progress);
         if journal.taken_away() {
             return Own::TryAgain("the agent has come back and goes on with it".into());
         }
-        if covered && report.outcome == Outcome::Proven {
+        if report.outcome == Outcome::Proven {
             return conclude(host, &record, &report);
         }
     }
@@ -222,6 +227,12 @@ fn alone(
     );
     if journal.taken_away() {
         return Own::TryAgain("the agent has come back and goes on with it".into());
+    }
+    if let Some(others) = others
+        && let Err(e) = journal.resume(&others)
+    {
+        // The journal holds one: it is put back for the next agent to complete. What this fence did stands in a file of its own.
+        tell(&e.to_string());
     }
     match &report.outcome {
         Outcome::Proven => conclude(host, &record, &report),

@@ -15,6 +15,8 @@ use crate::agent::journal::{Journal, Turn};
 use crate::fence::report::{LocksOutcome, Outcome};
 use crate::host::simulated::{Daemon, Group, InFlight, Layout, Simulation, uuid_of};
 
+mod others;
+
 struct Bench {
     node: Simulation,
     state: tempfile::TempDir,
