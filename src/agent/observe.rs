@@ -31,7 +31,7 @@ pub fn observe(host: &Host) -> Result<Inventory> {
 /// Of the time between two readings of all devices, so much goes to the reading at most: one part of this many.
 const SHARE: u32 = 200;
 /// What nothing tells of (openers, tables that wait in the inactive slot) is not older than that.
-const OLDEST: Duration = Duration::from_mins(1);
+const OLDEST: Duration = Duration::from_mins(5);
 
 /// The devices as they were read last, and what follows from them, for looks that follow one another.
 #[derive(Default)]

@@ -1,6 +1,7 @@
 //! The kill hook and the guard on a real host: called by sanlock itself, with the agent dead, alive and hung; black holes; a refresh.
 
 mod crashes;
+mod joined;
 mod mishaps;
 mod missing;
 mod stages;
@@ -57,6 +58,7 @@ pub fn long() -> Vec<Scenario> {
         },
     ];
     long.extend(crashes::long());
+    long.extend(joined::long());
     long.extend(stages::long());
     long.extend(mishaps::long());
     long

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
 use crate::harness::node::{COMMAND_LIMIT, Node};
 use crate::harness::writer::Writer;
 use crate::harness::{Cluster, Context, Result, Scenario, Shape, ensure, say, until};
@@ -176,6 +178,7 @@ fn stacks(cluster: &mut Cluster) -> Result {
             ours(&tables(n1)?, &uuid).len()
         ),
     )?;
+    uses_are_told(n1)?;
     let without = pauses(n1, &bystanders, SPAN)?;
 
     say("    every path of array A is cut");
@@ -217,6 +220,42 @@ fn stacks(cluster: &mut Cluster) -> Result {
     never_noticed(n1, &bystanders, &without)?;
     ensure(n1.boot_id()? == boot, "the node was not reset")?;
     Ok(())
+}
+
+/// What a device uses is told as the kernel tells it, though of plain volumes it is read from their tables.
+fn uses_are_told(node: &Node) -> Result {
+    let seen: Value = serde_json::from_str(&node.sh("/payload/bin/storage-fence inspect")?)?;
+    let groups = seen["volumeGroups"].as_array().context("volume groups")?;
+    let devices = groups.iter().flat_map(|g| {
+        let members = g["devices"].as_array().into_iter().flatten();
+        members.chain(Some(&g["lvmlock"]).filter(|l| !l.is_null()))
+    });
+    let deps = node.sh("dmsetup deps -o devno")?;
+    let (mut compared, mut wrong) = (0, Vec::new());
+    for device in devices {
+        let name = device["name"].as_str().context("a name")?;
+        let line = deps
+            .lines()
+            .find_map(|l| l.strip_prefix(name)?.strip_prefix(": "));
+        let mut numbers: Vec<String> = line
+            .context(name)?
+            .split('(')
+            .skip(1)
+            .map(|n| n.trim().trim_end_matches(')').replace(", ", ":"))
+            .collect();
+        let uses = device["uses"].as_array().into_iter().flatten();
+        let mut uses: Vec<&str> = uses.filter_map(Value::as_str).collect();
+        numbers.sort();
+        uses.sort_unstable();
+        compared += 1;
+        if uses != numbers {
+            wrong.push(format!("{name}: {uses:?} {numbers:?}"));
+        }
+    }
+    ensure(
+        wrong.is_empty() && compared > 30,
+        format!("what each of {compared} devices uses is what the kernel says {wrong:?}"),
+    )
 }
 
 /// The node's devices of the LUNs.
