@@ -89,19 +89,13 @@ fn agent(node: &Node) -> Result {
 
 /// The same with a state folder of its own.
 fn agent_in(node: &Node, folder: &str) -> Result {
-    agent_by(node, "", folder, "agent")
-}
-
-/// The same, begun by another program, with log and process number in files of that name in /run.
-fn agent_by(node: &Node, by: &str, folder: &str, name: &str) -> Result {
     node.write_file(
         "/run/kubeconfig",
         "apiVersion: v1\nkind: Config\ncurrent-context: none\nclusters: [{name: none, cluster: {server: \"http://127.0.0.1:9\"}}]\n\
          contexts: [{name: none, context: {cluster: none, user: none}}]\nusers: [{name: none, user: {}}]\n",
     )?;
     node.sh(&format!(
-        "export STATE_DIRECTORY={folder} KUBECONFIG=/run/kubeconfig; {by} setsid /payload/bin/storage-fence agent --node-name n1 --health-listen 127.0.0.1:0 >/run/{name}.log 2>&1 </dev/null & \
-         echo $! >/run/{name}.pid"
+        "STATE_DIRECTORY={folder} KUBECONFIG=/run/kubeconfig setsid /payload/bin/storage-fence agent --node-name n1 >/run/agent.log 2>&1 </dev/null & echo $! >/run/agent.pid"
     ))?;
     until("the agent listens", Duration::from_secs(30), || {
         let there = node.run(&format!("test -S {folder}/agent.sock"), LIMIT)?;

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::crashes::{LIMIT, Look};
-use super::{HOOK, agent, agent_by, volume};
+use super::{HOOK, agent, volume};
 use crate::harness::node::Node;
 use crate::harness::{Cluster, Result, Scenario, Shape, ensure, say, until};
 
@@ -141,7 +141,7 @@ fn missing_parts(cluster: &mut Cluster) -> Result {
         GONE,
         "systemctl start sanlock",
     ];
-    n1.sh(&make)?;
+    n1.sh(&format!("{make}; : >/run/hook.log"))?;
     let inspected = n1.run("/payload/bin/storage-fence inspect", LIMIT)?;
     let hook = n1.start(&format!("{HOOK} 2>/run/hook.log"), LIMIT)?;
     until("the hook says what is missing", LIMIT, || {
@@ -160,11 +160,14 @@ fn missing_parts(cluster: &mut Cluster) -> Result {
     let end = hook.wait(LIMIT)?;
     let told = n1.sh("tail -n 1 /run/hook.log")?;
     say(format!("    {} ms: {told}", end.ms));
-    let look = Look::at(n1)?;
     ensure(
-        end.code == 0 && look.open("san").is_empty() && look.released("san"),
-        "it is back, and the hook that waited for it fences: proven and released",
+        end.code == 0 && Look::at(n1)?.open("san").is_empty(),
+        "it is back, and the hook that waited for it has the volume group fenced: proven",
     )?;
+    // The agent says that it is proven before sanlock has let go.
+    until("the locks are released", Duration::from_secs(30), || {
+        Ok(Look::at(n1)?.released("san").then_some(()))
+    })?;
     let written = writer.wait_for_end(n1, Duration::from_secs(20))?;
     ensure(written.errno == Some(5), "the writer got EIO")?;
     ensure(n1.boot_id()? == boot, "the node was not reset")
@@ -189,7 +192,7 @@ fn untouched(node: &Node, before: &str, code: i32, what: &str) -> Result {
     )
 }
 
-/// No `/dev/mapper/control`, for `inspect`, for the hook and for an agent.
+/// No `/dev/mapper/control`, for `inspect` and for the hook.
 fn blind(node: &Node, before: &str) -> Result {
     let says = [
         "device mapper at /dev/mapper/control",
@@ -207,13 +210,6 @@ fn blind(node: &Node, before: &str) -> Result {
     has_all(&inspected.err, &says)?;
     let hook = node.run(&format!("{BLIND} {}", for_seconds(4)), LIMIT)?;
     has_all(&hook.err, &says)?;
-    node.sh("mkdir -p /run/sf/blind")?;
-    agent_by(node, BLIND, "/run/sf/blind", "blind")?;
-    until("the agent says what is missing", LIMIT, || {
-        let log = node.sh("cat /run/blind.log")?;
-        Ok(has_all(&log, &says).is_ok().then_some(()))
-    })?;
-    node.sh("kill $(cat /run/blind.pid)")?;
     untouched(node, before, hook.code, "device mapper is gone")
 }
 
@@ -231,7 +227,9 @@ fn spared(node: &Node) -> Result {
         told.starts_with("\"Warning\"") && told.contains("sanlock (0)"),
         "sanlock is not spared when memory runs out, which is told",
     )?;
-    node.sh("for daemon in sanlock lvmlockd wdmd multipathd; do choom -n -1000 -p \"$(pidof $daemon)\"; done")?;
+    node.sh(
+        "for pid in $(pidof sanlock lvmlockd wdmd multipathd); do choom -n -1000 -p $pid; done",
+    )?;
     let told = look()?;
     ensure(
         told.starts_with("\"Passed\"") && told.contains("lvmlockd (-1000)"),
