@@ -105,6 +105,7 @@ pub fn run(
         resumed: false,
         leave: &|| false,
     };
+    stands::tell_released(&mut fence.report, &groups, &standings);
     fence.report.message = "Going on".into();
     let begun = Begun {
         order: fence.order.clone(),

@@ -4,7 +4,10 @@
 //! edited would deny the fence that stands, and a health controller be told that a fenced node cannot be fenced. So they count as what they
 //! were: the fence is read back, and what was released is seen to be released.
 
+use std::time::Duration;
+
 use crate::agent::journal::{GroupRecord, Standing};
+use crate::fence::report::{FenceReport, LocksOutcome};
 use crate::fence::{Inventory, Lockspace, LockspaceState, VolumeGroup};
 
 /// The inventory in which they are told. Pure.
@@ -41,6 +44,23 @@ pub(super) fn record(vg: &VolumeGroup, standings: &[Standing]) -> GroupRecord {
         .iter()
         .find(|s| vg.stands && s.group.uuid == vg.uuid);
     of_it.map_or_else(|| super::record(vg), |s| s.group.clone())
+}
+
+/// Of those that stand, the locks are released already where the fence saw that.
+pub(super) fn tell_released(
+    report: &mut FenceReport,
+    groups: &[VolumeGroup],
+    standings: &[Standing],
+) {
+    for (told, group) in report.volume_groups.iter_mut().zip(groups) {
+        let seen = |s: &Standing| s.group.uuid == group.uuid && s.locks == LocksOutcome::Released;
+        // One that was joined again since is not on its way out.
+        let lockspace = group.lockspace.as_ref();
+        let gone = lockspace.is_some_and(|l| l.state == LockspaceState::Removing);
+        if gone && standings.iter().any(seen) {
+            told.released_after = Some(Duration::ZERO);
+        }
+    }
 }
 
 /// A fence that stood before keeps its history: when it was proven first, and how often it did not hold.

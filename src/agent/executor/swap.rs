@@ -200,13 +200,37 @@ impl Fence<'_> {
             short.push("the devices could not be read back in time".into());
         }
         self.report.outcome = Outcome::NotProven;
+        let short = short.join(", ");
+        let groups = &self.report.volume_groups;
+        let of = |released: bool| -> Vec<&str> {
+            let those = groups
+                .iter()
+                .filter(|g| g.released_after.is_some() == released);
+            those.map(|g| g.name.as_str()).collect()
+        };
+        let (gone, kept) = (of(true).join(", "), of(false).join(", "));
+        if gone.is_empty() {
+            self.report.message = format!(
+                "Not proven: {short}. Nothing was released, so the watchdog resets the host if its lease runs out; reset it yourself if it does not"
+            );
+            self.report.locks = LocksOutcome::Kept;
+            self.report.locks_message =
+                "Nothing was released: at least one device may still reach the SAN".into();
+            return;
+        }
+        // Proven once, released, and open since: no watchdog waits for these any more.
         self.report.message = format!(
-            "Not proven: {}. Nothing was released, so the watchdog resets the host if its lease runs out; reset it yourself if it does not",
-            short.join(", ")
+            "Not proven: {short}. The locks of {gone} had been released before, so another host may use its volumes: reset this host now"
         );
-        self.report.locks = LocksOutcome::Kept;
-        self.report.locks_message =
-            "Nothing was released: at least one device may still reach the SAN".into();
+        (self.report.locks, self.report.locks_message) = if kept.is_empty() {
+            let message =
+                format!("The locks of {gone} had been released when its fence was proven before");
+            (LocksOutcome::Released, message)
+        } else {
+            let message =
+                format!("The locks of {gone} had been released before; those of {kept} are kept");
+            (LocksOutcome::Kept, message)
+        };
     }
 }
 

@@ -1,6 +1,5 @@
 //! What `/sys/kernel/rcu_expedited` was before a fence raised it, so that whoever comes next can give it back (S4).
 
-use std::io;
 use std::path::{Path, PathBuf};
 
 use super::{Error, line};
@@ -30,10 +29,8 @@ impl Expedited {
     /// # Errors
     /// When the file cannot be read.
     pub fn left(&self) -> Result<Option<u32>, Error> {
-        let bytes = match std::fs::read(&self.path) {
-            Ok(bytes) => bytes,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(self.error("read", e)),
+        let Some(bytes) = super::read(&self.path)? else {
+            return Ok(None);
         };
         let text = line::decode(&bytes).next();
         let parts = text.and_then(|t| t.split_once(' '));
@@ -46,7 +43,7 @@ impl Expedited {
     /// When it cannot be written.
     pub fn put(&self, value: u32) -> Result<(), Error> {
         let bytes = line::encode(&format!("{value} {}", self.boot_id));
-        std::fs::write(&self.path, bytes).map_err(|e| self.error("written", e))
+        std::fs::write(&self.path, bytes).map_err(|e| Error::of(&self.path, "written", e))
     }
 
     /// It has been given back.
@@ -54,17 +51,6 @@ impl Expedited {
     /// # Errors
     /// When the file cannot be removed: then the same value is given back once more.
     pub fn remove(&self) -> Result<(), Error> {
-        match std::fs::remove_file(&self.path) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(self.error("removed", e)),
-            _ => Ok(()),
-        }
-    }
-
-    fn error(&self, what: &'static str, source: io::Error) -> Error {
-        Error {
-            path: self.path.clone(),
-            what,
-            source,
-        }
+        super::remove(&self.path)
     }
 }

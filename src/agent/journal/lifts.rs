@@ -3,7 +3,6 @@
 //! A file of its own beside the journal, which tells of fences, and of one at a time. It is there from before the first device is touched until the
 //! volume groups were given back. What stands fenced is told by [`Standings`](super::Standings), and by nobody else.
 
-use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -52,10 +51,8 @@ impl Lifts {
     /// # Errors
     /// When the file cannot be read. One that makes no sense is none; it cannot come from here, since files appear whole.
     pub fn left(&self) -> Result<Option<Lift>, Error> {
-        let bytes = match std::fs::read(&self.path) {
-            Ok(bytes) => bytes,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(self.error("read", e)),
+        let Some(bytes) = super::read(&self.path)? else {
+            return Ok(None);
         };
         Ok(Lift::decode(&bytes).filter(|l| l.report.boot_id == self.boot_id))
     }
@@ -71,7 +68,7 @@ impl Lifts {
             std::fs::write(&new, line::encode(&text))?;
             std::fs::rename(&new, &self.path)
         };
-        write().map_err(|e| self.error("written", e))
+        write().map_err(|e| Error::of(&self.path, "written", e))
     }
 
     /// It has ended, or was given up.
@@ -79,18 +76,7 @@ impl Lifts {
     /// # Errors
     /// When the file cannot be removed: a successor then looks whether there is anything left to be done.
     pub fn end(&self) -> Result<(), Error> {
-        match std::fs::remove_file(&self.path) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(self.error("removed", e)),
-            _ => Ok(()),
-        }
-    }
-
-    fn error(&self, what: &'static str, source: io::Error) -> Error {
-        Error {
-            path: self.path.clone(),
-            what,
-            source,
-        }
+        super::remove(&self.path)
     }
 }
 

@@ -47,6 +47,16 @@ pub struct Error {
     pub source: io::Error,
 }
 
+impl Error {
+    fn of(path: &Path, what: &'static str, source: io::Error) -> Self {
+        Self {
+            path: path.to_owned(),
+            what,
+            source,
+        }
+    }
+}
+
 /// A multipath map as the fence met it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MapRecord {
@@ -197,13 +207,9 @@ impl Journal {
     /// # Errors
     /// When the file cannot be read.
     pub fn left(&self) -> Result<Option<Record>, Error> {
-        match std::fs::read(&self.path) {
-            Ok(bytes) => {
-                Ok(Record::decode(&bytes).filter(|r| r.begun.report.boot_id == self.boot_id))
-            }
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(self.error("read", e)),
-        }
+        let bytes = read(&self.path)?;
+        let record = bytes.and_then(|bytes| Record::decode(&bytes));
+        Ok(record.filter(|r| r.begun.report.boot_id == self.boot_id))
     }
 
     /// The folder that it lies in.
@@ -340,6 +346,22 @@ impl Journal {
             .map_err(io::Error::from)
             .and_then(|json| file.write_all(&line::encode(&json)));
         written.map_err(|e| self.error("written", e))
+    }
+}
+
+/// The bytes of a file; None when there is none.
+fn read(path: &Path) -> Result<Option<Vec<u8>>, Error> {
+    match std::fs::read(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        read => read.map(Some).map_err(|e| Error::of(path, "read", e)),
+    }
+}
+
+/// Removes a file, if there is one.
+fn remove(path: &Path) -> Result<(), Error> {
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::of(path, "removed", e)),
+        _ => Ok(()),
     }
 }
 

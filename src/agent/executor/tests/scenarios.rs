@@ -429,3 +429,26 @@ fn of_two_one_that_stands_the_other_is_fenced() {
     let standing = bench.journal().0.standings().all().expect("standings");
     assert_eq!(standing.len(), 2);
 }
+
+#[test]
+fn one_that_stands_and_is_open_again_is_told_with_its_locks_released() {
+    let mut bench = Bench::new(&Layout::default());
+    bench.fence();
+    bench.node.state(|s| {
+        let below = s.device("mpath-vg1-0").expect("map").dm.dev;
+        s.refresh("vg1-lv0", below);
+        s.device("vg1-lv0").expect("device").in_flight = InFlight::Forever;
+    });
+    bench.order.uid = "another".into();
+    bench.order.when_paths_remain = WhenPathsRemain::Refuse;
+    let report = bench.fence();
+    assert_eq!(
+        (&report.outcome, report.locks),
+        (&Outcome::NotProven, LocksOutcome::Released),
+        "{report:#?}"
+    );
+    assert!(
+        report.message.contains("reset this host now"),
+        "{report:#?}"
+    );
+}
