@@ -108,29 +108,37 @@ impl Crew {
         }
     }
 
+    /// Takes one job after the other while there are any.
     fn serve(&self, host: &Host) {
-        loop {
-            let job = {
-                let mut table = self.table();
-                let Some(job) = table.jobs.pop_front() else {
-                    table.threads -= 1;
-                    return;
-                };
-                let now = host.system.monotonic();
-                table.letters.push(Letter::Began(job.at, now));
-                job
-            };
+        let mut ended = None;
+        while let Some(job) = self.next(host, ended.take()) {
             let attempt = attempt(host, &job, &self.stop);
-            let mut table = self.table();
-            // Nothing has to be decided while all goes well and there is more to do: each ring costs a switch of threads.
-            let rings =
-                table.jobs.is_empty() || !matches!(attempt, Attempt::Swapped(_) | Attempt::Gone);
-            table.letters.push(Letter::Ended(job.at, attempt));
-            drop(table);
-            if rings {
-                self.bell.ring();
-            }
+            ended = Some(Letter::Ended(job.at, attempt));
         }
+    }
+
+    /// Puts down what became of the last job and takes the next one up, at one go: a thousand devices on many threads meet at this table.
+    fn next(&self, host: &Host, ended: Option<Letter>) -> Option<Job> {
+        let mut table = self.table();
+        let mut rings = false;
+        if let Some(ended) = ended {
+            let settled = matches!(ended, Letter::Ended(_, Attempt::Swapped(_) | Attempt::Gone));
+            // Nothing has to be decided while all goes well and there is more to do: each ring costs a switch of threads.
+            rings = table.jobs.is_empty() || !settled;
+            table.letters.push(ended);
+        }
+        let job = table.jobs.pop_front();
+        if let Some(job) = &job {
+            let began = Letter::Began(job.at, host.system.monotonic());
+            table.letters.push(began);
+        } else {
+            table.threads -= 1;
+        }
+        drop(table);
+        if rings {
+            self.bell.ring();
+        }
+        job
     }
 }
 

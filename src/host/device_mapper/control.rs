@@ -5,7 +5,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use nix::errno::Errno;
 use nix::libc::c_int;
@@ -195,7 +195,7 @@ pub struct Control {
     path: PathBuf,
     sys: PathBuf,
     /// Opened at first use and kept: in an outage no path needs to be looked up.
-    file: Mutex<Option<Arc<File>>>,
+    file: OnceLock<Arc<File>>,
 }
 
 impl Control {
@@ -205,7 +205,7 @@ impl Control {
         Self {
             path: paths.dev.join("mapper/control"),
             sys: paths.sys.clone(),
-            file: Mutex::default(),
+            file: OnceLock::new(),
         }
     }
 
@@ -214,14 +214,13 @@ impl Control {
         Self {
             path: self.path.clone(),
             sys: self.sys.clone(),
-            file: Mutex::default(),
+            file: OnceLock::new(),
         }
     }
 
     /// The open control file; opened now if it was not.
     pub(super) fn file(&self) -> Result<Arc<File>> {
-        let mut kept = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(file) = &*kept {
+        if let Some(file) = self.file.get() {
             return Ok(Arc::clone(file));
         }
         let open = OpenOptions::new().read(true).write(true).open(&self.path);
@@ -235,7 +234,8 @@ impl Control {
             },
             source,
         })?;
-        Ok(Arc::clone(kept.insert(Arc::new(file))))
+        // If two threads opened it at once, one of the two files is closed again.
+        Ok(Arc::clone(self.file.get_or_init(|| Arc::new(file))))
     }
 
     /// `DM_DEV_ARM_POLL`: from now on the control file is readable once device mapper has told of something.
