@@ -301,6 +301,7 @@ impl Observer {
             .spawn(move || {
                 let mut kept = Kept::default();
                 let mut before = None;
+                let mut failing = None;
                 loop {
                     let seen = thread.bell.rings();
                     let began = Instant::now();
@@ -310,6 +311,7 @@ impl Observer {
                     let heard = (thread.hears.load(Ordering::Acquire) && !rung).then_some(heard);
                     let observation = observe_again(&host, &mut kept, heard);
                     let observation = observation.map_err(|e| e.to_string());
+                    tell_failure(&mut failing, observation.as_ref().err());
                     took(began.elapsed());
                     *thread.at.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
                     if tell.send(Some(Arc::new(observation))).is_err() {
@@ -359,6 +361,19 @@ impl Observer {
             .unwrap_or_else(PoisonError::into_inner)
             .elapsed()
     }
+}
+
+/// Says once that the node cannot be looked at, and why; and once that it can again. With the API server away, the log is where people look.
+fn tell_failure(before: &mut Option<String>, now: Option<&String>) {
+    if before.as_ref() == now {
+        return;
+    }
+    if let Some(why) = now {
+        tracing::error!(why, "the node cannot be looked at, so nothing is fenced");
+    } else {
+        tracing::info!("the node can be looked at again");
+    }
+    *before = now.cloned();
 }
 
 #[cfg(test)]

@@ -210,7 +210,22 @@ fn blind(node: &Node, before: &str) -> Result {
     has_all(&inspected.err, &says)?;
     let hook = node.run(&format!("{BLIND} {}", for_seconds(4)), LIMIT)?;
     has_all(&hook.err, &says)?;
+    blind_agent(node, &says)?;
     untouched(node, before, hook.code, "device mapper is gone")
+}
+
+/// The same for an agent, which has nobody but its log to tell while the API server is away.
+fn blind_agent(node: &Node, says: &[&str]) -> Result {
+    node.sh(&format!(
+        "{BLIND} env STATE_DIRECTORY=/run/blind KUBECONFIG=/run/kubeconfig timeout 60 /payload/bin/storage-fence agent --node-name n1 \
+         --health-listen 127.0.0.1:9899 >/run/blind.log 2>&1 </dev/null & echo $! >/run/blind.pid"
+    ))?;
+    until("an agent without device mapper says so", LIMIT, || {
+        let log = node.sh("cat /run/blind.log")?;
+        Ok(log.contains("cannot be looked at").then_some(()))
+    })?;
+    let log = node.sh("kill $(cat /run/blind.pid); cat /run/blind.log")?;
+    has_all(&log, says)
 }
 
 /// The daemons of the node, as their packages start them, and then as docs/install.md has it.
