@@ -384,6 +384,16 @@ impl Cluster {
             let device = first.device(lun)?;
             first.sh(&format!("vgcreate --shared {vg} {device}"))?;
         }
+        self.join(vg)?;
+        // What a node held that was rebooted is its own again, or free, once it has joined.
+        first.sh(&format!(
+            "for lv in $(lvs --noheadings -o lv_name {vg}); do lvremove -qq -y {vg}/$lv; done"
+        ))?;
+        Ok(())
+    }
+
+    /// Has every node join the lockspace of a VG that is there.
+    pub fn join(&self, vg: &str) -> Result {
         let names: Vec<String> = self
             .nodes
             .iter()
@@ -394,12 +404,7 @@ impl Cluster {
             format!(
                 "n=0; until lvmlockctl --info | grep -q 'VG {vg} ' || vgchange --lockstart {vg}; do n=$((n+1)); [ $n -lt 6 ] || exit 1; sleep 2; done"
             )
-        })?;
-        // What a node held that was rebooted is its own again, or free, once it has joined.
-        first.sh(&format!(
-            "for lv in $(lvs --noheadings -o lv_name {vg}); do lvremove -qq -y {vg}/$lv; done"
-        ))?;
-        Ok(())
+        })
     }
 }
 

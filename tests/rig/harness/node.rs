@@ -155,6 +155,22 @@ impl Node {
         })
     }
 
+    /// Presses its reset button, and waits until it is down: to be booted again by [`super::Cluster::reboot`].
+    pub fn press_reset(&mut self) -> Result {
+        self.vm.press_reset()?;
+        self.wait_for_reset(Duration::from_secs(20))?;
+        Ok(())
+    }
+
+    /// The LUN is there no more, on any path, and does not come back before the next boot.
+    pub fn unmap(&mut self, lun: usize) -> Result {
+        self.dirty = true;
+        for path in 0..self.spec.paths {
+            self.vm.unplug(lun, path)?;
+        }
+        Ok(())
+    }
+
     /// Everything its kernel printed since it was switched on.
     pub fn console(&self) -> Result<String> {
         self.vm.console()

@@ -85,7 +85,18 @@ impl Monitor {
 
     /// Gives QEMU an order without waiting for its answer, such as `system_reset`.
     pub fn execute(&mut self, command: &str) -> Result {
-        let line = serde_json::json!({ "execute": command });
+        self.execute_with(command, &serde_json::json!({}))
+    }
+
+    /// The same with arguments.
+    pub fn execute_with(&mut self, command: &str, arguments: &Value) -> Result {
+        let line = serde_json::json!({ "execute": command, "arguments": arguments });
         writeln!(self.write, "{line}").context(format!("telling QEMU to {command}"))
+    }
+
+    /// Whether the device of that id was taken out of the VM.
+    pub fn unplugged(&self, device: &str) -> bool {
+        let gone = |e: &Event| e.name == "DEVICE_DELETED" && e.data["device"] == device;
+        self.events().iter().any(gone)
     }
 }

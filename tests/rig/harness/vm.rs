@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::process::{Guarded, RunDir};
 use super::qmp::{Monitor, Reset};
+use super::wait::until;
 use super::{Context, Result};
 
 /// One SCSI disk of a VM: a path to a LUN.
@@ -120,6 +121,16 @@ impl Vm {
     /// Presses the reset button.
     pub fn press_reset(&mut self) -> Result {
         self.monitor.execute("system_reset")
+    }
+
+    /// Takes a path's disk out of the running VM, as an array does that unmaps a LUN, and waits until QEMU has.
+    pub fn unplug(&mut self, lun: usize, path: usize) -> Result {
+        let id = disk_id(lun, path);
+        self.monitor
+            .execute_with("device_del", &serde_json::json!({ "id": id }))?;
+        until(&format!("{id} is gone"), Duration::from_secs(20), || {
+            Ok(self.monitor.unplugged(&id).then_some(()))
+        })
     }
 
     /// Everything that the kernel printed.
@@ -242,7 +253,8 @@ fn arguments(
         arg(
             "-device",
             format!(
-                "scsi-hd,bus=hba{path}.0,lun={lun},drive=l{lun}p{path},serial=SAN000{lun},wwn={},share-rw=on",
+                "scsi-hd,id={},bus=hba{path}.0,lun={lun},drive=l{lun}p{path},serial=SAN000{lun},wwn={},share-rw=on",
+                disk_id(*lun, *path),
                 wwn(*lun)
             ),
         );
@@ -267,6 +279,11 @@ fn wires(wires: &[Wire]) -> Vec<String> {
         ]
     };
     wires.iter().enumerate().flat_map(card).collect()
+}
+
+/// What QEMU calls the disk that a path is.
+fn disk_id(lun: usize, path: usize) -> String {
+    format!("disk-l{lun}p{path}")
 }
 
 /// The name by which a LUN is known on every path, NAA 5.

@@ -30,7 +30,7 @@ pub fn scenarios() -> Vec<Scenario> {
 const SPEC: [&str; 2] = ["volumeGroups: {mode: AllShared}", "whenPathsRemain: Fence"];
 
 /// Processes of our image with that first argument.
-fn pids(role: &str) -> String {
+pub fn pids(role: &str) -> String {
     format!("pgrep -f '^/storage-fence {role}' || true")
 }
 

@@ -12,6 +12,7 @@ mod hook;
 mod outage;
 mod policy;
 mod refusals;
+mod restart;
 mod scale;
 mod speed;
 mod stacks;
@@ -38,8 +39,10 @@ pub fn all() -> Vec<Scenario> {
 /// Those that take long and that no change is likely to break: run by `make rig-long`, or by name.
 pub fn long() -> Vec<Scenario> {
     let mut long = hook::long();
-    long.extend(policy::long());
     long.extend(outage::long());
+    // Those on the same shape of cluster one after the other: each boot of one takes minutes.
+    long.extend(policy::long());
+    long.extend(restart::long());
     long.extend(chart_hook::long());
     long.extend(ceph::long());
     long.extend(speed::long());

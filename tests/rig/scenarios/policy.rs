@@ -12,7 +12,7 @@ use super::fence::{FENCE_LIMIT, all_error, lives_on, volumes_in_use};
 use super::outage::Outage;
 
 /// Longer than it takes a person to see that nothing happens, and than the policy's delay.
-const QUIET: Duration = Duration::from_secs(25);
+pub const QUIET: Duration = Duration::from_secs(25);
 /// The policy's delay.
 const DELAY: u64 = 10;
 
@@ -65,7 +65,7 @@ fn policy_yaml(delay: u64, more: &str) -> String {
 }
 
 /// Installs the operator and a policy, and waits until every node has it in force.
-fn with_policy(cluster: &mut Cluster, delay: u64, more: &str) -> Result {
+pub fn with_policy(cluster: &mut Cluster, delay: u64, more: &str) -> Result {
     cluster.install_operator(&[])?;
     cluster.delete_requests()?;
     cluster.shared_vg("san", 0)?;
@@ -96,7 +96,7 @@ fn with_policy(cluster: &mut Cluster, delay: u64, more: &str) -> Result {
 }
 
 /// A condition of the Node: its status and reason.
-fn node_condition(cluster: &Cluster, node: &str, type_: &str) -> Result<(String, String)> {
+pub fn node_condition(cluster: &Cluster, node: &str, type_: &str) -> Result<(String, String)> {
     let node = cluster
         .control_plane()?
         .object("node", node)?
@@ -107,7 +107,7 @@ fn node_condition(cluster: &Cluster, node: &str, type_: &str) -> Result<(String,
         .unwrap_or_default())
 }
 
-fn wait_for_paths(cluster: &Cluster, node: &str, wanted: (&str, &str)) -> Result {
+pub fn wait_for_paths(cluster: &Cluster, node: &str, wanted: (&str, &str)) -> Result {
     let type_ = "storagefence.io/SANPathsAvailable";
     until(
         &format!("{type_} of {node} is {} ({})", wanted.0, wanted.1),
@@ -119,7 +119,7 @@ fn wait_for_paths(cluster: &Cluster, node: &str, wanted: (&str, &str)) -> Result
     )
 }
 
-fn no_requests(cluster: &Cluster) -> Result {
+pub fn no_requests(cluster: &Cluster) -> Result {
     let requests = cluster
         .control_plane()?
         .kubectl(&["get", "sfr", "-o", "name"])?;
