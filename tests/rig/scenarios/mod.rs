@@ -8,6 +8,7 @@ mod chart_hook;
 mod deaths;
 mod demo;
 mod fence;
+mod gone;
 mod hook;
 mod outage;
 mod policy;
@@ -43,6 +44,7 @@ pub fn long() -> Vec<Scenario> {
     // Those on the same shape of cluster one after the other: each boot of one takes minutes.
     long.extend(policy::long());
     long.extend(restart::long());
+    long.extend(gone::long());
     long.extend(chart_hook::long());
     long.extend(ceph::long());
     long.extend(speed::long());
