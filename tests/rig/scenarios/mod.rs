@@ -18,6 +18,7 @@ mod scale;
 mod speed;
 mod stacks;
 mod storage;
+mod timeouts;
 mod unfence;
 
 use crate::harness::Scenario;
@@ -46,6 +47,7 @@ pub fn long() -> Vec<Scenario> {
     long.extend(restart::long());
     long.extend(gone::long());
     long.extend(chart_hook::long());
+    long.extend(timeouts::long());
     long.extend(ceph::long());
     long.extend(speed::long());
     long
