@@ -8,12 +8,16 @@ use std::time::Duration;
 
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
-use kube::api::PostParams;
+use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
 use serde_json::json;
+use storage_fence::api::{StorageFenceRemediation, StorageFenceRequest};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::controller::Controllers;
+use crate::heartbeat;
 use crate::support::control_plane::{self, ControlPlane};
 use crate::support::process::{RunDir, output, root, succeeded};
 use crate::support::{Context, Result};
@@ -35,6 +39,7 @@ pub struct Bed {
     kubeconfig: PathBuf,
     // Dropped in this order: the folder goes last.
     control_plane: Option<Arc<Mutex<ControlPlane>>>,
+    _heartbeat: Option<AbortOnDropHandle<()>>,
     run: RunDir,
 }
 
@@ -71,7 +76,9 @@ impl Bed {
         let options = KubeConfigOptions::default();
         let config = Config::from_custom_kubeconfig(config, &options).await?;
         let client = client(&config)?;
+        let theirs = control_plane.is_none();
         Ok(Self {
+            _heartbeat: theirs.then(|| heartbeat::start(client.clone())),
             config,
             client,
             controllers: Controllers::default(),
@@ -265,8 +272,28 @@ impl Bed {
         if self.owns_control_plane() {
             return;
         }
-        let commands: [&[&str]; 4] = [
+        // Nobody is left to take their finalizers off, and with one of them its definition stays, too.
+        let client = &self.client;
+        for freed in [
+            free(client, |_: &StorageFenceRequest| self.all()).await,
+            free(client, |r: &StorageFenceRemediation| {
+                Api::namespaced(client.clone(), &r.namespace().unwrap_or_default())
+            })
+            .await,
+        ] {
+            if let Err(error) = freed {
+                crate::support::progress::say(format!("left behind: {error}"));
+            }
+        }
+        let commands: [&[&str]; 5] = [
             &["delete", "nodes", "-l", crate::node::LABEL],
+            &[
+                "delete",
+                "crds,clusterroles,clusterrolebindings,namespaces",
+                "-l",
+                crate::node::LABEL,
+                "--wait=false",
+            ],
             &[
                 "delete",
                 "-k",
@@ -297,6 +324,22 @@ impl Bed {
             }
         }
     }
+}
+
+/// Takes the finalizers off all objects of a kind, each by the API that `of` gives.
+async fn free<K>(client: &Client, of: impl Fn(&K) -> Api<K>) -> Result
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
+{
+    let none = Patch::Merge(json!({ "metadata": { "finalizers": null } }));
+    let all = Api::<K>::all(client.clone());
+    for object in all.list(&ListParams::default()).await? {
+        let params = PatchParams::default();
+        of(&object)
+            .patch(&object.name_any(), &params, &none)
+            .await?;
+    }
+    Ok(())
 }
 
 /// A client with time limits of its own: a case that hangs is worse than one that fails.

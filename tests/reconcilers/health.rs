@@ -149,6 +149,7 @@ async fn made<K: Clone + DeserializeOwned + std::fmt::Debug>(
     object["apiVersion"] = json!(api_version);
     object["kind"] = json!(kind);
     object["metadata"]["name"] = json!(name);
+    object["metadata"]["labels"] = json!({ crate::node::LABEL: "" });
     let params = PatchParams::apply("test").force();
     // What was being deleted may have to go first.
     until(&format!("{kind} {name} is made"), LIMIT, async || {

@@ -4,6 +4,7 @@ mod bed;
 mod cases;
 mod controller;
 mod health;
+mod heartbeat;
 mod node;
 mod objects;
 mod runner;
