@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
-use kube::{Api, Client, ResourceExt};
+use kube::{Api, Client, Resource, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -138,7 +138,7 @@ pub async fn prepare(bed: &Bed) -> Result {
     Ok(())
 }
 
-async fn made<K: Clone + DeserializeOwned + std::fmt::Debug>(
+async fn made<K: Resource + Clone + DeserializeOwned + std::fmt::Debug>(
     bed: &Bed,
     name: &str,
     api_version: &str,
@@ -151,6 +151,10 @@ async fn made<K: Clone + DeserializeOwned + std::fmt::Debug>(
     object["metadata"]["name"] = json!(name);
     object["metadata"]["labels"] = json!({ crate::node::LABEL: "" });
     let params = PatchParams::apply("test").force();
+    let there = api.get_opt(name).await?;
+    if there.is_some_and(|o| !o.labels().contains_key(crate::node::LABEL)) {
+        return Err(format!("{kind} {name} is there already, and is not ours to replace: a health controller is installed in this cluster").into());
+    }
     // What was being deleted may have to go first.
     until(&format!("{kind} {name} is made"), LIMIT, async || {
         bed.controllers.all_alive()?;
