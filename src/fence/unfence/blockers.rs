@@ -203,8 +203,7 @@ fn lock_blocker(group: &Standing, lock: &LockState) -> Option<Blocker> {
             group.lockspace
         ),
         LockState::Orphaned => format!(
-            "sanlock holds lockspace {} though lvmlockd does not know it: what a lvmlockd that was killed leaves. Restart lvmlockd with --adopt 1, \
-             which helps only if the killed one ran with --adopt 1 too, or reboot the node",
+            "sanlock holds lockspace {} though lvmlockd does not know it: what a lvmlockd that was killed leaves. Reboot the node",
             group.lockspace
         ),
         LockState::FrozenByOthers => format!(

@@ -1,5 +1,6 @@
 //! The kill hook and the guard on a real host: called by sanlock itself, with the agent dead, alive and hung; black holes; a refresh.
 
+mod adopted;
 mod crashes;
 mod joined;
 mod mishaps;
@@ -61,6 +62,7 @@ pub fn long() -> Vec<Scenario> {
     long.extend(joined::long());
     long.extend(stages::long());
     long.extend(mishaps::long());
+    long.extend(adopted::long());
     long
 }
 
