@@ -7,7 +7,7 @@ use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 use storage_fence::api::condition::find;
-use storage_fence::api::{StorageFencePolicy, StorageFenceRequest};
+use storage_fence::api::{EXCLUDE_LABEL, StorageFencePolicy, StorageFenceRequest};
 
 use crate::bed::{Bed, client, refusal};
 use crate::node::{TestNode, storage};
@@ -15,11 +15,11 @@ use crate::objects::{request, summary, word};
 use crate::support::{Context, Result};
 use crate::wait::{LIMIT, ensure, ensure_eq, until};
 
-const PATHS: &str = "storagefence.io/SANPathsAvailable";
-const FENCED: &str = "storagefence.io/StorageFenced";
+pub(super) const PATHS: &str = "storagefence.io/SANPathsAvailable";
+pub(super) const FENCED: &str = "storagefence.io/StorageFenced";
 
 /// A policy for one node.
-fn policy(name: &str, node: &str, more: &Value) -> Result<StorageFencePolicy> {
+pub(super) fn policy(name: &str, node: &str, more: &Value) -> Result<StorageFencePolicy> {
     let mut object = json!({
         "apiVersion": "storagefence.io/v1alpha1", "kind": "StorageFencePolicy",
         "metadata": { "name": name },
@@ -35,7 +35,7 @@ fn policy(name: &str, node: &str, more: &Value) -> Result<StorageFencePolicy> {
     Ok(serde_json::from_value(object)?)
 }
 
-async fn in_force(bed: &Bed, name: &str, node: &str, more: &Value) -> Result {
+pub(super) async fn in_force(bed: &Bed, name: &str, node: &str, more: &Value) -> Result {
     let policies = bed.all::<StorageFencePolicy>();
     let made = policy(name, node, more)?;
     policies.create(&PostParams::default(), &made).await?;
@@ -48,19 +48,19 @@ async fn in_force(bed: &Bed, name: &str, node: &str, more: &Value) -> Result {
     .map(drop)
 }
 
-async fn withdraw(bed: &Bed, name: &str) -> Result {
+pub(super) async fn withdraw(bed: &Bed, name: &str) -> Result {
     let policies = bed.all::<StorageFencePolicy>();
     policies.delete(name, &DeleteParams::default()).await?;
     Ok(())
 }
 
-async fn records(bed: &Bed, node: &str) -> Result<Vec<StorageFenceRequest>> {
+pub(super) async fn records(bed: &Bed, node: &str) -> Result<Vec<StorageFenceRequest>> {
     let of_it = ListParams::default().fields(&format!("spec.nodeName={node}"));
     Ok(bed.requests().list(&of_it).await?.items)
 }
 
 /// Waits until the node has one record that says that all is done.
-async fn recorded(bed: &Bed, node: &str) -> Result<StorageFenceRequest> {
+pub(super) async fn recorded(bed: &Bed, node: &str) -> Result<StorageFenceRequest> {
     until(
         &format!("the fence of {node} is recorded"),
         LIMIT,
@@ -85,7 +85,12 @@ async fn condition(bed: &Bed, node: &str, type_: &str) -> Result<Option<NodeCond
     Ok(all.into_iter().find(|c| c.type_ == type_))
 }
 
-async fn becomes(bed: &Bed, node: &str, type_: &str, status: &str) -> Result<NodeCondition> {
+pub(super) async fn becomes(
+    bed: &Bed,
+    node: &str,
+    type_: &str,
+    status: &str,
+) -> Result<NodeCondition> {
     until(
         &format!("{type_} of {node} is {status}"),
         LIMIT,
@@ -191,24 +196,42 @@ pub async fn of_two_policies_it_is_said_which_governs(bed: &Bed) -> Result {
     let high = json!({ "response": "ConditionOnly", "priority": 1 });
     in_force(bed, "two-high", &node.name, &high).await?;
     for (name, active) in [("two-high", "Governs"), ("two-low", "Outranked")] {
-        until(&format!("policy {name} is {active}"), LIMIT, async || {
-            let policy = bed.all::<StorageFencePolicy>().get(name).await?;
-            let status = policy.status.unwrap_or_default();
-            let said = find(&status.conditions, "Active").map(|c| c.reason.clone());
-            Ok(if said.as_deref() == Some(active) {
-                Ok(())
-            } else {
-                Err(format!("{status:?}"))
-            })
-        })
-        .await?;
+        is_said(bed, name, active).await?;
     }
     let low = bed.all::<StorageFencePolicy>().get("two-low").await?;
     let outranked = low.status.unwrap_or_default().outranked;
     ensure_eq("by whom", outranked, vec!["two-1/san: two-high".to_owned()])?;
+    // No policy overrides the label that keeps a node out.
+    let labelled = json!({ "metadata": { "labels": { EXCLUDE_LABEL: "" } } });
+    bed.all::<Node>()
+        .patch(&node.name, &PatchParams::default(), &Patch::Merge(labelled))
+        .await?;
+    for name in ["two-high", "two-low"] {
+        is_said(bed, name, "NoNodeSelected").await?;
+    }
+    bed.reports(&node.name, "no policy governs", |s| {
+        let groups = s.status.iter().flat_map(|s| &s.volume_groups);
+        groups.filter(|g| g.policy.is_some()).count() == 0
+    })
+    .await?;
     withdraw(bed, "two-high").await?;
     withdraw(bed, "two-low").await?;
     agent.stop().await
+}
+
+/// Waits until a policy's condition gives that reason.
+async fn is_said(bed: &Bed, name: &str, reason: &str) -> Result {
+    until(&format!("policy {name} is {reason}"), LIMIT, async || {
+        let policy = bed.all::<StorageFencePolicy>().get(name).await?;
+        let status = policy.status.unwrap_or_default();
+        let said = find(&status.conditions, "Active").map(|c| c.reason.clone());
+        Ok(if said.as_deref() == Some(reason) {
+            Ok(())
+        } else {
+            Err(format!("{status:?}"))
+        })
+    })
+    .await
 }
 
 pub async fn the_conditions_say_unknown_when_the_agent_is_gone(bed: &Bed) -> Result {
