@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::hook;
-use super::sentry::records::annotation;
 use crate::api::condition::find;
 use crate::api::governing;
+use crate::api::record::ended_by_restart;
 use crate::api::request::{
     DeletionPolicy, FenceState, ReleaseLocks, VolumeGroupMode, WhenPathsRemain, condition_type,
     reason,
@@ -320,7 +320,7 @@ fn stand(
         }
     } else if settled_in_status(view.boot_id, generation, request) {
         return Some(Stand::Settled);
-    } else if ended_by_restart(view.boot_id, generation, request) {
+    } else if ended_by_restart(request, view.boot_id) {
         return Some(if request.spec.dry_run {
             Stand::Settled
         } else {
@@ -328,22 +328,6 @@ fn stand(
         });
     }
     governed(request, requests).map(Stand::Governed)
-}
-
-/// Whether a fence was begun for this spec in an earlier life of the node. The restart ended it, and whatever it was an answer to: the node that came
-/// back is not to be cut off once more by what was asked of the one that failed. Whoever wants that edits the request, or makes another.
-fn ended_by_restart(boot_id: &str, generation: i64, request: &StorageFenceRequest) -> bool {
-    let node = request.status.as_ref().and_then(|s| s.node.as_ref());
-    let begun = node.is_some_and(|n| {
-        n.boot_id != boot_id && n.observed_generation == generation && n.started_at.is_some()
-    });
-    // A record speaks of the boot that it was made in, even before its status does.
-    let annotations = request.metadata.annotations.as_ref();
-    let recorded = annotations.and_then(|a| a.get(annotation::BOOT_ID));
-    let labels = request.metadata.labels.as_ref();
-    let is_record = labels.is_some_and(|l| l.contains_key(annotation::RECORDED_BY));
-    let of_another = is_record && node.is_none() && recorded.is_some_and(|b| b != boot_id);
-    begun || of_another
 }
 
 fn governed(

@@ -8,6 +8,7 @@ pub mod crds;
 pub mod governing;
 pub mod node_storage;
 pub mod policy;
+pub mod record;
 pub mod remediation;
 pub mod request;
 pub mod unfence;

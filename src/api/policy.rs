@@ -247,6 +247,18 @@ pub struct StorageFencePolicySpec {
     /// With response Fence: only the plan is made and recorded, nothing is touched.
     #[serde(default)]
     pub dry_run: bool,
+    /// How many records of fences that are over are kept for each node, the newest: given back, ended by a restart of the node, or dry runs. Those that
+    /// stand do not count and always stay. Default 10.
+    #[serde(default = "default_record_history_limit")]
+    #[schemars(range(min = 0, max = 1000))]
+    pub record_history_limit: i32,
+}
+
+/// Default of `recordHistoryLimit`.
+pub const RECORD_HISTORY_LIMIT: i32 = 10;
+
+fn default_record_history_limit() -> i32 {
+    RECORD_HISTORY_LIMIT
 }
 
 /// Written by the controller.

@@ -19,7 +19,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinSet;
 
 use super::metrics::{KindLabels, Metrics};
-use crate::api::{AGENT_WANTED_LABEL, NodeStorage, StorageFencePolicy, StorageFenceRequest};
+use crate::api::{AGENT_WANTED_LABEL, GROUP, NodeStorage, StorageFencePolicy, StorageFenceRequest};
 use crate::kubernetes::backoff::Backoff;
 use crate::kubernetes::watch::patient;
 
@@ -94,6 +94,21 @@ impl Caches {
             .collect()
     }
 
+    /// Readable policies that are not being deleted, by name.
+    #[must_use]
+    pub fn readable_policies(&self) -> Vec<StorageFencePolicy> {
+        let mut all: Vec<StorageFencePolicy> = self
+            .policies
+            .state()
+            .iter()
+            .filter_map(|policy| policy.0.as_ref().ok())
+            .filter(|policy| policy.metadata.deletion_timestamp.is_none())
+            .cloned()
+            .collect();
+        all.sort_by_key(ResourceExt::name_any);
+        all
+    }
+
     /// Waits until every cache was filled once.
     pub async fn filled(&self) {
         // The writers live as long as the watches; when those end, so does the process.
@@ -150,7 +165,7 @@ pub fn start(
             "StorageFenceRequest",
             Api::<Request>::all(client.clone()),
             Config::default(),
-            strip,
+            strip_request,
             |request| match &request.0 {
                 Ok(request) => Some(Trigger::Node(request.spec.node_name.clone())),
                 Err(unreadable) => unreadable.metadata.name.clone().map(Trigger::Request),
@@ -277,6 +292,15 @@ async fn follow<K>(
 fn strip(object: &mut impl Resource) {
     object.managed_fields_mut().clear();
     object.annotations_mut().clear();
+}
+
+/// What we say of a request ourselves stays: which policy it records, say.
+fn strip_request(request: &mut Request) {
+    let ours = |key: &str| key.split('/').next() == Some(GROUP);
+    let mut annotations = std::mem::take(request.annotations_mut());
+    strip(request);
+    annotations.retain(|key, _| ours(key));
+    *request.annotations_mut() = annotations;
 }
 
 fn strip_pod(pod: &mut Pod) {

@@ -11,26 +11,14 @@ use serde_json::json;
 use crate::agent::decide::{Known, Uid, order};
 use crate::agent::report::cut;
 use crate::api::policy::StorageFencePolicy;
+use crate::api::record::NAME_PREFIX;
+pub use crate::api::record::annotation;
 use crate::api::request::{VolumeGroupMode, VolumeGroupSelection, WhenPathsRemain};
 use crate::api::{self, StorageFenceRequest, StorageFenceRequestSpec};
 use crate::fence::Order;
 use crate::fence::order::WhenPathsRemain as When;
 use crate::fence::report::{FenceReport, Outcome, StepKind, StepResult};
 use crate::fence::trigger::Alarm;
-
-/// Annotations and the label of a record.
-pub mod annotation {
-    /// Name of the policy.
-    pub const POLICY: &str = "storagefence.io/policy";
-    /// What set it off.
-    pub const TRIGGER: &str = "storagefence.io/trigger";
-    /// Boot ID of the node.
-    pub const BOOT_ID: &str = "storagefence.io/boot-id";
-    /// When, in seconds since boot.
-    pub const TRIGGERED_AT: &str = "storagefence.io/triggered-at-uptime-seconds";
-    /// Label: the agent made it.
-    pub const RECORDED_BY: &str = "storagefence.io/recorded-by";
-}
 
 /// A UID that no API server gives: of a fence whose record it does not hold yet.
 const LOCAL: &str = "local:";
@@ -147,7 +135,7 @@ pub fn local_fence(
     let mut record = StorageFenceRequest::new(&name(place, &answered), spec);
     record.metadata.labels = Some(BTreeMap::from([(
         annotation::RECORDED_BY.to_owned(),
-        "agent".to_owned(),
+        annotation::AGENT.to_owned(),
     )]));
     record.metadata.annotations = Some(BTreeMap::from([
         (annotation::POLICY.to_owned(), policy_name),
@@ -174,7 +162,7 @@ fn name(place: Place<'_>, answered: &BTreeMap<String, String>) -> String {
     let short: String = place.node_name.chars().take(NODE).collect();
     let all = json!([place.node_name, place.boot_id, answered]).to_string();
     format!(
-        "auto-{}-{:016x}",
+        "{NAME_PREFIX}{}-{:016x}",
         short.trim_end_matches(['.', '-']),
         fnv(all.as_bytes())
     )

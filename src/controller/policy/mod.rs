@@ -1,6 +1,9 @@
-//! What the status of policies says: which govern, where, and which are outranked by which. Written when it changes.
+//! What the status of policies says: which govern, where, and which are outranked by which. Written when it changes. And how many records of
+//! theirs are kept ([`history`]).
 //!
 //! Not a reconciler of single policies: one that comes, goes or changes its priority says something about every other.
+
+pub mod history;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -195,29 +198,30 @@ pub fn is_current(policy: &StorageFencePolicy, wanted: &Status) -> bool {
     })
 }
 
-/// Keeps all statuses current, for ever.
+/// Keeps all statuses current, and the records within their limits, for ever.
 pub async fn run(context: Arc<Context>, changed: Arc<tokio::sync::Notify>) {
     loop {
         let _ = tokio::time::timeout(AGAIN, changed.notified()).await;
         tokio::time::sleep(GATHER).await;
         if context.leads() {
-            write_all(&context).await;
+            let policies = context.caches.readable_policies();
+            write_all(&context, &policies).await;
+            history::prune(&context, &policies).await;
         }
     }
 }
 
-async fn write_all(context: &Context) {
+async fn write_all(context: &Context, policies: &[StorageFencePolicy]) {
     for policy in context.caches.policies.state() {
         unreadable::report(context, &policy);
     }
-    let policies = policies(&context.caches);
     if policies.is_empty() {
         return;
     }
     let nodes = nodes(&context.caches);
     let api = Api::<StorageFencePolicy>::all(context.client.clone());
-    for policy in &policies {
-        let wanted = derive(policy, &policies, &nodes, Timestamp::now());
+    for policy in policies {
+        let wanted = derive(policy, policies, &nodes, Timestamp::now());
         if is_current(policy, &wanted) {
             continue;
         }
@@ -231,18 +235,6 @@ async fn write_all(context: &Context) {
             tracing::warn!(policy = name, %error, "the status of a policy is not written yet");
         }
     }
-}
-
-fn policies(caches: &Caches) -> Vec<StorageFencePolicy> {
-    let all = caches.policies.state();
-    let mut all: Vec<StorageFencePolicy> = all
-        .iter()
-        .filter_map(|policy| policy.0.as_ref().ok())
-        .filter(|policy| policy.metadata.deletion_timestamp.is_none())
-        .cloned()
-        .collect();
-    all.sort_by_key(ResourceExt::name_any);
-    all
 }
 
 fn nodes(caches: &Caches) -> Vec<Node> {

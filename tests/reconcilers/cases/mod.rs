@@ -7,9 +7,11 @@ mod definitions;
 mod dry_run;
 mod failures;
 mod half_way;
+mod history;
 mod installation;
 mod life;
 mod on_demand;
+
 mod policies;
 mod refusals;
 mod remediation;
@@ -73,6 +75,7 @@ pub fn stages() -> Vec<Stage> {
                 case!(policies::of_two_policies_it_is_said_which_governs),
                 case!(policies::the_conditions_say_unknown_when_the_agent_is_gone),
                 case!(policies::an_agent_records_and_tells_for_its_own_node_only),
+                case!(history::as_many_records_stay_as_the_policy_says),
             ],
         },
         Stage {

@@ -1,0 +1,177 @@
+use serde_json::{Value, json};
+
+use super::*;
+use crate::api::request::FenceState;
+
+const BACK: (&str, &str) = ("Unfenced", "False/Unfenced");
+
+/// A record of policy `p`, made in that second: what is wanted, and what the agent says.
+fn record(name: &str, made: i64, (wanted, says): (&str, &str)) -> StorageFenceRequest {
+    let (status, reason) = says.split_once('/').unwrap();
+    let made = jiff::Timestamp::from_second(made).unwrap();
+    serde_json::from_value(json!({
+        "apiVersion": "storagefence.io/v1alpha1", "kind": "StorageFenceRequest",
+        "metadata": {
+            "name": name, "uid": name, "generation": 1, "creationTimestamp": made.to_string(),
+            "labels": { annotation::RECORDED_BY: "agent" },
+            "annotations": { annotation::POLICY: "p", annotation::BOOT_ID: "boot-1" },
+        },
+        "spec": { "nodeName": "n1", "fenceState": wanted, "dryRun": reason == "DryRun" },
+        "status": {
+            "conditions": [{
+                "type": "Fenced", "status": status, "reason": reason, "message": "", "observedGeneration": 1,
+                "lastTransitionTime": "2026-01-01T00:00:00Z",
+            }],
+            "node": {
+                "observedGeneration": 1, "bootId": "boot-1", "agentVersion": "1", "startedAt": "2026-01-01T00:00:00Z",
+            },
+        },
+    }))
+    .unwrap()
+}
+
+fn policy(more: &Value) -> StorageFencePolicy {
+    let mut spec = json!({ "triggers": { "allPathsDown": {} } });
+    for (key, value) in more.as_object().unwrap() {
+        spec[key] = value.clone();
+    }
+    StorageFencePolicy::new("p", serde_json::from_value(spec).unwrap())
+}
+
+fn limit(records: i32) -> [StorageFencePolicy; 1] {
+    [policy(&json!({ "recordHistoryLimit": records }))]
+}
+
+fn names(surplus: &[&StorageFenceRequest]) -> Vec<String> {
+    surplus.iter().map(|r| r.name_any()).collect()
+}
+
+fn without_agent(records: &[StorageFenceRequest], policies: &[StorageFencePolicy]) -> Vec<String> {
+    names(&surplus(records, policies, |_| None))
+}
+
+#[test]
+fn the_oldest_go_and_the_limit_stays() {
+    let records = [
+        record("auto-n1-b", 20, BACK),
+        record("auto-n1-a", 30, BACK),
+        record("auto-n1-d", 10, BACK),
+        record("auto-n1-c", 10, BACK),
+    ];
+    assert_eq!(
+        without_agent(&records, &limit(2)),
+        ["auto-n1-c", "auto-n1-d"]
+    );
+    assert_eq!(without_agent(&records, &limit(4)), [""; 0]);
+    assert_eq!(without_agent(&records, &limit(0)).len(), 4);
+}
+
+#[test]
+fn ten_stay_where_nobody_says_otherwise() {
+    let records: Vec<_> = (0..12)
+        .map(|n| record(&format!("auto-n1-{n:02}"), n, BACK))
+        .collect();
+    let oldest = ["auto-n1-00", "auto-n1-01"];
+    assert_eq!(without_agent(&records, &[policy(&json!({}))]), oldest);
+    assert_eq!(
+        without_agent(&records, &[]),
+        oldest,
+        "the policy is no more"
+    );
+}
+
+#[test]
+fn each_node_and_policy_is_counted_by_itself() {
+    let mut records = [
+        record("auto-n1-a", 1, BACK),
+        record("auto-n1-b", 2, BACK),
+        record("auto-n2-c", 3, BACK),
+        record("auto-n1-d", 4, BACK),
+    ];
+    records[2].spec.node_name = "n2".into();
+    records[3]
+        .annotations_mut()
+        .insert(annotation::POLICY.into(), "q".into());
+    assert_eq!(without_agent(&records, &limit(1)), ["auto-n1-a"]);
+}
+
+#[test]
+fn what_stands_governs_or_is_being_given_back_stays() {
+    for says in [
+        ("Fenced", "True/Proven"),
+        ("Fenced", "False/NotProven"),
+        ("Fenced", "Unknown/InProgress"),
+        ("Unfenced", "True/UnfenceWaiting"),
+        ("Unfenced", "Unknown/Unfencing"),
+        // Wanted fenced again.
+        ("Fenced", "False/Unfenced"),
+    ] {
+        let records = [record("auto-n1-a", 1, says), record("auto-n1-b", 2, BACK)];
+        assert_eq!(
+            without_agent(&records, &limit(0)),
+            ["auto-n1-b"],
+            "{says:?}"
+        );
+        assert_eq!(
+            without_agent(&records, &limit(1)),
+            [""; 0],
+            "it does not count: {says:?}"
+        );
+    }
+    for says in [
+        ("Fenced", "False/NodeRestarted"),
+        ("Fenced", "False/DryRun"),
+    ] {
+        let over = [record("auto-n1-a", 1, says)];
+        assert_eq!(without_agent(&over, &limit(0)), ["auto-n1-a"], "{says:?}");
+    }
+    // Whatever its status says, the node says that it stands.
+    let word = |_: &StorageFenceRequest| {
+        Some(Word {
+            boot_id: "boot-1".into(),
+            standing: ["auto-n1-a".to_owned()].into(),
+        })
+    };
+    let records = [record("auto-n1-a", 1, BACK), record("auto-n1-b", 2, BACK)];
+    assert_eq!(names(&surplus(&records, &limit(0), word)), ["auto-n1-b"]);
+}
+
+#[test]
+fn what_a_person_made_or_is_deleting_stays() {
+    let mut records = [
+        record("mine", 1, BACK),
+        record("auto-n1-b", 2, BACK),
+        record("auto-n1-c", 3, BACK),
+    ];
+    records[1].metadata.labels = None;
+    records[2].metadata.deletion_timestamp = records[2].metadata.creation_timestamp.clone();
+    assert_eq!(without_agent(&records, &limit(0)), [""; 0]);
+}
+
+/// Its agent has not said so yet, or its status would be another.
+#[test]
+fn a_restart_ends_a_record_that_still_says_fenced() {
+    let stands = || record("auto-n1-a", 1, ("Fenced", "True/Proven"));
+    let of_boot = |boot: &str| {
+        let boot_id = boot.to_owned();
+        move |_: &StorageFenceRequest| {
+            Some(Word {
+                boot_id: boot_id.clone(),
+                standing: BTreeSet::new(),
+            })
+        }
+    };
+    let records = [stands()];
+    assert_eq!(surplus(&records, &limit(0), of_boot("boot-2")).len(), 1);
+    assert_eq!(surplus(&records, &limit(0), of_boot("boot-1")).len(), 0);
+    assert_eq!(
+        surplus(&records, &limit(0), of_boot("")).len(),
+        0,
+        "not known"
+    );
+    // Somebody has edited it since, so that it is carried out anew.
+    let mut edited = [stands()];
+    edited[0].metadata.generation = Some(2);
+    edited[0].spec.fence_state = FenceState::Fenced;
+    assert_eq!(surplus(&edited, &limit(0), of_boot("boot-2")).len(), 0);
+}
