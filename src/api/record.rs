@@ -15,6 +15,9 @@ pub mod annotation {
     pub const BOOT_ID: &str = "storagefence.io/boot-id";
     /// When, in seconds since boot.
     pub const TRIGGERED_AT: &str = "storagefence.io/triggered-at-uptime-seconds";
+    /// The deleted remediation (NAMESPACE/NAME UID) for which the controller has set its fenceState to Unfenced. Once for each: whoever sets it
+    /// back is not contradicted.
+    pub const UNFENCED_FOR: &str = "storagefence.io/unfenced-for";
     /// Label: the agent made it.
     pub const RECORDED_BY: &str = "storagefence.io/recorded-by";
     /// Value of that label.

@@ -146,11 +146,27 @@ pub struct StorageFenceRemediationStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub request: Option<String>,
+    /// Requests that the node's agent made of what a policy had it fence, and on whose fences this one succeeded: given back with it. Bounded.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub records: Vec<RecordReference>,
     /// Processing and Succeeded.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
+}
+
+/// One of these requests.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RecordReference {
+    /// Its name.
+    #[schemars(length(max = 253))]
+    pub name: String,
+    /// Its UID: no other one of that name.
+    #[schemars(length(max = 64))]
+    pub uid: String,
 }
 
 /// What remediations are made from.

@@ -1,10 +1,12 @@
 //! Carries a plan out.
 
-use kube::api::{DeleteParams, PostParams, Preconditions};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Resource, ResourceExt};
 use serde_json::json;
 
 use super::plan::{Finalizer, Plan, Request};
+use super::records::GiveBack;
+use crate::api::record::annotation;
 use crate::api::remediation::FINALIZER;
 use crate::api::{CONTROLLER_FIELD_MANAGER, StorageFenceRemediation, StorageFenceRequest};
 use crate::controller::context::Context;
@@ -34,6 +36,9 @@ pub async fn apply(
         context.written.note(&put(&api, target, &content).await?);
     }
     see_to_request(context, &plan.request).await?;
+    for record in &plan.give_back {
+        give_back(context, record).await?;
+    }
     if let Some(status) = &plan.status {
         context
             .written
@@ -61,7 +66,9 @@ pub async fn apply(
             Err(error) => return Err(error),
         }
     }
-    let idle = plan.finalizer == Finalizer::Keep && matches!(plan.request, Request::Keep);
+    let idle = plan.finalizer == Finalizer::Keep
+        && matches!(plan.request, Request::Keep)
+        && plan.give_back.is_empty();
     Ok(!idle || plan.status.is_some())
 }
 
@@ -93,5 +100,44 @@ async fn see_to_request(context: &Context, request: &Request) -> Result<()> {
                 Err(error) => Err(error),
             }
         }
+    }
+}
+
+/// Wants a record un-fenced. By a plain patch: what is applied by the controller's name is its finalizer, and a field that the next apply does not
+/// name would go back to its default, which is to be fenced.
+async fn give_back(context: &Context, record: &GiveBack) -> Result<()> {
+    let name = &record.name;
+    // UID and version make it fail on another of that name, and on one that somebody has changed meanwhile.
+    let patch = json!({
+        "metadata": {
+            "uid": record.uid,
+            "resourceVersion": record.version,
+            "annotations": { annotation::UNFENCED_FOR: record.whom },
+        },
+        "spec": { "fenceState": "Unfenced", "unfenceAfterSeconds": record.after_seconds },
+    });
+    let params = PatchParams {
+        field_manager: Some(CONTROLLER_FIELD_MANAGER.to_owned()),
+        ..PatchParams::default()
+    };
+    let api: Api<StorageFenceRequest> = Api::all(context.client.clone());
+    let patch = Patch::Merge(&patch);
+    match call(
+        format!("un-fence request {name}"),
+        api.patch(name, &params, &patch),
+    )
+    .await
+    {
+        Ok(_) => {
+            tracing::info!(
+                request = name,
+                remediation = record.whom,
+                "a record is given back with its remediation"
+            );
+            Ok(())
+        }
+        // It is looked at again: it has gone, or it is not what it was.
+        Err(error) if error.is_not_found() || error.is_conflict() => Ok(()),
+        Err(error) => Err(error),
     }
 }

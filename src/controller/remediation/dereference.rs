@@ -6,6 +6,7 @@ use kube::runtime::reflector::ObjectRef;
 use kube::{Api, ResourceExt};
 
 use super::plan::request_name;
+use super::records;
 use crate::api::governing::outranked_by;
 use crate::api::remediation::{REMEDIATION_UID_LABEL, contract};
 use crate::api::{NodeStorageStatus, StorageFenceRemediation, StorageFenceRequest};
@@ -31,6 +32,9 @@ pub struct Facts {
     pub storage: Option<NodeStorageStatus>,
     /// Whether a request that is not ours has the name of ours.
     pub name_taken: bool,
+    /// What policies had the node fence by itself, as its agent has recorded it: what a success would rest on now; of a deleted remediation, what
+    /// its success rested on, as far as it is there.
+    pub records: Vec<StorageFenceRequest>,
 }
 
 /// Gathers.
@@ -50,6 +54,7 @@ pub async fn dereference(
         governed_by: None,
         storage: None,
         name_taken: false,
+        records: Vec::new(),
     };
     let uid = remediation.uid().unwrap_or_default();
     let requests = context.caches.requests.state();
@@ -61,18 +66,22 @@ pub async fn dereference(
         facts.node_exists = context.caches.nodes.get(&ObjectRef::new(node)).is_some();
         let name = request_name(remediation, node);
         facts.name_taken = facts.request.is_none() && readable().any(|r| r.name_any() == name);
+        let others = context.caches.requests_of(node);
         if let Some(request) = &facts.request {
-            let others = context.caches.requests_of(node);
             facts.governed_by = outranked_by(request, &others).cloned();
             if facts.governed_by.is_some() {
                 let about = requests::dereference(request, &context.caches);
                 facts.storage = about.current_agent().map(|(_, storage)| storage.clone());
             }
         }
-        if remediation.metadata.deletion_timestamp.is_some()
-            && facts.request.is_some()
-            && facts.node_exists
-        {
+        let deleted = remediation.metadata.deletion_timestamp.is_some();
+        facts.records = if deleted {
+            records::noted(remediation, &others)
+        } else {
+            records::rests_on(remediation, facts.governed_by.as_ref(), &others)
+        };
+        let owes = facts.request.is_some() || !facts.records.is_empty();
+        if deleted && owes && facts.node_exists {
             facts.node_boot_id = boot_id(node, context).await?;
         }
     }

@@ -8,6 +8,7 @@ pub mod cover;
 pub mod dereference;
 pub mod judge;
 pub mod plan;
+pub mod records;
 pub mod template;
 mod watch;
 

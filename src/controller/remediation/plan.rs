@@ -1,4 +1,4 @@
-//! What is to be done about a remediation: its finalizer, its request, its status, and what is told. Pure.
+//! What is to be done about a remediation: its finalizer, its request, records that it gives back, its status, and what is told. Pure.
 
 use std::time::Duration;
 
@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::dereference::Facts;
 use super::judge::{Stand, Verdict, has_succeeded, timed_out};
+use super::records::{GiveBack, Owed, owed, references};
 use super::{ASK_AGAIN, full_name};
 use crate::api::condition::{find, set};
 use crate::api::remediation::{
@@ -63,6 +64,8 @@ pub struct Plan {
     pub finalizer: Finalizer,
     /// The request.
     pub request: Request,
+    /// Records of policies that are to be given back with it.
+    pub give_back: Vec<GiveBack>,
     /// The status to write. None: it is stored already.
     pub status: Option<StorageFenceRemediationStatus>,
     /// To be told when that is written.
@@ -112,6 +115,7 @@ pub fn plan(
         return Plan {
             finalizer,
             request,
+            give_back: Vec::new(),
             status: None,
             notice: None,
             look_again,
@@ -120,14 +124,15 @@ pub fn plan(
     Plan {
         finalizer,
         request,
+        give_back: Vec::new(),
         notice: notice(remediation, &status, verdict),
         status: Some(status),
         look_again,
     }
 }
 
-/// Deletion says that the node is healthy: the request goes, and the remediation stays until that is done, so that the health controller does not
-/// count the node as healthy before.
+/// Deletion says that the node is healthy: the request goes, records on which its success rested are given back, and the remediation stays until
+/// that is done, so that the health controller does not count the node as healthy before.
 fn on_deletion(remediation: &StorageFenceRemediation, facts: &Facts, now: Timestamp) -> Plan {
     let request = match &facts.request {
         Some(request) if request.metadata.deletion_timestamp.is_none() => delete(request),
@@ -135,7 +140,16 @@ fn on_deletion(remediation: &StorageFenceRemediation, facts: &Facts, now: Timest
     };
     // Nobody is left who could give anything back, and nothing is to be given back: a remediation that stayed would block its health controller.
     let pointless = facts.node.is_err() || !facts.node_exists || rebooted(remediation, facts);
-    let done = facts.request.is_none() || pointless;
+    let mut owed = owed(remediation, &facts.records);
+    if pointless {
+        owed = Owed::default();
+    }
+    let done = pointless || (facts.request.is_none() && owed.is_nothing());
+    let status = if done {
+        None
+    } else {
+        waiting(remediation, facts, &owed, now)
+    };
     Plan {
         finalizer: if done && has_finalizer(remediation) {
             Finalizer::Free
@@ -143,38 +157,50 @@ fn on_deletion(remediation: &StorageFenceRemediation, facts: &Facts, now: Timest
             Finalizer::Keep
         },
         request,
-        status: if done {
-            None
-        } else {
-            waiting(remediation, facts, now)
-        },
+        // The end of the wait is told by a watch: a request's, or the Node's. That somebody was faster to change a record may not be.
+        look_again: (!owed.give_back.is_empty()).then_some(ASK_AGAIN),
+        give_back: owed.give_back,
+        status,
         notice: None,
-        // The end of the wait is told by a watch: the request's, or the Node's.
-        look_again: None,
     }
 }
 
-/// What a deleted remediation waits for, in its request's words: who still holds what, say. Whether it has succeeded stays said as it was: that is
-/// about the fence. None: it is stored already.
+/// What a deleted remediation waits for, in the words of its request and of the records: who still holds what, say. Whether it has succeeded
+/// stays said as it was: that is about the fence. None: it is stored already.
 fn waiting(
     remediation: &StorageFenceRemediation,
     facts: &Facts,
+    owed: &Owed<'_>,
     now: Timestamp,
 ) -> Option<StorageFenceRemediationStatus> {
-    let request = facts.request.as_ref();
+    let request = facts.request.iter();
     // Before that it speaks of the fence.
-    let request = request.filter(|r| r.metadata.deletion_timestamp.is_some())?;
-    let said = request.status.as_ref();
-    let waits = said
-        .and_then(|s| find(&s.conditions, requests::FENCED))
-        .is_some_and(|f| f.reason == UNFENCE_WAITING);
-    let reason = if waits { UNFENCE_WAITING } else { UNFENCING };
-    let message = said
-        .and_then(|s| s.message.as_deref())
-        .unwrap_or("nobody has looked at it yet");
+    let request = request.filter(|r| r.metadata.deletion_timestamp.is_some());
+    let all: Vec<&StorageFenceRequest> = request.chain(owed.under_way.iter().copied()).collect();
+    if all.is_empty() {
+        return None;
+    }
+    let waits = |r: &&StorageFenceRequest| {
+        let said = r.status.as_ref();
+        said.and_then(|s| find(&s.conditions, requests::FENCED))
+            .is_some_and(|f| f.reason == UNFENCE_WAITING)
+    };
+    let reason = if all.iter().any(waits) {
+        UNFENCE_WAITING
+    } else {
+        UNFENCING
+    };
+    let words: Vec<String> = all
+        .iter()
+        .map(|r| {
+            let said = r.status.as_ref().and_then(|s| s.message.as_deref());
+            let said = said.unwrap_or("nobody has looked at it yet");
+            format!("Request {}: {said}", r.name_any())
+        })
+        .collect();
     let message = format!(
-        "deleted, and stays until the node has its storage back. Request {}: {message}",
-        request.name_any()
+        "deleted, and stays until the node has its storage back. {}",
+        words.join(". ")
     );
     let mut status = remediation.status.clone().unwrap_or_default();
     status.observed_generation = remediation.metadata.generation;
@@ -194,7 +220,7 @@ fn rebooted(remediation: &StorageFenceRemediation, facts: &Facts) -> bool {
         .status
         .as_ref()
         .and_then(|s| s.node_boot_id.as_ref());
-    let then = then.cloned().or_else(|| boot_id(facts.request.as_ref()));
+    let then = then.cloned().or_else(|| boot_id(facts));
     matches!((then, &facts.node_boot_id), (Some(then), Some(now)) if then != *now)
 }
 
@@ -246,9 +272,13 @@ fn make(remediation: &StorageFenceRemediation, node: &str) -> Request {
     serde_json::from_value(object).map_or(Request::Keep, |made| Request::Make(Box::new(made)))
 }
 
-fn boot_id(request: Option<&StorageFenceRequest>) -> Option<String> {
-    let node = request?.status.as_ref()?.node.as_ref()?;
-    Some(node.boot_id.clone()).filter(|id| !id.is_empty())
+/// The boot that was fenced, by the request, or by the records that count instead.
+fn boot_id(facts: &Facts) -> Option<String> {
+    let mut all = facts.request.iter().chain(&facts.records);
+    all.find_map(|request| {
+        let node = request.status.as_ref()?.node.as_ref()?;
+        Some(node.boot_id.clone()).filter(|id| !id.is_empty())
+    })
 }
 
 fn status(
@@ -282,8 +312,13 @@ fn status(
     StorageFenceRemediationStatus {
         observed_generation: remediation.metadata.generation,
         node_name: node,
-        node_boot_id: boot_id(facts.request.as_ref()).or(before.node_boot_id),
+        node_boot_id: boot_id(facts).or(before.node_boot_id),
         request: request.or(before.request),
+        records: if verdict.stand == Stand::Succeeded {
+            references(&facts.records)
+        } else {
+            before.records
+        },
         conditions: vec![
             stamped(condition_type::PROCESSING, processing),
             stamped(condition_type::SUCCEEDED, succeeded),

@@ -18,6 +18,8 @@ const TRUE: ConditionStatus = ConditionStatus::True;
 const FALSE: ConditionStatus = ConditionStatus::False;
 const UNKNOWN: ConditionStatus = ConditionStatus::Unknown;
 
+pub const NOW: Timestamp = Timestamp::constant(2000, 0);
+
 pub fn remediation(metadata: &Value) -> StorageFenceRemediation {
     let mut object = json!({
         "apiVersion": "storagefence.io/v1alpha1", "kind": "StorageFenceRemediation",
@@ -38,11 +40,12 @@ pub fn facts(request: Option<StorageFenceRequest>) -> Facts {
         governed_by: None,
         storage: None,
         name_taken: false,
+        records: Vec::new(),
     }
 }
 
-fn planned(remediation: &StorageFenceRemediation, facts: &Facts) -> Plan {
-    let now = Timestamp::from_second(2000).unwrap();
+pub fn planned(remediation: &StorageFenceRemediation, facts: &Facts) -> Plan {
+    let now = NOW;
     plan(remediation, facts, &judge(remediation, facts), now)
 }
 
@@ -58,7 +61,7 @@ fn conditions(plan: &Plan) -> (ConditionStatus, ConditionStatus, String) {
     )
 }
 
-fn timed_out() -> StorageFenceRemediation {
+pub fn timed_out() -> StorageFenceRemediation {
     remediation(&json!({ "annotations": { contract::TIMED_OUT: "2026-01-01T00:00:00Z" } }))
 }
 
@@ -339,7 +342,7 @@ fn a_time_out_stops_what_can_be_stopped() {
     );
 }
 
-fn deleted(boot_id: Option<&str>) -> StorageFenceRemediation {
+pub fn deleted(boot_id: Option<&str>) -> StorageFenceRemediation {
     let mut deleted = remediation(&json!({
         "deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": [FINALIZER],
     }));

@@ -13,6 +13,7 @@ mod life;
 mod on_demand;
 
 mod policies;
+mod policy_health;
 mod refusals;
 mod remediation;
 
@@ -90,6 +91,9 @@ pub fn stages() -> Vec<Stage> {
                 case!(remediation::a_lost_node_or_boot_frees_the_remediation),
                 case!(remediation::mhc_has_the_node_of_its_machine_fenced),
                 case!(remediation::a_template_says_whom_it_could_serve),
+                case!(policy_health::nhc_gives_back_what_a_policy_had_fenced),
+                case!(policy_health::both_a_request_and_a_record_are_given_back),
+                case!(policy_health::what_nhc_gave_up_or_a_person_asked_for_stays_fenced),
             ],
         },
         Stage {

@@ -1,0 +1,170 @@
+//! Fences that a policy had the node begin by itself, and on which a remediation's success rests: given back with it, as a request of its own
+//! is. Pure.
+//!
+//! The record itself stays, with its proof and its timeline: its `fenceState` becomes Unfenced, and the agent does the rest under the guards that
+//! it has for everybody. What a person asked for is never touched.
+
+use kube::ResourceExt;
+
+use super::full_name;
+use super::judge::timed_out;
+use crate::api::condition::find;
+use crate::api::record::{annotation, has_ended, is_record};
+use crate::api::remediation::RecordReference;
+use crate::api::request::{
+    DeletionPolicy, FenceState, ReleaseLocks, VolumeGroupMode, condition_type,
+};
+use crate::api::{ConditionStatus, StorageFenceRemediation, StorageFenceRequest};
+
+/// So many of one node at a time are as many as its volume groups.
+const MOST: usize = 16;
+
+/// One that is to be given back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GiveBack {
+    /// Its name.
+    pub name: String,
+    /// Its UID: no other one.
+    pub uid: String,
+    /// Its version: nobody has changed it since it was looked at.
+    pub version: String,
+    /// What its `unfenceAfterSeconds` becomes.
+    pub after_seconds: i32,
+    /// For whom.
+    pub whom: String,
+}
+
+/// Those of the node's `requests` on which a success rests. `governed_by`: the older request that governs instead of the remediation's own.
+#[must_use]
+pub fn rests_on(
+    remediation: &StorageFenceRemediation,
+    governed_by: Option<&StorageFenceRequest>,
+    requests: &[StorageFenceRequest],
+) -> Vec<StorageFenceRequest> {
+    // What a person asked for is that person's to take back, and until then the node stays fenced.
+    if governed_by.is_some_and(|other| !is_record(other)) {
+        return Vec::new();
+    }
+    let stands = |r: &&StorageFenceRequest| {
+        let conditions = r.status.as_ref().map(|s| s.conditions.as_slice());
+        let fenced = conditions.and_then(|c| find(c, condition_type::FENCED));
+        fenced.is_some_and(|f| f.status == ConditionStatus::True)
+    };
+    let records = requests.iter().filter(|r| {
+        is_record(r)
+            && r.metadata.deletion_timestamp.is_none()
+            && r.spec.fence_state == FenceState::Fenced
+            && !r.spec.dry_run
+    });
+    let mut found: Vec<StorageFenceRequest> = records
+        .filter(stands)
+        .filter(|r| is_meant(remediation, r))
+        .cloned()
+        .collect();
+    found.sort_by_key(ResourceExt::name_any);
+    found.truncate(MOST);
+    found
+}
+
+/// Whether a record fences a volume group that the remediation means. One that it does not mean is nothing to it.
+fn is_meant(remediation: &StorageFenceRemediation, record: &StorageFenceRequest) -> bool {
+    let selection = &remediation.spec.volume_groups;
+    let node = record.status.as_ref().and_then(|s| s.node.as_ref());
+    let fenced = node.map_or(&[][..], |n| &n.volume_groups);
+    selection.mode != VolumeGroupMode::Named
+        || fenced.iter().any(|g| selection.names.contains(&g.name))
+}
+
+/// As a status holds them.
+#[must_use]
+pub fn references(records: &[StorageFenceRequest]) -> Vec<RecordReference> {
+    let reference = |r: &StorageFenceRequest| RecordReference {
+        name: r.name_any(),
+        uid: r.uid().unwrap_or_default(),
+    };
+    records.iter().map(reference).collect()
+}
+
+/// Those of the node's `requests` that the remediation's status names.
+#[must_use]
+pub fn noted(
+    remediation: &StorageFenceRemediation,
+    requests: &[StorageFenceRequest],
+) -> Vec<StorageFenceRequest> {
+    let noted = remediation.status.as_ref().map(|s| s.records.as_slice());
+    let is_noted = |r: &&StorageFenceRequest| {
+        noted.is_some_and(|n| n.iter().any(|n| r.uid().as_ref() == Some(&n.uid)))
+    };
+    requests.iter().filter(is_noted).cloned().collect()
+}
+
+/// What a deleted remediation still owes the node of these.
+#[derive(Clone, Debug, Default)]
+pub struct Owed<'a> {
+    /// To be given back now.
+    pub give_back: Vec<GiveBack>,
+    /// Being given back.
+    pub under_way: Vec<&'a StorageFenceRequest>,
+}
+
+impl Owed<'_> {
+    /// Whether there is nothing left to wait for.
+    #[must_use]
+    pub fn is_nothing(&self) -> bool {
+        self.give_back.is_empty() && self.under_way.is_empty()
+    }
+}
+
+/// What `remediation`, which was deleted, owes of the `records` that its success rested on.
+#[must_use]
+pub fn owed<'a>(
+    remediation: &StorageFenceRemediation,
+    records: &'a [StorageFenceRequest],
+) -> Owed<'a> {
+    let mut owed = Owed::default();
+    // Somebody else was asked to see to the node: its deletion does not say that this one has made it healthy.
+    if timed_out(remediation) {
+        return owed;
+    }
+    let whom = whom(remediation);
+    for record in records.iter().filter(|r| is_record(r)) {
+        if has_ended(record) || is_held(record) {
+            continue;
+        }
+        let returns = record.metadata.deletion_timestamp.is_some()
+            || record.spec.fence_state == FenceState::Unfenced;
+        if returns {
+            owed.under_way.push(record);
+            continue;
+        }
+        // Given back for this remediation once, and wanted fenced again by somebody since.
+        if record.annotations().get(annotation::UNFENCED_FOR) == Some(&whom) {
+            continue;
+        }
+        let after = remediation.spec.unfence_after_seconds;
+        owed.give_back.push(GiveBack {
+            name: record.name_any(),
+            uid: record.uid().unwrap_or_default(),
+            version: record.resource_version().unwrap_or_default(),
+            // Neither gets it back sooner than it asks for.
+            after_seconds: after.max(record.spec.unfence_after_seconds),
+            whom: whom.clone(),
+        });
+    }
+    owed
+}
+
+/// Whether its spec says that the fence stays: the policy has the locks kept, or somebody has it stay whatever becomes of the record.
+fn is_held(record: &StorageFenceRequest) -> bool {
+    record.spec.release_locks == ReleaseLocks::Never
+        || record.spec.deletion_policy == DeletionPolicy::Retain
+}
+
+fn whom(remediation: &StorageFenceRemediation) -> String {
+    let uid = remediation.uid().unwrap_or_default();
+    format!("{} {uid}", full_name(remediation))
+}
+
+#[cfg(test)]
+#[path = "records_tests.rs"]
+mod tests;
