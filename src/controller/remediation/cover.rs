@@ -15,8 +15,10 @@ use crate::controller::facts::all_paths_gone;
 pub enum Cover {
     /// All that is asked for.
     Whole,
-    /// It falls short, of this.
+    /// It is not what is asked for, for this reason.
     Short(String),
+    /// These volume groups are missing.
+    Lacks(Vec<String>),
     /// Nobody is there who could tell.
     Unknown,
 }
@@ -70,10 +72,7 @@ pub fn cover(
     }
     missing.sort_unstable();
     missing.dedup();
-    Cover::Short(format!(
-        "it does not fence volume group {}, which this remediation means",
-        missing.join(", ")
-    ))
+    Cover::Lacks(missing.into_iter().map(str::to_owned).collect())
 }
 
 fn released(request: &StorageFenceRequest) -> bool {

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::super::judge::{Stand, Verdict, judge};
-use super::super::tests::{facts, remediation};
+use super::super::tests::{NOW, facts, remediation};
 use super::*;
 use crate::api::remediation::{StorageFenceRemediationStatus, condition_type as ours, reason};
 use crate::api::request::reason as said;
@@ -39,7 +39,7 @@ fn judged(
     let mut facts = facts(Some(request(&json!({}))));
     facts.governed_by = Some(older);
     facts.storage = storage;
-    judge(asks, &facts)
+    judge(asks, &facts, NOW)
 }
 
 #[test]
@@ -115,7 +115,7 @@ fn without_an_agent_it_is_not_known_what_is_affected() {
     let agent = condition("AgentReady", ConditionStatus::False, said::NO_AGENT);
     let mut facts = facts(Some(with(request(&json!({})), agent)));
     facts.governed_by = Some(older());
-    let fails = judge(&asks(json!({})), &facts);
+    let fails = judge(&asks(json!({})), &facts, NOW);
     assert_eq!(
         (fails.stand, fails.reason.as_str()),
         (Stand::Failed, said::NO_AGENT)
@@ -130,5 +130,5 @@ fn without_an_agent_it_is_not_known_what_is_affected() {
         )],
         ..StorageFenceRemediationStatus::default()
     });
-    assert_eq!(judge(&done, &facts).stand, Stand::Succeeded);
+    assert_eq!(judge(&done, &facts, NOW).stand, Stand::Succeeded);
 }

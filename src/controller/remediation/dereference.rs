@@ -9,7 +9,9 @@ use super::plan::request_name;
 use super::records;
 use crate::api::governing::outranked_by;
 use crate::api::remediation::{REMEDIATION_UID_LABEL, contract};
-use crate::api::{NodeStorageStatus, StorageFenceRemediation, StorageFenceRequest};
+use crate::api::{
+    NodeStorageStatus, StorageFencePolicy, StorageFenceRemediation, StorageFenceRequest,
+};
 use crate::controller::context::Context;
 use crate::controller::node::boot::boot_id;
 use crate::controller::request::dereference as requests;
@@ -28,8 +30,10 @@ pub struct Facts {
     pub request: Option<StorageFenceRequest>,
     /// The older request that governs the node instead of ours.
     pub governed_by: Option<StorageFenceRequest>,
-    /// What the node's agent says now, if one answers. Looked up only when another request governs.
+    /// What the node's agent says now, if one answers.
     pub storage: Option<NodeStorageStatus>,
+    /// All policies.
+    pub policies: Vec<StorageFencePolicy>,
     /// Whether a request that is not ours has the name of ours.
     pub name_taken: bool,
     /// What policies had the node fence by itself, as its agent has recorded it: what a success would rest on now; of a deleted remediation, what
@@ -53,6 +57,7 @@ pub async fn dereference(
         request: None,
         governed_by: None,
         storage: None,
+        policies: context.caches.readable_policies(),
         name_taken: false,
         records: Vec::new(),
     };
@@ -69,10 +74,8 @@ pub async fn dereference(
         let others = context.caches.requests_of(node);
         if let Some(request) = &facts.request {
             facts.governed_by = outranked_by(request, &others).cloned();
-            if facts.governed_by.is_some() {
-                let about = requests::dereference(request, &context.caches);
-                facts.storage = about.current_agent().map(|(_, storage)| storage.clone());
-            }
+            let about = requests::dereference(request, &context.caches);
+            facts.storage = about.current_agent().map(|(_, storage)| storage.clone());
         }
         let deleted = remediation.metadata.deletion_timestamp.is_some();
         facts.records = if deleted {

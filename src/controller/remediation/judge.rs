@@ -3,10 +3,14 @@
 //! A health controller escalates at once when `Succeeded` is False, and waits while it is Unknown. So it is False as soon as it is clear that
 //! there will be no fence, and True only with proof.
 
+use std::time::Duration;
+
+use jiff::Timestamp;
 use kube::ResourceExt;
 
 use super::cover::{Cover, cover};
 use super::dereference::Facts;
+use super::patience::{self, Wait};
 use crate::api::condition::find;
 use crate::api::remediation::{condition_type as ours, contract, reason};
 use crate::api::request::{condition_type, reason as said};
@@ -33,6 +37,8 @@ pub struct Verdict {
     pub reason: String,
     /// For people.
     pub message: String,
+    /// After this time it may be another, although nothing else changes.
+    pub look_again: Option<Duration>,
 }
 
 impl Verdict {
@@ -41,6 +47,19 @@ impl Verdict {
             stand,
             reason: reason.to_owned(),
             message: message.into(),
+            look_again: None,
+        }
+    }
+
+    /// It would be a failure, if there were no policy to wait for.
+    fn unless(self, wait: Option<Wait>) -> Self {
+        let Some(wait) = wait.filter(|_| self.stand == Stand::Failed) else {
+            return self;
+        };
+        let message = format!("{}. Not given up yet: {}", self.message, wait.what);
+        Self {
+            look_again: Some(wait.left),
+            ..Self::new(Stand::Working, reason::STARTED, message)
         }
     }
 }
@@ -63,7 +82,7 @@ pub fn has_succeeded(remediation: &StorageFenceRemediation) -> bool {
 
 /// Judges.
 #[must_use]
-pub fn judge(remediation: &StorageFenceRemediation, facts: &Facts) -> Verdict {
+pub fn judge(remediation: &StorageFenceRemediation, facts: &Facts, now: Timestamp) -> Verdict {
     let node = match &facts.node {
         Ok(node) => node,
         Err(why) => {
@@ -72,18 +91,23 @@ pub fn judge(remediation: &StorageFenceRemediation, facts: &Facts) -> Verdict {
             return Verdict::new(Stand::Failed, reason::NODE_NOT_FOUND, message);
         }
     };
-    let now = judge_request(node, remediation, facts);
+    let verdict = judge_request(node, remediation, facts, now);
     if timed_out(remediation) && !has_succeeded(remediation) {
         let message = format!(
             "the health controller has stopped waiting, so nothing is begun any more. When it did: {}",
-            now.message
+            verdict.message
         );
         return Verdict::new(Stand::Failed, reason::TIMED_OUT, message);
     }
-    now
+    verdict
 }
 
-fn judge_request(node: &str, remediation: &StorageFenceRemediation, facts: &Facts) -> Verdict {
+fn judge_request(
+    node: &str,
+    remediation: &StorageFenceRemediation,
+    facts: &Facts,
+    now: Timestamp,
+) -> Verdict {
     if !facts.node_exists {
         let message = format!("there is no node {node}. Nothing was touched");
         return Verdict::new(Stand::Failed, reason::NODE_NOT_FOUND, message);
@@ -99,11 +123,28 @@ fn judge_request(node: &str, remediation: &StorageFenceRemediation, facts: &Fact
         return Verdict::new(Stand::Working, reason::STARTED, message);
     };
     if let Some(other) = &facts.governed_by {
-        return judge_other(node, remediation, request, other, facts);
+        return judge_other(node, remediation, request, other, facts, now);
     }
     let mut ours = judge_word(request);
     ours.message.insert_str(0, &of(request));
+    if [said::NOTHING_AFFECTED, said::PATHS_REMAIN].contains(&ours.reason.as_str()) {
+        let view = view(remediation, facts, now);
+        return ours.unless(view.and_then(patience::for_own));
+    }
     ours
+}
+
+fn view<'a>(
+    remediation: &'a StorageFenceRemediation,
+    facts: &'a Facts,
+    now: Timestamp,
+) -> Option<patience::View<'a>> {
+    Some(patience::View {
+        remediation,
+        storage: facts.storage.as_ref()?,
+        policies: &facts.policies,
+        now,
+    })
 }
 
 /// Whose word it is.
@@ -118,8 +159,10 @@ fn judge_other(
     request: &StorageFenceRequest,
     other: &StorageFenceRequest,
     facts: &Facts,
+    now: Timestamp,
 ) -> Verdict {
     let mut theirs = judge_word(other);
+    let mut wait = None;
     let short = match theirs.stand {
         Stand::Working => None,
         Stand::Failed => Some(format!("does not fence it ({})", theirs.message)),
@@ -128,6 +171,14 @@ fn judge_other(
             Cover::Unknown if has_succeeded(remediation) => None,
             Cover::Unknown => return nobody_tells(node, request, other),
             Cover::Short(why) => Some(format!("fences it, but {why}")),
+            Cover::Lacks(groups) => {
+                let view = view(remediation, facts, now);
+                wait = view.and_then(|view| patience::for_all(view, &groups));
+                Some(format!(
+                    "fences it, but it does not fence volume group {}, which this remediation means",
+                    groups.join(", ")
+                ))
+            }
         },
     };
     let Some(short) = short else {
@@ -138,7 +189,7 @@ fn judge_other(
         "the older request {name} governs node {node} and {short}. Delete it to let this one have its turn: kubectl delete sfr {name}",
         name = other.name_any()
     );
-    Verdict::new(Stand::Failed, said::OTHER_REQUEST_GOVERNS, message)
+    Verdict::new(Stand::Failed, said::OTHER_REQUEST_GOVERNS, message).unless(wait)
 }
 
 /// Another's fence is proven, and no agent says whether it is all that ours means.

@@ -7,6 +7,7 @@ pub mod apply;
 pub mod cover;
 pub mod dereference;
 pub mod judge;
+pub mod patience;
 pub mod plan;
 pub mod records;
 pub mod template;
@@ -134,8 +135,9 @@ async fn see_to(
         });
     }
     let facts = dereference::dereference(remediation, context).await?;
-    let verdict = judge::judge(remediation, &facts);
-    let plan = plan::plan(remediation, &facts, &verdict, Timestamp::now());
+    let now = Timestamp::now();
+    let verdict = judge::judge(remediation, &facts, now);
+    let plan = plan::plan(remediation, &facts, &verdict, now);
     let written = apply::apply(context, remediation, &plan).await?;
     Ok(Outcome {
         written,

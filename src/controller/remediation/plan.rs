@@ -109,6 +109,7 @@ pub fn plan(
         Finalizer::Put
     };
     let look_again = facts.node.is_err().then_some(ASK_AGAIN);
+    let look_again = look_again.or(verdict.look_again);
     let status = status(remediation, facts, verdict, now);
     let stored = remediation.status.as_ref();
     if stored == Some(&status) {

@@ -39,6 +39,7 @@ pub fn facts(request: Option<StorageFenceRequest>) -> Facts {
         request,
         governed_by: None,
         storage: None,
+        policies: Vec::new(),
         name_taken: false,
         records: Vec::new(),
     }
@@ -46,7 +47,7 @@ pub fn facts(request: Option<StorageFenceRequest>) -> Facts {
 
 pub fn planned(remediation: &StorageFenceRemediation, facts: &Facts) -> Plan {
     let now = NOW;
-    plan(remediation, facts, &judge(remediation, facts), now)
+    plan(remediation, facts, &judge(remediation, facts, now), now)
 }
 
 /// Processing and Succeeded, as a health controller reads them.
@@ -332,7 +333,7 @@ fn a_time_out_stops_what_can_be_stopped() {
     let mut late = timed_out();
     late.status = before.clone();
     assert_eq!(
-        judge(&late, &facts(Some(proven.clone()))).stand,
+        judge(&late, &facts(Some(proven.clone())), NOW).stand,
         Stand::Succeeded
     );
     let plan = planned(&late, &facts(Some(proven)));
