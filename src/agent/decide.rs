@@ -198,22 +198,25 @@ fn returning(
     if !alive(request) && !begun && !touched(view, uid, request) {
         return Some(Stand::NothingFenced);
     }
+    let generation = request.metadata.generation.unwrap_or_default();
+    // What was given back was given back, whatever another has fenced since: it waits for nobody, and does not begin once more when that one goes.
+    match lift {
+        Some(l) if l.outcome == UnfenceOutcome::Done && l.order.generation == generation => {
+            return Some(Stand::Unfence);
+        }
+        None if returned_in_status(view.boot_id, generation, request) => {
+            return Some(Stand::Settled);
+        }
+        _ => {}
+    }
     if let Some(other) = governing::kept_fenced_by(request, requests.values()) {
         return Some(Stand::Governed(
             other.metadata.name.clone().unwrap_or_default(),
         ));
     }
-    let generation = request.metadata.generation.unwrap_or_default();
-    match lift {
-        Some(l) if l.outcome == UnfenceOutcome::Done => {
-            (l.order.generation == generation).then_some(Stand::Unfence)
-        }
-        Some(l) => l
-            .again_at()
-            .is_some_and(|at| at > view.now)
-            .then_some(Stand::Unfence),
-        None => returned_in_status(view.boot_id, generation, request).then_some(Stand::Settled),
-    }
+    lift.and_then(UnfenceReport::again_at)
+        .is_some_and(|at| at > view.now)
+        .then_some(Stand::Unfence)
 }
 
 /// Whether anything was fenced for a request in this boot, as far as is known.

@@ -220,3 +220,31 @@ fn a_status_of_this_boot_that_says_it_was_given_back_settles_it() {
     world.edit("a", |_| ());
     assert_eq!(world.gives_back().as_deref(), Some("a"));
 }
+
+/// Otherwise it would be said to wait, and be tried once more when the other is gone: then it is that one's fence that would be lifted, although
+/// it may have been left on purpose.
+#[test]
+fn what_was_given_back_stays_so_while_another_has_fenced_the_node_since() {
+    let second = || request("b", 2, &json!({}));
+    let world = World::of([unfenced("a", 1), second()])
+        .lift("a", UnfenceOutcome::Done)
+        .knows("b", Outcome::Proven);
+    assert_eq!(world.stand("a"), Some(Stand::Unfence));
+    // A successor knows it by the status.
+    let mut world = World::of([unfenced("a", 1), second()]).knows("b", Outcome::Proven);
+    world.edit("a", |r| {
+        r.status = serde_json::from_value(json!({
+            "node": {"observedGeneration": 1, "bootId": BOOT, "agentVersion": "1"},
+            "conditions": [{"type": "Fenced", "status": "False", "reason": "Unfenced", "message": "",
+                "observedGeneration": 2, "lastTransitionTime": "2026-01-01T00:00:00Z"}],
+        }))
+        .unwrap();
+    });
+    assert_eq!(world.stand("a"), Some(Stand::Settled));
+    world.requests.remove("uid-b");
+    assert_eq!(world.gives_back(), None);
+    // Another spec is another matter.
+    let mut world = World::of([unfenced("a", 1), second()]).lift("a", UnfenceOutcome::Done);
+    world.edit("a", |r| r.metadata.generation = Some(9));
+    assert_eq!(world.stand("a"), Some(Stand::Governed("b".into())));
+}
