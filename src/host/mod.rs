@@ -20,11 +20,13 @@ pub mod simulated;
 mod socket;
 pub mod system;
 pub mod uevent;
+pub mod underway;
 pub mod wdmd;
 
 pub use bell::Bell;
 pub use kernel_events::{Heard, KernelEvents};
 pub use paths::Paths;
+pub use underway::Underway;
 
 use std::time::Duration;
 
@@ -342,4 +344,6 @@ pub struct Host {
     pub lvm: std::sync::Arc<dyn Lvm>,
     /// Who holds devices open.
     pub openers: std::sync::Arc<dyn Openers>,
+    /// Devices at which a thread of this process was left behind.
+    pub underway: Underway,
 }

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{Host, Paths, device_mapper, lvm, lvmlockd, multipath, openers, sanlock, system, wdmd};
+use super::{
+    Host, Paths, Underway, device_mapper, lvm, lvmlockd, multipath, openers, sanlock, system, wdmd,
+};
 
 impl Host {
     /// Everything of the node that those paths lead to. Opens nothing yet: what is missing is told when it is asked.
@@ -17,6 +19,7 @@ impl Host {
             wdmd: Arc::new(wdmd::Socket::new(paths)),
             lvm: Arc::new(lvm::Tools::new(paths)),
             openers: Arc::new(openers::Procfs::new(paths)),
+            underway: Underway::default(),
         }
     }
 }

@@ -48,7 +48,7 @@ impl Fence<'_> {
         let now = self.host.system.monotonic();
         let mut swap = Swap {
             book: Book::default(),
-            crew: Crew::default(),
+            crew: Crew::new(self.host),
             list: None,
             last_list: None,
             listed_epoch: None,

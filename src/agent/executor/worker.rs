@@ -1,12 +1,13 @@
 //! The threads of a swap: each takes one device after the other, loads the error table and swaps, until the kernel has done it. One that hangs in
 //! the kernel holds up nothing but itself.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::fence::Monotonic;
+use crate::host::underway::{At, Underway};
 use crate::host::{Bell, Error, Host, Result};
 
 const PAUSE: Duration = Duration::from_millis(10);
@@ -20,6 +21,8 @@ pub(super) enum Attempt {
     Gone,
     /// It did not work, for this reason.
     Failed(String),
+    /// A thread of an earlier fence is still at it, since then.
+    Elsewhere(Monotonic),
 }
 
 /// A device that waits for a thread.
@@ -44,6 +47,10 @@ struct Table {
     jobs: VecDeque<Job>,
     letters: Vec<Letter>,
     threads: usize,
+    /// Devices that a thread is at, by their place in the book: UUID, and since when.
+    at: BTreeMap<usize, (String, Monotonic)>,
+    /// The same once nobody waits for these threads any more.
+    left: BTreeMap<usize, At>,
 }
 
 /// The threads, and the table where jobs and letters lie. The table is locked only to put down or to take up: never by a thread that may hang.
@@ -51,18 +58,31 @@ struct Table {
 pub(super) struct Crew {
     table: Arc<Mutex<Table>>,
     stop: Arc<AtomicBool>,
+    underway: Underway,
     pub(super) bell: Bell,
 }
 
 impl Crew {
+    pub(super) fn new(host: &Host) -> Self {
+        Self {
+            underway: host.underway.clone(),
+            ..Self::default()
+        }
+    }
+
     fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A thread that comes back to nobody shall not begin anything new.
+    /// A thread that comes back to nobody shall not begin anything new. Until then whoever comes after this crew knows that it is there.
     pub(super) fn stop(&self) {
         self.stop.store(true, Ordering::Relaxed);
-        self.table().jobs.clear();
+        let mut table = self.table();
+        table.jobs.clear();
+        for (place, (uuid, since)) in std::mem::take(&mut table.at) {
+            let at = self.underway.enter(&uuid, since);
+            table.left.extend(at.map(|at| (place, at)));
+        }
     }
 
     pub(super) fn add(&self, jobs: Vec<Job>) {
@@ -122,15 +142,28 @@ impl Crew {
         let mut table = self.table();
         let mut rings = false;
         if let Some(ended) = ended {
+            let (Letter::Ended(place, _) | Letter::Began(place, _)) = &ended;
+            table.at.remove(place);
+            table.left.remove(place);
             let settled = matches!(ended, Letter::Ended(_, Attempt::Swapped(_) | Attempt::Gone));
             // Nothing has to be decided while all goes well and there is more to do: each ring costs a switch of threads.
             rings = table.jobs.is_empty() || !settled;
             table.letters.push(ended);
         }
-        let job = table.jobs.pop_front();
+        let mut job = table.jobs.pop_front();
+        // Left to the thread that an earlier fence has there: it may hang for good, and so would this one, behind it.
+        while let Some(taken) = &job
+            && let Some(since) = self.underway.since(&taken.uuid)
+        {
+            let elsewhere = Letter::Ended(taken.at, Attempt::Elsewhere(since));
+            table.letters.push(elsewhere);
+            rings = true;
+            job = table.jobs.pop_front();
+        }
         if let Some(job) = &job {
-            let began = Letter::Began(job.at, host.system.monotonic());
-            table.letters.push(began);
+            let now = host.system.monotonic();
+            table.at.insert(job.at, (job.uuid.clone(), now));
+            table.letters.push(Letter::Began(job.at, now));
         } else {
             table.threads -= 1;
         }

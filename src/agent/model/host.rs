@@ -15,7 +15,7 @@ use crate::fence::{
 use crate::host::simulated::uuid_of;
 use crate::host::{
     Bell, DeviceEvents, DeviceMapper, DiskInfo, Error, Host, Lvm, Lvmlockd, Multipathd, Openers,
-    Result, Sanlock, SanlockLockspace, SanlockStatus, System, Wdmd,
+    Result, Sanlock, SanlockLockspace, SanlockStatus, System, Underway, Wdmd,
 };
 
 pub(super) const BOOT_ID: &str = "boot";
@@ -51,6 +51,7 @@ impl Seat {
             wdmd: me.clone(),
             lvm: me.clone(),
             openers: me,
+            underway: Underway::default(),
         }
     }
 

@@ -24,7 +24,7 @@ use clock::Waiter;
 pub use build::{Group, Layout, Under, uuid_of};
 pub use faults::{Daemon, Dropping, InFlight, Starting};
 
-use super::{Error, Host, System};
+use super::{Error, Host, System, Underway};
 use crate::fence::{DevNo, DmDevice, LockspaceState, Monotonic, Target};
 
 /// A device-mapper device.
@@ -195,6 +195,7 @@ impl Simulation {
             wdmd: me.clone(),
             lvm: me.clone(),
             openers: me,
+            underway: Underway::default(),
         }
     }
 

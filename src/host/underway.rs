@@ -1,0 +1,87 @@
+//! Devices at which a thread of this process was left behind. A call that hangs in the kernel cannot be called back: whoever comes to the same device
+//! later leaves it to the thread that is there, or each attempt would leave one more behind it.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::fence::Monotonic;
+
+/// What a process knows of its own threads; all clones know the same.
+#[derive(Clone, Debug, Default)]
+pub struct Underway(Arc<Known>);
+
+#[derive(Debug, Default)]
+struct Known {
+    devices: Mutex<BTreeMap<String, Monotonic>>,
+    /// How many there are: mostly none, and then nobody has to wait for the lock.
+    count: AtomicUsize,
+}
+
+/// A thread was left at a device. It has come back when this is dropped.
+#[derive(Debug)]
+pub struct At {
+    all: Underway,
+    uuid: String,
+}
+
+impl Underway {
+    fn devices(&self) -> MutexGuard<'_, BTreeMap<String, Monotonic>> {
+        self.0
+            .devices
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A thread is left at the device with that UUID, at which it has been since then. None when another one was left there before.
+    #[must_use]
+    pub fn enter(&self, uuid: &str, since: Monotonic) -> Option<At> {
+        let mut devices = self.devices();
+        if devices.contains_key(uuid) {
+            return None;
+        }
+        devices.insert(uuid.to_owned(), since);
+        self.0.count.store(devices.len(), Ordering::Release);
+        Some(At {
+            all: self.clone(),
+            uuid: uuid.to_owned(),
+        })
+    }
+
+    /// Since when a thread is at the device with that UUID that was left there.
+    #[must_use]
+    pub fn since(&self, uuid: &str) -> Option<Monotonic> {
+        if self.0.count.load(Ordering::Acquire) == 0 {
+            return None;
+        }
+        self.devices().get(uuid).copied()
+    }
+}
+
+impl Drop for At {
+    fn drop(&mut self) {
+        let mut devices = self.all.devices();
+        devices.remove(&self.uuid);
+        self.all.0.count.store(devices.len(), Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_is_left_to_one_thread_until_that_has_come_back() {
+        let (all, since) = (Underway::default(), Monotonic::from_secs(7));
+        assert_eq!(all.since("a"), None);
+        let first = all.enter("a", since).expect("nobody is there");
+        let later = Monotonic::from_secs(9);
+        assert!(all.clone().enter("a", later).is_none());
+        let other = all.enter("b", later);
+        assert_eq!((all.since("a"), all.since("b")), (Some(since), Some(later)));
+        drop(first);
+        assert_eq!((all.since("a"), all.since("b")), (None, Some(later)));
+        drop(other);
+        assert_eq!(all.0.count.load(Ordering::Relaxed), 0);
+    }
+}
