@@ -196,7 +196,14 @@ fn alone(
     let covers = |r: &Record| r.begun.groups.iter().any(|g| g.uuid == group.uuid);
     let (mine, others) = match left.filter(Record::unfinished) {
         Some(record) if covers(&record) => (Some(record), None),
-        others => (None, others),
+        // It may have given way to the one that stands in the journal.
+        others => (
+            journal
+                .set_aside()
+                .ok()
+                .and_then(|all| all.into_iter().find(covers)),
+            others,
+        ),
     };
     if let Some(left) = mine {
         tell(&format!(
@@ -231,7 +238,8 @@ fn alone(
     if let Some(others) = others
         && let Err(e) = journal.resume(&others)
     {
-        // The journal holds one: it is put back for the next agent to complete. What this fence did stands in a file of its own.
+        // The journal holds one, and this one was put aside: it is put back for the next agent to complete. What this fence did stands in a file
+        // of its own.
         tell(&e.to_string());
     }
     match &report.outcome {

@@ -1,5 +1,7 @@
 //! Kill hooks that wait for the desk: each for its turn, and then for the end of a fence of its volume group, whoever ordered it.
 
+use std::collections::BTreeSet;
+
 use super::is_ours;
 use super::server::Call;
 use crate::agent::decide::Known;
@@ -17,10 +19,12 @@ impl Waiting {
         self.calls.push(call);
     }
 
-    /// The volume group that is to be fenced next for them. Hooks that no longer wait have gone their own way.
-    pub fn first(&mut self) -> Option<&str> {
+    /// The volume group that is to be fenced next for them; not one that a fence is at already, which they wait for. Hooks that no longer wait
+    /// have gone their own way.
+    pub fn first(&mut self, in_hand: &BTreeSet<String>) -> Option<&str> {
         self.calls.retain(|c| !c.answer.is_closed());
-        self.calls.first().map(|c| c.vg.as_str())
+        let mut all = self.calls.iter().map(|c| c.vg.as_str());
+        all.find(|vg| !in_hand.contains(*vg))
     }
 
     /// A fence has ended: answers those whom it concerns.
@@ -115,7 +119,11 @@ mod tests {
             });
             waiting.ended(&known(order, groups, outcome));
             assert_eq!(answered.try_recv().ok(), expected, "{text}");
-            assert_eq!(waiting.first().is_some(), expected.is_none(), "{text}");
+            assert_eq!(
+                waiting.first(&BTreeSet::new()).is_some(),
+                expected.is_none(),
+                "{text}"
+            );
         }
     }
 
@@ -132,8 +140,10 @@ mod tests {
             vg: "b".into(),
             answer: other,
         });
-        assert_eq!(waiting.first(), Some("a"));
+        let nothing = BTreeSet::new();
+        assert_eq!(waiting.first(&nothing), Some("a"));
+        assert_eq!(waiting.first(&BTreeSet::from(["a".into()])), Some("b"));
         drop(answered);
-        assert_eq!(waiting.first(), Some("b"));
+        assert_eq!(waiting.first(&nothing), Some("b"));
     }
 }

@@ -4,6 +4,7 @@
 //! and left out, and with it whatever follows. Nothing is flushed to a disk: the file is to survive the agent, not the kernel, and a fence must
 //! not wait for a disk. It says what was tried, never what is: whoever resumes asks the kernel.
 
+mod aside;
 mod expedited;
 mod lifts;
 pub mod line;
@@ -11,10 +12,12 @@ mod standing;
 #[cfg(test)]
 mod tests;
 mod turn;
+mod wanted;
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -24,10 +27,12 @@ use crate::fence::Order;
 use crate::fence::budget::ResetWindow;
 use crate::fence::report::{FenceReport, Outcome, StepKind, StepReport, StepResult};
 
+use aside::{Aside, to_be_kept};
 pub use expedited::Expedited;
 pub use lifts::{Lift, Lifts};
 pub use standing::{Opening, Standing, Standings};
 pub use turn::Turn;
+pub use wanted::{Waits, Wanted};
 
 /// Where the journal is kept unless told otherwise.
 pub const DEFAULT_DIRECTORY: &str = "/run/storage-fence";
@@ -103,13 +108,13 @@ enum Entry {
 }
 
 /// What a journal says about a fence.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     /// How it began.
     pub begun: Begun,
     /// The steps as far as they got: `Running` when the writer died in one.
     pub steps: Vec<StepReport>,
-    /// How it ended; None when its writer died before.
+    /// What was said last: how it ended, or that it was not proven by its deadline. None when its writer died before.
     pub finished: Option<FenceReport>,
 }
 
@@ -154,6 +159,12 @@ impl Record {
         let ended = |r: &FenceReport| r.outcome != Outcome::NotProven;
         self.touched() && !self.finished.as_ref().is_some_and(ended)
     }
+
+    /// Whether it was reported as not proven: until then nothing goes before it.
+    #[must_use]
+    pub const fn given_up(&self) -> bool {
+        self.finished.is_some()
+    }
 }
 
 /// The journal of this node's agent: one fence at a time.
@@ -163,6 +174,8 @@ pub struct Journal {
     boot_id: String,
     file: Option<File>,
     turn: Option<Turn>,
+    wanted: Arc<Wanted>,
+    gave_way: Option<Record>,
     silent: bool,
 }
 
@@ -184,6 +197,8 @@ impl Journal {
             boot_id: boot_id.to_owned(),
             file: None,
             turn: None,
+            wanted: Arc::default(),
+            gave_way: None,
             silent: false,
         };
         let left = journal.left()?;
@@ -198,6 +213,8 @@ impl Journal {
             boot_id: String::new(),
             file: None,
             turn: None,
+            wanted: Arc::default(),
+            gave_way: None,
             silent: true,
         }
     }
@@ -247,6 +264,48 @@ impl Journal {
     /// Gives the turn back, if there was one.
     pub fn give_back(&mut self) {
         self.turn = None;
+        self.wanted = Arc::default();
+    }
+
+    /// There is told who waits for the turn, as long as this process has it.
+    pub fn ask(&mut self, wanted: Arc<Wanted>) {
+        self.wanted = wanted;
+    }
+
+    /// Who waits for the turn.
+    #[must_use]
+    pub fn waits(&self) -> Waits {
+        self.wanted.waits()
+    }
+
+    /// Fences that another went before, each to be resumed when it is its turn: the oldest first.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn set_aside(&self) -> Result<Vec<Record>, Error> {
+        if self.silent {
+            return Ok(Vec::new());
+        }
+        self.aside().all()
+    }
+
+    /// A fence gives way to another: its record is put aside, as it is now.
+    ///
+    /// # Errors
+    /// When it cannot be written. [`Self::gave_way`] gives it all the same.
+    pub fn give_way(&mut self, record: Record) -> Result<(), Error> {
+        let written = self.in_turn().and_then(|()| self.aside().put(&record));
+        self.gave_way = Some(record);
+        written
+    }
+
+    /// The record of the fence that gave way just now, once.
+    pub const fn gave_way(&mut self) -> Option<Record> {
+        self.gave_way.take()
+    }
+
+    fn aside(&self) -> Aside {
+        Aside::new(self.directory(), &self.boot_id)
     }
 
     /// Whether another process has taken the turn away, because this one did not move.
@@ -255,15 +314,16 @@ impl Journal {
         self.turn.as_ref().is_some_and(|turn| !turn.mine())
     }
 
-    /// Begins the journal of a new fence, in place of the former one.
+    /// Begins the journal of a new fence, in place of the former one. The record of another that is unfinished is put aside.
     ///
     /// # Errors
     /// When it cannot be written; the former one is then still there.
     pub fn begin(&mut self, begun: Begun) -> Result<(), Error> {
-        self.replace(&[Entry::Begun(Box::new(begun))])
+        let order = begun.order.clone();
+        self.replace(&order, &[Entry::Begun(Box::new(begun))])
     }
 
-    /// Goes on with a fence whose writer died: rewritten whole, so that a torn line in the middle does not hide what comes after.
+    /// Goes on with a fence whose writer died, or that gave way: rewritten whole, so that a torn line in the middle does not hide what comes after.
     ///
     /// # Errors
     /// When it cannot be written; the former one is then still there.
@@ -277,7 +337,8 @@ impl Journal {
                 .enumerate()
                 .map(|(i, s)| Entry::Step(i, s)),
         );
-        self.replace(&entries)
+        entries.extend(record.finished.clone().map(Box::new).map(Entry::Finished));
+        self.replace(&record.begun.order, &entries)
     }
 
     /// Notes how the step at `index` of the report stands.
@@ -288,7 +349,7 @@ impl Journal {
         self.append(&Entry::Step(index, step.clone()))
     }
 
-    /// Notes how the fence ended.
+    /// Notes how the fence ended, or that it was not proven by its deadline.
     ///
     /// # Errors
     /// When it cannot be written.
@@ -312,9 +373,17 @@ impl Journal {
         Ok(())
     }
 
-    fn replace(&mut self, entries: &[Entry]) -> Result<(), Error> {
+    fn replace(&mut self, order: &Order, entries: &[Entry]) -> Result<(), Error> {
         self.in_turn()?;
+        if self.silent {
+            return Err(self.error("written", io::Error::other("nothing is kept")));
+        }
+        // Whatever fails: what is noted from now on is not about the former one.
         self.file = None;
+        // Before it is overwritten. One that cannot be read is none.
+        if let Some(other) = to_be_kept(self.left().unwrap_or_default(), order) {
+            self.aside().put(&other)?;
+        }
         let new = self.path.with_extension("new");
         let write = || -> io::Result<File> {
             let mut bytes = Vec::new();
@@ -331,6 +400,9 @@ impl Journal {
             Ok(file)
         };
         self.file = Some(write().map_err(|e| self.error("written", e))?);
+        if let Err(e) = self.aside().take(order) {
+            tracing::debug!("a fence that stands in the journal again is resumed once more: {e}");
+        }
         Ok(())
     }
 

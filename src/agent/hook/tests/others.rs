@@ -1,10 +1,10 @@
 //! The hook beside the fence of another volume group.
 
 use super::*;
+use crate::agent::journal::Record;
 use crate::host::simulated::State;
 
-#[test]
-fn a_fence_of_another_volume_group_that_hangs_is_not_waited_for() {
+fn beside_another() -> Bench {
     let groups = vec![
         Group::target("other"),
         Group {
@@ -35,6 +35,44 @@ fn a_fence_of_another_volume_group_that_hangs_is_not_waited_for() {
         )
     }));
     assert!(killed.is_err() && bench.node.restart_agent());
+    bench
+}
+
+#[test]
+fn a_hook_that_is_killed_loses_no_fence_that_it_went_before() {
+    let options = |bench: &Bench| Options {
+        vg: "vg1".into(),
+        state_directory: bench.state.path().into(),
+    };
+    let mut both = 0;
+    for at in (1..).step_by(3) {
+        let bench = beside_another();
+        bench.node.kill_at_call(at);
+        let (host, options) = (bench.node.host(), options(&bench));
+        let _ = catch_unwind(AssertUnwindSafe(|| run(&host, &options, &mut |_| ())));
+        let killed = bench.node.restart_agent();
+        let journal = bench.journal();
+        let mut all = journal.set_aside().expect("read");
+        all.extend(journal.left().expect("read").filter(Record::unfinished));
+        let is = |vg: &str| all.iter().any(|r| r.begun.groups[0].name == vg);
+        assert!(is("other"), "killed at call {at}");
+        both += u32::from(is("vg1"));
+        // The next hook completes what this one began, and keeps the other.
+        let (verdict, told) = bench.hook();
+        assert!(
+            matches!(verdict, Verdict::Proven(_)),
+            "{verdict:?} {told:?}"
+        );
+        if !killed {
+            break;
+        }
+    }
+    assert!(both > 5, "{both}");
+}
+
+#[test]
+fn a_fence_of_another_volume_group_that_hangs_is_not_waited_for() {
+    let bench = beside_another();
     let (verdict, told) = bench.hook();
     assert!(
         matches!(verdict, Verdict::Proven(_)),
