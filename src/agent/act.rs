@@ -10,7 +10,7 @@ use super::decide::Known;
 use super::executor::{self, limited};
 use super::guard::News;
 use super::hook::keeping;
-use super::journal::{Journal, Record, Standings, Turn};
+use super::journal::{Journal, Record, Standings, Turn, Waits, Wanted};
 use super::observe::{Kept, observe, observe_again};
 use super::restore;
 use crate::fence::report::{FenceReport, LocksOutcome, Outcome};
@@ -26,6 +26,8 @@ pub enum Said {
     Progress(Box<Known>),
     /// It has ended; the report is the last one.
     Ended(Box<Known>),
+    /// It has given way: not proven, and to be resumed from that record.
+    GaveWay(Box<Known>, Box<Record>),
     /// The report of an attempt to give storage back has changed.
     Unfence(Box<UnfenceReport>),
     /// The attempt has ended, with that report.
@@ -41,6 +43,29 @@ const TURN_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long a fence may look at the node before it begins, as long as the kill hook: it holds journal and turn meanwhile, and others wait for these.
 const LOOK: Duration = Duration::from_secs(8);
+
+/// What a fence or an un-fence that is going on is told.
+#[derive(Debug, Default)]
+pub struct Reins {
+    called_off: AtomicBool,
+    wanted: Arc<Wanted>,
+}
+
+impl Reins {
+    /// Calls a fence off while that is possible, and interrupts an un-fence.
+    pub fn call_off(&self) {
+        self.called_off.store(true, Ordering::Release);
+    }
+
+    /// Who waits: a fence that hangs gives way.
+    pub fn wanted(&self, waits: Waits) {
+        self.wanted.tell(waits);
+    }
+
+    fn called_off(&self) -> bool {
+        self.called_off.load(Ordering::Acquire)
+    }
+}
 
 /// Carries fences out, one at a time.
 #[derive(Clone)]
@@ -92,15 +117,16 @@ impl Actor {
         self.said.clone()
     }
 
-    /// Begins to fence. The flag calls it off while that is possible.
+    /// Begins to fence.
     ///
     /// # Errors
     /// When the system has no thread to give.
-    pub fn begin(&self, order: Order) -> std::io::Result<Arc<AtomicBool>> {
-        let cancel = Arc::new(AtomicBool::new(false));
-        let cancelled = Arc::clone(&cancel);
+    pub fn begin(&self, order: Order) -> std::io::Result<Arc<Reins>> {
+        let reins = Arc::new(Reins::default());
+        let told = Arc::clone(&reins);
         self.thread(
             order.clone(),
+            &reins,
             move |host, journal, progress| match limited::call(
                 host,
                 "looking at the node",
@@ -114,25 +140,38 @@ impl Actor {
                         journal,
                         &order,
                         inventory,
-                        &|| cancelled.load(Ordering::Acquire),
+                        &|| told.called_off(),
                         progress,
                     )
                 }
                 Err(error) => no_inventory(host, &order, &error.to_string()),
             },
         )?;
-        Ok(cancel)
+        Ok(reins)
     }
 
-    /// Completes the fence of an agent that was killed.
+    /// Completes the fence of an agent that was killed, or one that gave way.
     ///
     /// # Errors
     /// When the system has no thread to give.
-    pub fn resume(&self, record: Record) -> std::io::Result<()> {
+    pub fn resume(&self, record: Record) -> std::io::Result<Arc<Reins>> {
+        let reins = Arc::new(Reins::default());
         self.thread(
             record.begun.order.clone(),
+            &reins,
             move |host, journal, progress| executor::resume(host, journal, record, progress),
-        )
+        )?;
+        Ok(reins)
+    }
+
+    /// Fences that another went before, by this process or another: each is to be resumed. Not while one is going on.
+    #[must_use]
+    pub fn set_aside(&self) -> Vec<Record> {
+        let journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
+        journal.set_aside().unwrap_or_else(|error| {
+            tracing::error!(%error, "fences that wait for their turn are not known");
+            Vec::new()
+        })
     }
 
     /// The un-fence that an earlier agent began and did not end.
@@ -152,7 +191,7 @@ impl Actor {
         report.outcome == Outcome::Proven && journal.standings().all().is_ok_and(gone)
     }
 
-    /// Begins an attempt to give storage back. The flag interrupts it. `previous` is the report of the attempt before.
+    /// Begins an attempt to give storage back. Called off, it is interrupted. `previous` is the report of the attempt before.
     ///
     /// # Errors
     /// When the system has no thread to give.
@@ -160,9 +199,9 @@ impl Actor {
         &self,
         order: UnfenceOrder,
         previous: Option<UnfenceReport>,
-    ) -> std::io::Result<Arc<AtomicBool>> {
-        let cancel = Arc::new(AtomicBool::new(false));
-        let cancelled = Arc::clone(&cancel);
+    ) -> std::io::Result<Arc<Reins>> {
+        let reins = Arc::new(Reins::default());
+        let told = Arc::clone(&reins);
         let me = self.clone();
         self.host.system.spawn(
             "unfence",
@@ -175,7 +214,7 @@ impl Actor {
                     &journal,
                     &order,
                     previous.as_ref(),
-                    &|| cancelled.load(Ordering::Acquire),
+                    &|| told.called_off(),
                     &mut |report| {
                         let _ = me.said.send(Said::Unfence(Box::new(report.clone())));
                     },
@@ -185,17 +224,19 @@ impl Actor {
                 obituary.0 = None;
             }),
         )?;
-        Ok(cancel)
+        Ok(reins)
     }
 
     fn thread(
         &self,
         order: Order,
+        reins: &Reins,
         work: impl FnOnce(&Host, &mut Journal, &mut dyn FnMut(&FenceReport)) -> FenceReport
         + Send
         + 'static,
     ) -> std::io::Result<()> {
         let me = self.clone();
+        let wanted = Arc::clone(&reins.wanted);
         self.host.system.spawn(
             "fence",
             Box::new(move || {
@@ -215,26 +256,39 @@ impl Actor {
                     Ok(turn) => journal.hold(turn),
                     Err(error) => tracing::warn!(%error, "fencing without a turn: a kill hook may fence too"),
                 }
-                // A kill hook that was killed: its fence comes first, since the journal knows only one. A dry run writes nothing there, and touches
-                // nothing, whoever's it is.
+                // A kill hook that was killed: its fence comes first, since nobody knows yet what it hangs on; once that is known it gives way. One that
+                // was reported as not proven is put aside when this one begins. A dry run writes nothing, and touches nothing, whoever's it is.
                 let left = journal.left().ok().flatten();
                 let others = |r: &Record| {
-                    !order.dry_run && r.unfinished() && r.begun.order.uid != order.uid
+                    let other = r.unfinished() && r.begun.order.uid != order.uid;
+                    other && !order.dry_run && !r.given_up()
                 };
                 if let Some(record) = left.filter(others) {
                     let of = record.begun.order.clone();
                     tracing::warn!(order = of.name, "completing the fence of another process");
-                    executor::resume(&me.host, &mut journal, record, &mut |r| progress(&of, r));
+                    let this_one = Wanted::default();
+                    this_one.tell(Waits::First);
+                    journal.ask(Arc::new(this_one));
+                    let report = executor::resume(&me.host, &mut journal, record, &mut |r| progress(&of, r));
+                    if let Some(record) = journal.gave_way() {
+                        let _ = me.said.send(Said::GaveWay(known(&of, &report), Box::new(record)));
+                    }
                 }
+                journal.ask(wanted);
                 let report = work(&me.host, &mut journal, &mut |r| progress(&order, r));
                 let taken_away = journal.taken_away();
+                let gave_way = journal.gave_way();
                 journal.give_back();
                 drop(journal);
                 if taken_away {
                     tracing::error!("another process went on with the fence, since this one did not move; starting anew");
                     return;
                 }
-                let _ = me.said.send(Said::Ended(known(&order, &report)));
+                let known = known(&order, &report);
+                let _ = me.said.send(match gave_way {
+                    Some(record) => Said::GaveWay(known, Box::new(record)),
+                    None => Said::Ended(known),
+                });
                 obituary.0 = None;
             }),
         )

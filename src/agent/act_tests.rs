@@ -5,7 +5,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::*;
 use crate::agent::hook;
-use crate::host::simulated::{Group, Layout, Simulation, uuid_of};
+use crate::fence::order::Selection;
+use crate::host::simulated::{Daemon, Group, InFlight, Layout, Simulation, State, uuid_of};
 
 struct Bench {
     node: Simulation,
@@ -44,6 +45,34 @@ impl Bench {
         tries.find(half_way).expect("such a moment")
     }
 
+    /// Two volume groups, of which the first one's I/O does not end.
+    fn hanging() -> Self {
+        let groups = vec![Group::target("a"), Group::target("b")];
+        let node = Simulation::new(&Layout { groups });
+        node.state(|s| s.device("a-lv0").expect("a device").in_flight = InFlight::Forever);
+        Self {
+            node,
+            state: tempfile::tempdir().expect("a directory"),
+        }
+    }
+
+    /// Another process fences; whether it came to an end.
+    fn another(&self, order: &Order) -> bool {
+        let (host, inventory) = (self.node.host(), self.node.inventory());
+        catch_unwind(AssertUnwindSafe(|| {
+            let mut journal = self.journal();
+            executor::run(
+                &host,
+                &mut journal,
+                order,
+                inventory,
+                &|| false,
+                &mut |_| (),
+            )
+        }))
+        .is_ok()
+    }
+
     fn journal(&self) -> Journal {
         let boot_id = self.node.host().system.boot_id().expect("boot ID");
         Journal::open(self.state.path(), &boot_id).expect("open").0
@@ -70,6 +99,11 @@ impl Bench {
                 Ok(Said::Progress(known)) => {
                     of.insert(known.order.name);
                 }
+                Ok(Said::GaveWay(known, record)) => {
+                    assert_eq!(known.report.outcome, Outcome::NotProven);
+                    assert!(record.unfinished() && record.given_up());
+                    of.insert(format!("{} gave way", known.order.name));
+                }
                 Ok(other) => panic!("{other:?}"),
                 Err(_) => {
                     // The simulation's time stands still while anybody of it does anything else.
@@ -87,6 +121,16 @@ impl Drop for Bench {
     fn drop(&mut self) {
         assert_eq!(self.node.violations(), Vec::<String>::new());
         self.node.end();
+    }
+}
+
+fn of(vg: &str) -> Order {
+    Order {
+        name: format!("request-{vg}"),
+        uid: format!("uid-{vg}"),
+        volume_groups: Selection::Named(vec![vg.into()]),
+        drain_timeout: Duration::from_secs(20),
+        ..Order::default()
     }
 }
 
@@ -137,4 +181,50 @@ fn a_look_that_hangs_does_not_keep_journal_and_turn() {
     assert!(ended.is_some());
     assert!(Turn::take(state.path(), "another", Duration::ZERO).is_ok());
     node.end();
+}
+
+#[test]
+fn a_fence_that_another_process_gave_up_does_not_come_before_an_order() {
+    let bench = Bench::hanging();
+    // Without a watchdog it ends at its deadline.
+    bench.node.state(|s| s.wdmd = Daemon::Dead);
+    let host = bench.node.host();
+    let inventory = observe(&host).expect("an inventory");
+    let report = executor::run(
+        &host,
+        &mut bench.journal(),
+        &of("a"),
+        inventory,
+        &|| false,
+        &mut |_| (),
+    );
+    assert_eq!(report.outcome, Outcome::NotProven);
+    let began = bench.node.now();
+    let (report, told_of) = bench.carry_out(&of("b"));
+    assert_eq!(report.outcome, Outcome::Proven, "{}", report.message);
+    assert_eq!(told_of, BTreeSet::from(["request-b".to_owned()]));
+    assert!(report.started < crate::fence::Monotonic(began + Duration::from_secs(2)));
+    let set_aside = bench.journal().set_aside().expect("read");
+    assert_eq!(set_aside.len(), 1);
+    assert!(set_aside[0].unfinished() && set_aside[0].begun.order == of("a"));
+}
+
+#[test]
+fn the_fence_of_a_killed_process_comes_first_and_gives_way_when_it_is_given_up() {
+    let bench = Bench::hanging();
+    bench.node.at(Duration::from_secs(1004), State::kill_now);
+    assert!(!bench.another(&of("a")) && bench.node.restart_agent());
+    let (report, told_of) = bench.carry_out(&of("b"));
+    assert_eq!(
+        (&report.outcome, report.locks),
+        (&Outcome::Proven, LocksOutcome::Released)
+    );
+    let all = ["request-a", "request-a gave way", "request-b"];
+    assert_eq!(told_of, all.map(str::to_owned).into());
+    // It had the time that it was granted, and no more.
+    let began = report.started.0.as_secs();
+    assert!((1024..1030).contains(&began), "{began}");
+    let set_aside = bench.journal().set_aside().expect("read");
+    assert_eq!(set_aside.len(), 1);
+    assert!(bench.node.state(|s| s.held(&uuid_of("a"))));
 }

@@ -1,6 +1,6 @@
 //! What is to be done about the requests for this node. Pure: everything that is known goes in, a decision comes out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::hook;
 use crate::api::condition::find;
@@ -48,6 +48,15 @@ pub struct Running {
     pub work: Work,
 }
 
+/// A fence that is in hand: going on, or not proven in time and waiting for its turn to be tried on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hanging {
+    /// UID of its request.
+    pub uid: Uid,
+    /// UUIDs of its volume groups.
+    pub groups: BTreeSet<String>,
+}
+
 /// Everything that a decision depends on.
 #[derive(Clone, Copy, Debug)]
 pub struct View<'a> {
@@ -67,6 +76,8 @@ pub struct View<'a> {
     pub now: Monotonic,
     /// The latest inventory, for requests that wait for the paths to go.
     pub inventory: Option<&'a Inventory>,
+    /// Fences that are in hand.
+    pub hanging: &'a [Hanging],
 }
 
 /// Where one request stands.
@@ -100,6 +111,8 @@ pub struct Decision {
     /// Call off what is going on: a fence, as far as that is still possible, when its request is gone or wants the contrary; an un-fence when
     /// somebody wants a fence.
     pub call_off: bool,
+    /// A fence waits for what is going on, and would not hang on the same: one that hangs is to give way.
+    pub waits: bool,
 }
 
 /// Decides.
@@ -138,17 +151,23 @@ pub fn decide(view: View<'_>) -> Decision {
         let created = r.metadata.creation_timestamp.as_ref().map(|t| t.0);
         (created, r.metadata.name.clone())
     };
+    // One that means nothing but what is in hand would hang on the same.
+    candidates.retain(|r| !in_hand(view, &order(r)));
     match view.running {
         None => {
             // A real fence before any dry run; of these the oldest first. Giving back comes last: it can wait, and a fence cannot.
             candidates.sort_by_key(|r| (r.spec.dry_run, age(r)));
             returns.sort_by_key(|r| age(r));
             decision.begin = candidates.first().map(|r| order(r));
-            if decision.begin.is_none() {
+            if !view.hanging.is_empty() {
+                // What hangs comes before what can wait.
+                decision.begin = decision.begin.filter(|order| !order.dry_run);
+            } else if decision.begin.is_none() {
                 decision.begin_unfence = returns.first().map(|r| unfence_order(r));
             }
         }
         Some(running) => {
+            decision.waits = candidates.iter().any(|r| !r.spec.dry_run);
             let request = requests.get(&running.uid);
             decision.call_off = match running.work {
                 Work::Fence => {
@@ -169,6 +188,16 @@ pub fn decide(view: View<'_>) -> Decision {
         }
     }
     decision
+}
+
+/// Whether fences are at all that an order means.
+fn in_hand(view: View<'_>, order: &Order) -> bool {
+    let in_hand = |uuid: &String| view.hanging.iter().any(|h| h.groups.contains(uuid));
+    let Some(inventory) = view.inventory.filter(|_| !view.hanging.is_empty()) else {
+        return false;
+    };
+    let meant = selection::select(inventory, order);
+    meant.is_ok_and(|groups| !groups.is_empty() && groups.iter().all(|g| in_hand(&g.uuid)))
 }
 
 /// Whether a request wants the node to have its storage back: by its spec, or by its deletion.
@@ -290,6 +319,10 @@ fn stand(
     running: bool,
 ) -> Option<Stand> {
     let known = view.known.get(uid);
+    if !running && view.hanging.iter().any(|h| h.uid == uid) {
+        // So does one that waits for its turn to be tried on.
+        return Some(known.map_or(Stand::Next, |k| Stand::Report(k.report.generation)));
+    }
     if running {
         // It goes on with the spec that it began with.
         return match view.running.map(|r| r.work) {

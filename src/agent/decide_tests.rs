@@ -22,6 +22,8 @@ fn request(name: &str, created: i64, spec: &serde_json::Value) -> StorageFenceRe
     request
 }
 
+#[path = "decide_hanging_tests.rs"]
+mod hanging;
 #[path = "decide_unfence_tests.rs"]
 mod unfence;
 
@@ -33,6 +35,7 @@ struct World {
     now: Monotonic,
     running: Option<Running>,
     inventory: Option<Inventory>,
+    hanging: Vec<Hanging>,
 }
 
 impl World {
@@ -89,6 +92,7 @@ impl World {
             lifts: &self.lifts,
             now: self.now,
             inventory: self.inventory.as_ref(),
+            hanging: &self.hanging,
         })
     }
 
@@ -149,6 +153,7 @@ fn before_the_requests_are_listed_nothing_is_decided_or_called_off() {
         lifts: &world.lifts,
         now: Monotonic::default(),
         inventory: None,
+        hanging: &[],
     };
     assert_eq!(decide(view), Decision::default());
 }

@@ -1,6 +1,7 @@
 //! Where everything comes together: requests, what the fences say, and inventories come in; orders, statuses and events go out.
 
 mod alone;
+mod hanging;
 mod publishing;
 mod telling;
 mod unfence;
@@ -15,7 +16,8 @@ use jiff::Timestamp;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::act::{Actor, Observer, Said};
+use self::hanging::Queue;
+use super::act::{Actor, Observer, Reins, Said};
 use super::decide::{Decision, Known, Running, Uid, View, Work, decide, waits};
 use super::executor::with_standings;
 use super::hook;
@@ -87,7 +89,8 @@ pub struct Desk {
     lifts_started: BTreeMap<Uid, (Monotonic, Timestamp)>,
     /// A fence of our own that waits for an un-fence to be interrupted.
     after_unfence: Option<Order>,
-    running: Option<(Running, Arc<AtomicBool>)>,
+    running: Option<(Running, Arc<Reins>)>,
+    queue: Queue,
     hooks: Waiting,
 }
 
@@ -109,6 +112,7 @@ impl Desk {
             lifts_started: BTreeMap::new(),
             after_unfence: None,
             running: None,
+            queue: Queue::default(),
             hooks: Waiting::default(),
         };
         for known in desk.tools.sentry.resume(left.as_ref()) {
@@ -116,33 +120,31 @@ impl Desk {
                 desk.known.insert(known.order.uid.clone(), known);
             }
         }
-        let Some(record) = left else {
-            desk.lift_on()?;
-            return Ok(desk);
+        let (unfinished, ended) = match left {
+            Some(record) if record.unfinished() => (Some(record), None),
+            ended => (None, ended),
         };
-        let order = record.begun.order.clone();
-        if record.unfinished() {
-            tracing::warn!(
-                request = order.name,
-                "completing the fence of an earlier agent"
-            );
-            let running = Running {
-                uid: desk.tools.sentry.uid_now(&order.uid),
-                work: Work::Fence,
-            };
-            desk.tools.actor.resume(record)?;
-            desk.running = Some((running, Arc::default()));
-            desk.tools.metrics.fencing(true);
-            return Ok(desk);
-        }
-        if let Some(report) = record.finished
-            && Self::recorded(&order.uid)
+        if let Some(Record {
+            begun, finished, ..
+        }) = ended
+            && let Some(report) = finished
+            && Self::recorded(&begun.order.uid)
             && !desk.tools.actor.lifted(&report)
         {
-            desk.known
-                .insert(order.uid.clone(), Known { order, report });
+            let (uid, order) = (begun.order.uid.clone(), begun.order);
+            desk.known.insert(uid, Known { order, report });
         }
-        desk.lift_on()?;
+        // The journal's own is newer than what was put aside of it.
+        if let Some(record) = unfinished {
+            desk.keep(record);
+        }
+        desk.look_aside("");
+        if desk.queue.is_empty() {
+            desk.lift_on()?;
+        } else {
+            tracing::warn!("completing the fence of an earlier agent");
+            desk.go_on();
+        }
         Ok(desk)
     }
 
@@ -239,7 +241,7 @@ impl Desk {
 
     fn gone(&mut self, uid: &str) {
         self.tools.board.forget(uid);
-        if !self.runs(uid) {
+        if !self.runs(uid) && !self.queue.has(uid) {
             self.known.remove(uid);
             self.started.remove(uid);
             self.lifts.remove(uid);
@@ -252,9 +254,10 @@ impl Desk {
     }
 
     fn hear(&mut self, said: Said) -> Result<(), Died> {
-        let (mut known, ended) = match said {
-            Said::Progress(known) => (*known, false),
-            Said::Ended(known) => (*known, true),
+        let (mut known, ended, gave_way) = match said {
+            Said::Progress(known) => (*known, false, None),
+            Said::Ended(known) => (*known, true, None),
+            Said::GaveWay(known, record) => (*known, false, Some(*record)),
             Said::Noticed(news) => {
                 self.noticed(&news);
                 return Ok(());
@@ -285,6 +288,13 @@ impl Desk {
             );
             self.tell(&known.order.name, &uid, "Fence", &happened);
         }
+        if let Some(record) = gave_way {
+            tracing::info!(order = known.order.name, "a fence that hangs gives way");
+            if self.runs(&uid) {
+                self.running = None;
+            }
+            self.keep(record);
+        }
         if ended {
             self.ended(&known);
         }
@@ -307,8 +317,9 @@ impl Desk {
     fn ended(&mut self, known: &Known) {
         let uid = &known.order.uid;
         self.tools.metrics.ended(&known.report);
-        self.tools.metrics.fencing(false);
         self.running = None;
+        self.look_aside(uid);
+        self.tools.metrics.fencing(!self.queue.is_empty());
         self.hooks.ended(known);
         // What NodeStorage says of the volume groups is no longer so.
         self.tools.observer.look();
@@ -350,18 +361,21 @@ impl Desk {
     }
 
     /// A kill hook's turn comes before a request's: its lease has run out already.
-    fn settle_hooks(&mut self) {
-        let waits = self.hooks.first().is_some();
+    ///
+    /// Whether one waits for what is going on.
+    fn settle_hooks(&mut self) -> bool {
+        let in_hand = self.in_hand();
+        let Some(vg) = self.hooks.first(&in_hand) else {
+            return false;
+        };
         if self.running.is_some() {
-            if waits {
-                self.interrupt_unfence();
-            }
-            return;
+            self.interrupt_unfence();
+            return true;
         }
         let now = self.tools.host.system.monotonic().0.as_millis();
-        let Some(vg) = self.hooks.first() else { return };
         let order = hook::order(vg, now.try_into().unwrap_or(u64::MAX));
         self.begin(order);
+        false
     }
 
     /// Begins a fence. Whether the system had a thread for it.
@@ -373,11 +387,11 @@ impl Desk {
             "an order's turn"
         );
         match self.tools.actor.begin(order) {
-            Ok(cancel) => {
+            Ok(reins) => {
                 // Whatever was given back before: this is another story.
                 self.lifts.remove(&uid);
                 let work = Work::Fence;
-                self.running = Some((Running { uid, work }, cancel));
+                self.running = Some((Running { uid, work }, reins));
                 self.tools.metrics.fencing(true);
             }
             Err(error) => {
@@ -390,13 +404,11 @@ impl Desk {
 
     /// Decides, and does what was decided. Gives when it is worth doing again, if nothing else happens.
     fn settle(&mut self, may_begin: bool) -> Option<Duration> {
-        if may_begin {
-            self.settle_hooks();
-        }
+        let hook_waits = may_begin && self.settle_hooks();
         let observation = self.tools.observer.latest().borrow().clone();
         let inventory = observation.as_ref().and_then(|o| o.as_ref().as_ref().ok());
         // First: it may be that a watchdog is running.
-        let wait = self.stand_guard(observation.as_ref(), may_begin);
+        let (wait, policy_waits) = self.stand_guard(observation.as_ref(), may_begin);
         // What a refused order would be answered by now, it is asked as a fence would ask it.
         let refused = |k: &Known| matches!(k.report.outcome, Outcome::Refused(why) if waits(why));
         let waiting = self.known.values().any(refused);
@@ -406,11 +418,13 @@ impl Desk {
             .zip(inventory)
             .map(|(standings, inventory)| with_standings(inventory.clone(), &standings));
         let inventory = with_standings.as_ref().or(inventory);
+        let hanging = self.hanging();
         let Decision {
             stands,
             begin,
             begin_unfence,
             call_off,
+            waits: request_waits,
         } = decide(View {
             node_name: &self.tools.node_name,
             boot_id: &self.tools.boot_id,
@@ -420,12 +434,17 @@ impl Desk {
             lifts: &self.lifts,
             now: self.tools.host.system.monotonic(),
             inventory,
+            hanging: &hanging,
         });
         if call_off {
             self.call_off();
         }
         if let Some(order) = begin.filter(|_| may_begin) {
             self.begin(order);
+        }
+        if may_begin {
+            self.go_on();
+            self.tell_who_waits(hook_waits || policy_waits || request_waits);
         }
         if let Some(order) = begin_unfence.filter(|_| may_begin && self.running.is_none()) {
             self.begin_unfence(order);
@@ -452,3 +471,6 @@ fn stored(request: &StorageFenceRequest) -> AgentPart {
         .map(AgentPart::of)
         .unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests;

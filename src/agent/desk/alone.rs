@@ -1,6 +1,5 @@
 //! The desk's part in what the node does by itself: fences that no request asked for, and the requests that turn up as their records.
 
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -13,29 +12,34 @@ use crate::api::StorageFenceRequest;
 use crate::fence::Order;
 
 impl Desk {
-    /// Has the sentry look, and begins what is due. Gives when it is worth asking again.
+    /// Has the sentry look, and begins what is due. Gives when it is worth asking again, and whether something is due that has to wait for the
+    /// fence that is going on.
     pub(super) fn stand_guard(
         &mut self,
         observation: Option<&Observation>,
         may_begin: bool,
-    ) -> Option<Duration> {
+    ) -> (Option<Duration>, bool) {
         let now = self.tools.host.system.monotonic();
         let hangs = self.tools.observer.age() > LOOK_LIMIT;
         let inventory = match observation.map(|o| o.as_ref().as_ref()) {
             _ if hangs => Err("a look at it has not ended; the kernel or a daemon hangs"),
             // Not looked at yet: nothing is known, and nothing is said.
-            None => return None,
+            None => return (None, false),
             Some(Ok(inventory)) => Ok(inventory),
             Some(Err(why)) => Err(why.as_str()),
         };
         self.tools.sentry.look(inventory, now);
-        let inventory = inventory.ok()?;
+        let Ok(inventory) = inventory else {
+            return (None, false);
+        };
         let fencing = self
             .running
             .as_ref()
             .is_some_and(|(r, _)| r.work == Work::Fence);
         // One waits already for the un-fence to be interrupted: there is room for one.
         let busy = fencing || self.after_unfence.is_some() || !may_begin;
+        let hanging = self.hanging().into_iter().flat_map(|h| h.groups);
+        self.tools.sentry.in_hand(hanging.collect());
         let due = self
             .tools
             .sentry
@@ -54,7 +58,7 @@ impl Desk {
                 self.begin_own(&order);
             }
         }
-        due.wait
+        (due.wait, due.held_up && may_begin)
     }
 
     /// Begins a fence of our own.
@@ -67,10 +71,10 @@ impl Desk {
 
     /// Whether the fence that is going on may be called off because its request is gone. One that has no request yet may not.
     pub(super) fn call_off(&self) {
-        if let Some((running, cancel)) = &self.running
+        if let Some((running, reins)) = &self.running
             && !self.tools.sentry.owns(&running.uid)
         {
-            cancel.store(true, Ordering::Release);
+            reins.call_off();
         }
     }
 
@@ -88,6 +92,7 @@ impl Desk {
         if let Some(started) = self.started.remove(&local) {
             self.started.insert(uid.clone(), started);
         }
+        self.queue.rename(&local, &uid);
         if let Some((running, _)) = &mut self.running
             && running.uid == local
         {

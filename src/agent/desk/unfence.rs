@@ -1,7 +1,5 @@
 //! The desk's part in giving storage back.
 
-use std::sync::atomic::Ordering;
-
 use jiff::{SignedDuration, Timestamp};
 
 use super::{Desk, Running, Work};
@@ -23,17 +21,17 @@ impl Desk {
         );
         let uid = order.uid.clone();
         self.lifts.insert(uid.clone(), report.clone());
-        let cancel = self.tools.actor.begin_unfence(order, Some(report))?;
+        let reins = self.tools.actor.begin_unfence(order, Some(report))?;
         let work = Work::Unfence;
-        self.running = Some((Running { uid, work }, cancel));
+        self.running = Some((Running { uid, work }, reins));
         Ok(())
     }
 
     /// Somebody has to fence, and that cannot wait. Whether there was an un-fence to be interrupted.
     pub(super) fn interrupt_unfence(&self) -> bool {
         match &self.running {
-            Some((running, cancel)) if running.work == Work::Unfence => {
-                cancel.store(true, Ordering::Release);
+            Some((running, reins)) if running.work == Work::Unfence => {
+                reins.call_off();
                 true
             }
             _ => false,
@@ -54,9 +52,9 @@ impl Desk {
         let uid = order.uid.clone();
         let previous = self.lifts.get(&uid).cloned();
         match self.tools.actor.begin_unfence(order, previous) {
-            Ok(cancel) => {
+            Ok(reins) => {
                 let work = Work::Unfence;
-                self.running = Some((Running { uid, work }, cancel));
+                self.running = Some((Running { uid, work }, reins));
             }
             Err(error) => tracing::error!(%error, "no thread for an un-fence; trying again"),
         }

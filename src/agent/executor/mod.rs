@@ -6,6 +6,7 @@
 
 mod expedite;
 mod freeze;
+mod giveway;
 pub(in crate::agent) mod limited;
 mod quiesce;
 mod refence;
@@ -103,6 +104,7 @@ pub fn run(
         reset: plan.reset,
         report: plan.report,
         resumed: false,
+        gave_way: false,
         leave: &|| false,
     };
     stands::tell_released(&mut fence.report, &groups, &standings);
@@ -122,7 +124,9 @@ pub fn run(
     fence.finish()
 }
 
-/// Completes a fence whose agent was killed: goes on from what the kernel says. For records that are [`Record::unfinished`].
+/// Completes a fence whose agent was killed, or that gave way: goes on from what the kernel says. For records that are [`Record::unfinished`].
+///
+/// One that was reported as not proven stays so until it is: nothing has become better by trying again.
 ///
 /// A volume group that was joined again since (another host id, generation or boot, or a lockspace that is no longer frozen) is in use anew:
 /// then the fence is called off.
@@ -133,7 +137,11 @@ pub fn resume(
     progress: &mut dyn FnMut(&FenceReport),
 ) -> FenceReport {
     let rewritten = journal.resume(&record);
-    let mut report = record.begun.report;
+    let message = "Completing the fence of an agent that was killed";
+    let mut report = giveway::reported(record.finished).unwrap_or(FenceReport {
+        message: message.into(),
+        ..record.begun.report
+    });
     report.steps = record.steps;
     let mut fence = Fence {
         host,
@@ -145,9 +153,9 @@ pub fn resume(
         reset: record.begun.reset,
         report,
         resumed: true,
+        gave_way: false,
         leave: &|| false,
     };
-    fence.report.message = "Completing the fence of an agent that was killed".into();
     if let Err(e) = rewritten {
         fence.note_journal(&e);
     }
@@ -200,6 +208,8 @@ struct Fence<'a> {
     reset: Option<ResetWindow>,
     report: FenceReport,
     resumed: bool,
+    /// It left its place to another, to be resumed later.
+    gave_way: bool,
     /// Whether to leave it where it is.
     leave: &'a dyn Fn() -> bool,
 }
@@ -278,10 +288,13 @@ impl Fence<'_> {
     fn finish(mut self) -> FenceReport {
         // What a killed fence has raised, if nothing was swapped since.
         give_back(self.host, self.journal);
-        self.report.finished_after = Some(self.elapsed());
+        self.report.finished_after = (!self.gave_way).then(|| self.elapsed());
         let finished = self.journal.finish(&self.report);
         if let Err(e) = finished {
             self.note_journal(&e);
+        }
+        if self.gave_way {
+            self.put_aside();
         }
         self.publish();
         self.report

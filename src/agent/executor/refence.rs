@@ -92,6 +92,7 @@ pub fn refence(
         reset: None,
         report: report(group, started),
         resumed: true,
+        gave_way: false,
         leave,
     };
     // A map with a working path is left alone, here as in every fence: I/O ends by itself.

@@ -4,11 +4,12 @@
 //! list that was begun after all devices were settled and shows nothing but the error target (S1), or when time is up.
 //!
 //! Time is up twice. At the deadline the fence is reported as not proven. Then it is still tried for as long as the host lives: I/O that ends
-//! late completes the fence, and a release after proof is right at any time.
+//! late completes the fence, and a release after proof is right at any time. From then on it gives way to others ([`super::giveway`]).
 
 use std::time::Duration;
 
 use super::expedite::Expedited;
+use super::giveway::TRIED_ON;
 use super::limited::Pending;
 use super::quiesce::Guard;
 use super::track::{Book, Proof, STUCK};
@@ -23,7 +24,7 @@ use crate::host::Host;
 const LIST_EVERY: Duration = Duration::from_secs(1);
 
 /// Everything that the loop holds.
-struct Swap {
+pub(super) struct Swap {
     book: Book,
     crew: Crew,
     list: Option<(u64, Pending<Vec<DmDevice>>)>,
@@ -79,6 +80,9 @@ impl Fence<'_> {
             self.steps_of_groups(&swap);
             self.guard(&mut guard, &bell);
             if now >= swap.deadline && !self.more_time(&mut swap, now) {
+                return None;
+            }
+            if self.gives_way(&swap, now) {
                 return None;
             }
             swap.start_devices(self.host, now);
@@ -167,10 +171,16 @@ impl Fence<'_> {
             }
             swap.given_up = true;
             self.not_proven(swap, now);
+            if self.lives(now) {
+                self.report.message.push_str(TRIED_ON);
+            }
+            // Whoever resumes it knows that it may give way.
+            if let Err(e) = self.journal.finish(&self.report) {
+                self.note_journal(&e);
+            }
             self.publish();
         }
-        // As long as the host lives: after that it does not matter.
-        let lives = self.report.watchdog.armed && self.reset.is_some_and(|r| now < r.latest);
+        let lives = self.lives(now);
         if !lives {
             self.not_proven(swap, now);
         }
@@ -178,7 +188,12 @@ impl Fence<'_> {
         lives
     }
 
-    fn not_proven(&mut self, swap: &Swap, now: Monotonic) {
+    /// Whether it is worth trying: as long as the host lives. After that it does not matter.
+    fn lives(&self, now: Monotonic) -> bool {
+        self.report.watchdog.armed && self.reset.is_some_and(|r| now < r.latest)
+    }
+
+    pub(super) fn not_proven(&mut self, swap: &Swap, now: Monotonic) {
         swap.book
             .report(&mut self.report.volume_groups, false, true, now);
         let mut short = Vec::new();
@@ -235,6 +250,14 @@ impl Fence<'_> {
 }
 
 impl Swap {
+    pub(super) const fn is_given_up(&self) -> bool {
+        self.given_up
+    }
+
+    pub(super) const fn began(&self) -> Monotonic {
+        self.began
+    }
+
     fn start_devices(&mut self, host: &Host, now: Monotonic) {
         let jobs = self.book.start(now);
         if !jobs.is_empty() {

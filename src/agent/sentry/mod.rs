@@ -66,6 +66,8 @@ pub struct Due {
     pub fence: Option<(Order, String)>,
     /// What would be done if the policy said so; for people, each once.
     pub reports: Vec<String>,
+    /// Whether a fence waits for the one that is going on.
+    pub held_up: bool,
     /// When it is worth asking again, if nothing else happens.
     pub wait: Option<Duration>,
 }
@@ -82,6 +84,7 @@ pub struct Sentry {
     records: Records,
     reported: BTreeSet<(String, String)>,
     not_before: BTreeMap<String, Monotonic>,
+    in_hand: BTreeSet<String>,
     make: mpsc::UnboundedSender<StorageFenceRequest>,
     outlook: watch::Sender<Outlook>,
 }
@@ -107,6 +110,7 @@ impl Sentry {
             records: Records(store.load(FENCES)),
             reported: BTreeSet::new(),
             not_before: BTreeMap::new(),
+            in_hand: BTreeSet::new(),
             make,
             outlook: watch::Sender::default(),
             store,
@@ -232,6 +236,11 @@ impl Sentry {
         self.closely
     }
 
+    /// Volume groups (by UUID) that a fence hangs on: another one would only hang as well, so none is due for them.
+    pub fn in_hand(&mut self, uuids: BTreeSet<String>) {
+        self.in_hand = uuids;
+    }
+
     /// What is due. `busy`: a fence is going on, so that none can begin.
     pub fn due(
         &mut self,
@@ -281,7 +290,10 @@ impl Sentry {
                 .get(&group.uuid)
                 .copied()
                 .unwrap_or_default();
-            if busy || now < not_before {
+            if busy || now < not_before || self.in_hand.contains(&group.uuid) {
+                due.held_up |= now >= not_before
+                    && !policy.spec.dry_run
+                    && !self.in_hand.contains(&group.uuid);
                 wait(not_before.since(now).max(Duration::from_millis(200)));
                 continue;
             }

@@ -14,6 +14,8 @@ use crate::fence::{
     Watchdog,
 };
 
+mod in_hand;
+
 fn at(seconds: u64) -> Monotonic {
     Monotonic::from_secs(seconds)
 }

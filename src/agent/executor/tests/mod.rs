@@ -5,6 +5,7 @@ mod crashes;
 mod daemons;
 mod expedite;
 mod faults;
+mod giveway;
 mod properties;
 mod scenarios;
 

@@ -1,0 +1,71 @@
+//! A fence that hangs gives way: what it waits for may never end, and no other volume group of the node is to be lost over that.
+//!
+//! Never before it was reported as not proven, and never by giving anything up: nothing is released, its threads stay in the kernel, and its record
+//! stays unfinished, put aside for whoever resumes it ([`super::resume`]): this process, when the other fence has ended, or the next one.
+
+use std::time::Duration;
+
+use super::Fence;
+use super::swap::Swap;
+use crate::agent::journal::{Begun, Record, Waits};
+use crate::fence::Monotonic;
+use crate::fence::report::{FenceReport, Outcome};
+
+/// Two fences that hang take turns: each has at least this long, and until its deadline.
+const LEAST_TURN: Duration = Duration::from_secs(10);
+/// What a fence says that is not proven, and still tried.
+pub(super) const TRIED_ON: &str = ". It is tried on for as long as the host lives";
+/// The same while another fence has its turn.
+const WAITS: &str = ". Another fence of this node has its turn now; then it is tried on";
+
+/// The report of a fence that was not proven when its writer last said something: that goes on to hold.
+pub(super) fn reported(finished: Option<FenceReport>) -> Option<FenceReport> {
+    let report = finished.filter(|r| r.outcome == Outcome::NotProven)?;
+    let message = report.message.trim_end_matches(WAITS);
+    let message = message.trim_end_matches(TRIED_ON);
+    Some(FenceReport {
+        finished_after: None,
+        message: format!("{message}{TRIED_ON}"),
+        ..report
+    })
+}
+
+impl Fence<'_> {
+    /// Whether to leave the swap to let another go first.
+    pub(super) fn gives_way(&mut self, swap: &Swap, now: Monotonic) -> bool {
+        // Never before it was told, in this turn or in an earlier one.
+        if self.report.outcome != Outcome::NotProven {
+            return false;
+        }
+        self.gave_way = match self.journal.waits() {
+            Waits::Nobody => false,
+            Waits::First => true,
+            Waits::Another => swap.is_given_up() && now.since(swap.began()) >= LEAST_TURN,
+        };
+        if self.gave_way {
+            if swap.is_given_up() {
+                self.not_proven(swap, now);
+            }
+            let message = self.report.message.trim_end_matches(TRIED_ON);
+            self.report.message = format!("{message}{WAITS}");
+        }
+        self.gave_way
+    }
+
+    /// Its record, as it is now.
+    pub(super) fn put_aside(&mut self) {
+        let record = Record {
+            begun: Begun {
+                order: self.order.clone(),
+                groups: self.groups.clone(),
+                reset: self.reset,
+                report: self.report.clone(),
+            },
+            steps: self.report.steps.clone(),
+            finished: Some(self.report.clone()),
+        };
+        if let Err(e) = self.journal.give_way(record) {
+            self.note_journal(&e);
+        }
+    }
+}
