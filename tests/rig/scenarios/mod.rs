@@ -9,6 +9,7 @@ mod deaths;
 mod demo;
 mod fence;
 mod gone;
+mod hanging;
 mod hook;
 mod outage;
 mod policy;
@@ -48,6 +49,7 @@ pub fn long() -> Vec<Scenario> {
     long.extend(gone::long());
     long.extend(chart_hook::long());
     long.extend(timeouts::long());
+    long.extend(hanging::long());
     long.extend(ceph::long());
     long.extend(speed::long());
     long
