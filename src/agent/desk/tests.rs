@@ -7,6 +7,7 @@ use serde_json::json;
 use tokio::sync::oneshot;
 
 use super::*;
+use crate::agent::executor;
 use crate::agent::journal::Journal;
 use crate::agent::sentry::store::Store;
 use crate::api::ConditionStatus;
@@ -14,7 +15,7 @@ use crate::api::condition::find;
 use crate::api::policy::StorageFencePolicy;
 use crate::api::request::condition_type;
 use crate::fence::report::{DeviceOutcome, FenceReport, LocksOutcome};
-use crate::host::simulated::{Group, InFlight, Layout, Simulation, State, Under, uuid_of};
+use crate::host::simulated::{Daemon, Group, InFlight, Layout, Simulation, State, Under, uuid_of};
 
 /// More than anything here takes.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -29,6 +30,8 @@ struct Agent<'a> {
     bench: &'a Bench,
     desk: Desk,
     said: mpsc::UnboundedReceiver<Said>,
+    /// All that was told of the fence of `a`, each once.
+    told: Vec<Outcome>,
 }
 
 impl Bench {
@@ -77,6 +80,7 @@ impl Bench {
             bench: self,
             desk: Desk::new(tools, left).expect("a thread"),
             said,
+            told: Vec::new(),
         }
     }
 
@@ -114,6 +118,9 @@ impl Agent<'_> {
         loop {
             while let Ok(said) = self.said.try_recv() {
                 self.desk.hear(said).expect("nobody dies");
+                let outcome = report(&self.desk, "a").map(|r| r.outcome.clone());
+                self.told.extend(outcome);
+                self.told.dedup();
             }
             self.desk.settle(true);
             if so(&self.desk) {
@@ -244,8 +251,15 @@ fn a_request_whose_fence_hangs_says_so_while_others_go_first_and_is_not_lost_ove
     agent.requests([request("a", 1)]);
     agent.policies(&["b", "c"]);
     agent.until("not proven", is(Outcome::NotProven, "a"));
+    agent.kill();
+
+    let mut agent = bench.agent();
+    assert!(is(Outcome::NotProven, "a")(&agent.desk), "at once");
+    agent.requests([request("a", 1)]);
+    agent.policies(&["b", "c"]);
     bench.cut("b");
     agent.until("b begins", |desk| report(desk, "b").is_some());
+    assert_eq!(agent.told, [Outcome::NotProven], "and nothing else");
     let (status, reason, message) = agent.says("uid-a");
     assert_eq!(
         (status, reason.as_str()),
@@ -306,6 +320,33 @@ fn a_request_for_another_volume_group_does_not_wait_for_one_that_was_deleted_whi
     bench.io_ends();
     agent.until("a is released", |_| !bench.held("a"));
     agent.until("the dry run", is(Outcome::DryRun, "c"));
+}
+
+#[test]
+fn what_another_process_gave_up_is_tried_on_after_an_order() {
+    let bench = Bench::new();
+    bench.node.state(|s| s.wdmd = Daemon::Dead);
+    let mut agent = bench.agent();
+    let host = bench.node.host();
+    let order = crate::agent::decide::order(&request("a", 1));
+    let boot_id = host.system.boot_id().expect("boot ID");
+    let (mut journal, _) = Journal::open(bench.state.path(), &boot_id).expect("open");
+    let inventory = crate::agent::observe::observe(&host).expect("an inventory");
+    let report = executor::run(
+        &host,
+        &mut journal,
+        &order,
+        inventory,
+        &|| false,
+        &mut |_| (),
+    );
+    assert_eq!(report.outcome, Outcome::NotProven);
+    bench.cut("b");
+    agent.requests([request("b", 2)]);
+    agent.until("b is proven", is(Outcome::Proven, "b"));
+    agent.until("a goes on", |desk| desk.runs("uid-a"));
+    bench.io_ends();
+    agent.until("a is proven", is(Outcome::Proven, "a"));
 }
 
 #[test]

@@ -135,6 +135,59 @@ fn a_journal_that_cannot_be_written_says_where_and_what_to_do() {
     assert!(journal.step(0, &step(StepResult::Done)).is_err());
 }
 
+fn of(name: &str) -> Begun {
+    Begun {
+        order: Order {
+            name: name.into(),
+            uid: format!("uid-{name}"),
+            ..Order::default()
+        },
+        ..begun()
+    }
+}
+
+#[test]
+fn an_unfinished_record_is_in_the_journal_or_aside_at_every_point() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let (mut journal, _) = Journal::open(dir.path(), "boot").expect("open");
+    let aside = |journal: &Journal| -> Vec<String> {
+        let all = journal.set_aside().expect("read").into_iter();
+        all.map(|r| r.begun.order.name).collect()
+    };
+    journal.begin(of("a")).expect("begin");
+    journal.step(0, &step(StepResult::Running)).expect("step");
+    // The next one begins, but cannot be written: both places have it, as in a kill before the journal is replaced.
+    let in_the_way = dir.path().join("journal.new");
+    std::fs::create_dir(&in_the_way).expect("mkdir");
+    assert!(journal.begin(of("b")).is_err());
+    assert!(journal.step(0, &step(StepResult::Done)).is_err());
+    let a = left(dir.path()).expect("record");
+    assert_eq!(
+        (a.begun.clone(), aside(&journal)),
+        (of("a"), vec!["a".to_owned()])
+    );
+    assert_eq!(a.steps, [step(StepResult::Running)]);
+    std::fs::remove_dir(&in_the_way).expect("rmdir");
+    journal.begin(of("b")).expect("begin");
+    journal.step(0, &step(StepResult::Running)).expect("step");
+    // It cannot be put back: it stays aside.
+    std::fs::create_dir(&in_the_way).expect("mkdir");
+    assert!(journal.resume(&a).is_err());
+    assert_eq!(aside(&journal), ["a", "b"]);
+    std::fs::remove_dir(&in_the_way).expect("rmdir");
+    journal.resume(&a).expect("resume");
+    assert_eq!(left(dir.path()), Some(a));
+    assert_eq!(aside(&journal), ["b"]);
+    // One that has ended need not be kept, and another boot knows none.
+    let mut proven = begun().report;
+    proven.outcome = Outcome::Proven;
+    journal.finish(&proven).expect("finish");
+    journal.begin(of("c")).expect("begin");
+    assert_eq!(aside(&journal), ["b"]);
+    let (other, _) = Journal::open(dir.path(), "next boot").expect("open");
+    assert_eq!(other.set_aside().expect("read"), []);
+}
+
 proptest::proptest! {
     #[test]
     fn garbage_is_no_record_and_no_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..400)) {

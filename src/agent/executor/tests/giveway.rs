@@ -150,7 +150,10 @@ fn a_fence_that_hangs_lets_another_go_first_and_is_proven_when_its_io_ends() {
         .take_while(|r| devices(r) == fell_short)
         .collect();
     assert!(!not_yet.is_empty());
-    assert!(not_yet.iter().all(|r| r.outcome == Outcome::NotProven));
+    for report in not_yet {
+        assert_eq!(report.outcome, Outcome::NotProven);
+        assert!(report.message.contains("a-lv0"), "{}", report.message);
+    }
     assert!(before.iter().all(|r| r.outcome != Outcome::InProgress));
     // One thread is at the volume for as long as it hangs. It may come back in the moment in which the next one looks: error over error.
     assert!(bench.count("swap a-lv0") <= 2);

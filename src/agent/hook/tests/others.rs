@@ -71,6 +71,35 @@ fn a_hook_that_is_killed_loses_no_fence_that_it_went_before() {
 }
 
 #[test]
+fn the_hook_completes_a_fence_of_its_own_volume_group_that_was_put_aside() {
+    let bench = beside_another();
+    // Not given up, so the journal has it; then another began, and its agent was killed.
+    let left = bench.journal().left().expect("read").expect("a record");
+    assert!(left.unfinished());
+    bench.node.state(|s| {
+        s.device("other-lv0").expect("a device").in_flight = InFlight::None;
+    });
+    bench.node.kill_at_call(30);
+    assert!(bench.fence_as_agent().is_none() && bench.node.restart_agent());
+    assert_eq!(bench.journal().set_aside().expect("read").len(), 1);
+    let (verdict, told) = bench.hook_of("other");
+    assert!(
+        matches!(verdict, Verdict::Proven(_)),
+        "{verdict:?} {told:?}"
+    );
+    let completed = told
+        .iter()
+        .any(|t| t.contains("completing the fence of kill-hook of other"));
+    assert!(completed, "{told:?}");
+    // And the one in whose place it was completed is left to who completes that.
+    let journal = bench.journal();
+    let mut left = journal.set_aside().expect("read");
+    left.extend(journal.left().expect("read").filter(Record::unfinished));
+    let names: Vec<_> = left.iter().map(|r| r.begun.order.name.as_str()).collect();
+    assert_eq!(names, ["request"]);
+}
+
+#[test]
 fn a_fence_of_another_volume_group_that_hangs_is_not_waited_for() {
     let bench = beside_another();
     let (verdict, told) = bench.hook();
