@@ -6,7 +6,7 @@ mod publishing;
 mod telling;
 mod unfence;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -91,6 +91,8 @@ pub struct Desk {
     after_unfence: Option<Order>,
     running: Option<(Running, Arc<Reins>)>,
     queue: Queue,
+    /// Fences that this process has tried to their end without proof: not worth another turn.
+    tried_out: BTreeSet<Uid>,
     hooks: Waiting,
 }
 
@@ -113,6 +115,7 @@ impl Desk {
             after_unfence: None,
             running: None,
             queue: Queue::default(),
+            tried_out: BTreeSet::new(),
             hooks: Waiting::default(),
         };
         for known in desk.tools.sentry.resume(left.as_ref()) {
@@ -138,7 +141,7 @@ impl Desk {
         if let Some(record) = unfinished {
             desk.keep(record);
         }
-        desk.look_aside("");
+        desk.look_aside();
         if desk.queue.is_empty() {
             desk.lift_on()?;
         } else {
@@ -318,7 +321,9 @@ impl Desk {
         let uid = &known.order.uid;
         self.tools.metrics.ended(&known.report);
         self.running = None;
-        self.look_aside(uid);
+        // It lies aside again, or will when another one begins.
+        self.tried_out.insert(uid.clone());
+        self.look_aside();
         self.tools.metrics.fencing(!self.queue.is_empty());
         self.hooks.ended(known);
         // What NodeStorage says of the volume groups is no longer so.
@@ -388,8 +393,9 @@ impl Desk {
         );
         match self.tools.actor.begin(order) {
             Ok(reins) => {
-                // Whatever was given back before: this is another story.
+                // Whatever was given back or tried before: this is another story.
                 self.lifts.remove(&uid);
+                self.tried_out.remove(&uid);
                 let work = Work::Fence;
                 self.running = Some((Running { uid, work }, reins));
                 self.tools.metrics.fencing(true);

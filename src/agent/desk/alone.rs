@@ -93,6 +93,9 @@ impl Desk {
             self.started.insert(uid.clone(), started);
         }
         self.queue.rename(&local, &uid);
+        if self.tried_out.remove(&local) {
+            self.tried_out.insert(uid.clone());
+        }
         if let Some((running, _)) = &mut self.running
             && running.uid == local
         {

@@ -62,11 +62,12 @@ impl Desk {
         self.tools.metrics.fencing(true);
     }
 
-    /// What this process or others have put aside. Not `ended`, which has just ended: a record that cannot be removed is not resumed for ever.
-    pub(super) fn look_aside(&mut self, ended: &str) {
+    /// What this process or others have put aside. Not what this process has tried to its end: without a watchdog that resets the host, two of these
+    /// would bring each other back for ever.
+    pub(super) fn look_aside(&mut self) {
         for record in self.tools.actor.set_aside() {
             let uid = self.tools.sentry.uid_now(&record.begun.order.uid);
-            if !self.queue.has(&uid) && uid != ended {
+            if !self.queue.has(&uid) && !self.tried_out.contains(&uid) {
                 self.keep(record);
             }
         }

@@ -368,3 +368,27 @@ fn a_kill_hook_of_another_volume_group_goes_first_and_that_of_the_same_waits() {
     agent.until("a is released", released("a"));
     assert_eq!(of_a.try_recv(), Ok(Ok(())));
 }
+
+#[test]
+fn two_that_ended_without_proof_or_watchdog_come_to_rest() {
+    let bench = Bench::new();
+    bench.node.state(|s| {
+        s.wdmd = Daemon::Dead;
+        s.device("b-lv0").expect("a device").in_flight = InFlight::Forever;
+    });
+    let mut agent = bench.agent();
+    agent.policies(&["a", "b"]);
+    agent.until("a is not proven", is(Outcome::NotProven, "a"));
+    bench.cut("b");
+    agent.until("b is not proven", is(Outcome::NotProven, "b"));
+    agent.until("both have ended", |d| {
+        let ended = |vg| report(d, vg).is_some_and(|r| r.finished_after.is_some());
+        ended("a") && ended("b")
+    });
+    let began = Instant::now();
+    agent.until("some time", |d| {
+        assert!(d.running.is_none() && d.queue.is_empty(), "tried on again");
+        began.elapsed() > Duration::from_secs(5)
+    });
+    assert!(!agent.fencing());
+}

@@ -39,7 +39,8 @@ impl Fence<'_> {
         }
         self.gave_way = match self.journal.waits() {
             Waits::Nobody => false,
-            Waits::First => true,
+            // Its I/O may have ended while another had its turn: it looks first.
+            Waits::First => swap.has_looked(now),
             Waits::Another => swap.is_given_up() && now.since(swap.began()) >= LEAST_TURN,
         };
         if self.gave_way {

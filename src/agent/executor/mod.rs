@@ -452,8 +452,21 @@ impl Fence<'_> {
     }
 
     fn keep_locks(&mut self, why: &str) {
+        let groups = self.report.volume_groups.iter();
+        let gone: Vec<&str> = groups
+            .filter(|g| g.released_after.is_some())
+            .map(|g| g.name.as_str())
+            .collect();
         self.report.locks = LocksOutcome::Kept;
-        self.report.locks_message = format!("Nothing was released: {why}");
+        self.report.locks_message = if gone.is_empty() {
+            format!("Nothing was released: {why}")
+        } else {
+            // By an earlier turn of this fence.
+            format!(
+                "Nothing more was released: {why}. The locks of {} had been before",
+                gone.join(", ")
+            )
+        };
     }
 }
 

@@ -254,6 +254,12 @@ impl Swap {
         self.given_up
     }
 
+    /// Whether a listing of this turn shows that something is left to be waited for. A kernel that does not list is not waited for.
+    pub(super) fn has_looked(&self, now: Monotonic) -> bool {
+        let falls_short = self.last_list.is_some() && !self.book.all_settled();
+        falls_short || now.since(self.began) >= LIST_LIMIT
+    }
+
     pub(super) const fn began(&self) -> Monotonic {
         self.began
     }

@@ -215,6 +215,7 @@ fn alone(
             return Own::TryAgain("the agent has come back and goes on with it".into());
         }
         if report.outcome == Outcome::Proven {
+            put_back(&mut journal, others, tell);
             return conclude(host, &record, &report);
         }
     }
@@ -235,13 +236,7 @@ fn alone(
     if journal.taken_away() {
         return Own::TryAgain("the agent has come back and goes on with it".into());
     }
-    if let Some(others) = others
-        && let Err(e) = journal.resume(&others)
-    {
-        // The journal holds one, and this one was put aside: it is put back for the next agent to complete. What this fence did stands in a file
-        // of its own.
-        tell(&e.to_string());
-    }
+    put_back(&mut journal, others, tell);
     match &report.outcome {
         Outcome::Proven => conclude(host, &record, &report),
         Outcome::Refused(
@@ -250,6 +245,16 @@ fn alone(
             | RefusalReason::DeviceMapperUnavailable,
         ) => Own::TryAgain(report.message),
         _ => Own::Verdict(Verdict::Unproven(report.message)),
+    }
+}
+
+/// The journal holds one record, and this one was put aside: it is put back for the next agent to complete. What the hook's fence did stands in a
+/// file of its own.
+fn put_back(journal: &mut Journal, others: Option<Record>, tell: &mut dyn FnMut(&str)) {
+    if let Some(others) = others
+        && let Err(e) = journal.resume(&others)
+    {
+        tell(&e.to_string());
     }
 }
 

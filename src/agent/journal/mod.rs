@@ -6,6 +6,7 @@
 
 mod aside;
 mod expedited;
+mod given_back;
 mod lifts;
 pub mod line;
 mod standing;
@@ -29,6 +30,7 @@ use crate::fence::report::{FenceReport, Outcome, StepKind, StepReport, StepResul
 
 use aside::{Aside, to_be_kept};
 pub use expedited::Expedited;
+pub use given_back::GivenBack;
 pub use lifts::{Lift, Lifts};
 pub use standing::{Opening, Standing, Standings};
 pub use turn::Turn;
@@ -219,14 +221,21 @@ impl Journal {
         }
     }
 
-    /// What stands in the journal now, whoever wrote it.
+    /// What stands in the journal now, whoever wrote it. Not a fence that did not come to its end and whose volume groups were given back since.
     ///
     /// # Errors
     /// When the file cannot be read.
     pub fn left(&self) -> Result<Option<Record>, Error> {
         let bytes = read(&self.path)?;
         let record = bytes.and_then(|bytes| Record::decode(&bytes));
-        Ok(record.filter(|r| r.begun.report.boot_id == self.boot_id))
+        let ours = record.filter(|r| r.begun.report.boot_id == self.boot_id);
+        Ok(ours.filter(|r| !r.unfinished() || !self.given_back().covers(r)))
+    }
+
+    /// When volume groups were given back.
+    #[must_use]
+    pub fn given_back(&self) -> GivenBack {
+        GivenBack::new(self.directory(), &self.boot_id)
     }
 
     /// The folder that it lies in.
@@ -286,7 +295,10 @@ impl Journal {
         if self.silent {
             return Ok(Vec::new());
         }
-        self.aside().all()
+        let given_back = self.given_back();
+        let mut all = self.aside().all()?;
+        all.retain(|r| !given_back.covers(r));
+        Ok(all)
     }
 
     /// A fence gives way to another: its record is put aside, as it is now.

@@ -49,12 +49,15 @@ pub(super) fn look(
         }
     }
     let journal_error = |e: crate::agent::journal::Error| unknown(e.to_string());
-    let record = journal.left().map_err(journal_error)?;
+    // One that did not come to its end may have given way to the one in the journal.
+    let left = journal.left().map_err(journal_error)?;
+    let aside = journal.set_aside().map_err(journal_error)?;
+    let records: Vec<Record> = left.into_iter().chain(aside).collect();
     let guarded = journal.standings().all().map_err(journal_error)?;
     let lift = journal.lifts().left().map_err(journal_error)?;
     let of_this_boot = previous.filter(|p| p.boot_id == inventory.boot_id);
     let unfinished = of_this_boot.filter(|p| p.outcome != UnfenceOutcome::Done);
-    let mut recorded = recorded(record.as_ref(), &guarded);
+    let mut recorded = recorded(&records, &guarded);
     // What earlier attempts knew, of this agent or of the one before: the last device may be gone by now, and the lockspace still be missing.
     let earlier = lift.iter().map(|l| &l.report).chain(unfinished);
     for group in earlier.flat_map(|report| &report.groups) {
@@ -91,10 +94,10 @@ pub(super) fn look(
     })
 }
 
-/// The volume groups that fences are known to have left: those that are guarded, and those of a fence that ended without proof.
-fn recorded(record: Option<&Record>, guarded: &[Guarded]) -> Vec<Standing> {
-    let detailed: Vec<Standing> = record.into_iter().flat_map(of_record).collect();
-    let unproven = record.is_some_and(Record::unfinished);
+/// The volume groups that fences are known to have left: those that are guarded, and those of fences that ended without proof. `records`: the latest
+/// first.
+pub(super) fn recorded(records: &[Record], guarded: &[Guarded]) -> Vec<Standing> {
+    let detailed: Vec<Standing> = records.iter().flat_map(of_record).collect();
     let mut all: Vec<Standing> = guarded
         .iter()
         .map(|g| {
@@ -107,12 +110,12 @@ fn recorded(record: Option<&Record>, guarded: &[Guarded]) -> Vec<Standing> {
             })
         })
         .collect();
-    let missing = |d: &Standing| all.iter().all(|a| a.uuid != d.uuid);
-    let more: Vec<Standing> = detailed
-        .into_iter()
-        .filter(|d| unproven && missing(d))
-        .collect();
-    all.extend(more);
+    let unproven = records.iter().filter(|r| r.unfinished());
+    for group in unproven.flat_map(of_record) {
+        if all.iter().all(|a| a.uuid != group.uuid) {
+            all.push(group);
+        }
+    }
     all
 }
 

@@ -213,7 +213,14 @@ impl Lifting<'_> {
                 self.report.outcome = UnfenceOutcome::Done;
                 self.report.failures = 0;
                 self.report.finished_after = self.report.started.map(|at| looked.since(at));
-                if let Err(e) = self.journal.lifts().end() {
+                let groups = self.report.groups.iter();
+                let uuids = groups.map(|g| g.standing.uuid.as_str());
+                let noted = self.journal.given_back().note(uuids, looked);
+                // Noted first: a successor would take what is left of an unproven fence for one to be completed.
+                for e in [noted, self.journal.lifts().end()]
+                    .into_iter()
+                    .filter_map(std::result::Result::err)
+                {
                     self.note(e.to_string());
                 }
                 self.report.message = self.in_words();

@@ -7,11 +7,11 @@ use super::Bench;
 use super::bench::seconds;
 use crate::agent::executor::{resume, run};
 use crate::agent::journal::{Journal, Record, Waits, Wanted};
-use crate::fence::Order;
 use crate::fence::order::Selection;
 use crate::fence::report::{DeviceOutcome, FenceReport, LocksOutcome, Outcome};
-use crate::host::Host;
+use crate::fence::{Monotonic, Order};
 use crate::host::simulated::{Group, InFlight, Layout, uuid_of};
+use crate::host::{Bell, Host};
 
 /// Two volume groups on maps of their own. What one volume of `a` has in flight ends then, or never.
 fn bench(ends: Option<u64>) -> Bench {
@@ -331,4 +331,22 @@ fn killed_at_any_step_of_it_neither_fence_is_lost() {
         assert!(bench.node.state(|s| s.held(&uuid_of("other"))));
     }
     assert!(killed > 30, "{killed}");
+}
+
+#[test]
+fn one_whose_io_ended_meanwhile_looks_before_it_gives_way_again() {
+    let bench = bench(Some(1040));
+    let mut process = Process::new(&bench);
+    let (_, record) = process.fence("a", Waits::First);
+    let (report, _) = process.fence("b", Waits::Another);
+    assert_released(&bench, "b", &report);
+    process
+        .host
+        .system
+        .wait(&Bell::default(), 0, Monotonic(seconds(1050)));
+    let record = record.expect("it gave way");
+    // Somebody else waits already; it has to be looked at first, and then there is nothing left to be waited for.
+    let (report, gave_way) = process.resume(record, Waits::First);
+    assert!(gave_way.is_none());
+    assert_released(&bench, "a", &report);
 }

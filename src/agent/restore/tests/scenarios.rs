@@ -1,6 +1,7 @@
 //! Un-fences that go as planned.
 
 use super::{Bench, seconds};
+use crate::agent::restore::look;
 use crate::fence::report::StepResult;
 use crate::fence::unfence::{UnfenceOutcome, UnfenceStepKind};
 use crate::host::simulated::{Daemon, Group, Layout, Under, uuid_of};
@@ -92,6 +93,34 @@ fn the_guard_is_told_to_stop_before_a_device_goes_and_a_successor_goes_on() {
         }
     }
     assert!(at > 30);
+}
+
+#[test]
+fn a_fence_that_was_put_aside_is_found_and_not_tried_on_once_it_was_given_back() {
+    let mut bench = Bench::ready(&Bench::layout());
+    let (mut journal, left) = bench.journal();
+    let mut record = left.expect("a record");
+    // One that came to no proof, and has been replaced in the journal by another's.
+    record.finished = None;
+    record.begun.order.uid = "former".into();
+    bench.forget();
+    journal.resume(&record).expect("written");
+    let mut begun = record.begun.clone();
+    begun.order.uid = "latter".into();
+    begun.groups.clear();
+    begun.report.volume_groups.clear();
+    journal.begin(begun).expect("written");
+    let aside = |bench: &Bench| bench.journal().0.set_aside().expect("read").len();
+    assert_eq!(aside(&bench), 1);
+    let found = look::recorded(&journal.set_aside().expect("read"), &[]);
+    assert_eq!(found[0].uuid, uuid_of("vg1"));
+    let report = bench.until_done(120);
+    bench.assert_done(&report, "given back");
+    assert_eq!(aside(&bench), 0);
+    // What is fenced after that is another matter.
+    record.begun.report.started = bench.node.host().system.monotonic();
+    journal.give_way(record).expect("written");
+    assert_eq!(aside(&bench), 1);
 }
 
 #[test]
