@@ -222,11 +222,6 @@ fn returning(
     requests: &BTreeMap<Uid, StorageFenceRequest>,
 ) -> Option<Stand> {
     let lift = view.lifts.get(uid);
-    let begun = lift.is_some_and(|l| l.started.is_some());
-    // Deleted: what counts is what was fenced for it.
-    if !alive(request) && !begun && !touched(view, uid, request) {
-        return Some(Stand::NothingFenced);
-    }
     let generation = request.metadata.generation.unwrap_or_default();
     // What was given back was given back, whatever another has fenced since: it waits for nobody, and does not begin once more when that one goes.
     match lift {
@@ -237,6 +232,15 @@ fn returning(
             return Some(Stand::Settled);
         }
         _ => {}
+    }
+    // Deleted: what counts is what was fenced for it, and was not given back before. A fence of its own since then has ended what is known of that.
+    let owes = match lift {
+        Some(l) if l.outcome == UnfenceOutcome::Done => false,
+        Some(l) if l.started.is_some() => true,
+        _ => touched(view, uid, request),
+    };
+    if !alive(request) && !owes {
+        return Some(Stand::NothingFenced);
     }
     if let Some(other) = governing::kept_fenced_by(request, requests.values()) {
         return Some(Stand::Governed(

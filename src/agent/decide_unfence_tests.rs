@@ -195,6 +195,22 @@ fn it_is_tried_again_when_it_is_time_and_not_when_it_is_done() {
 }
 
 #[test]
+fn what_was_given_back_and_is_deleted_later_lifts_no_fence_of_anybody() {
+    let mut world = World::of([unfenced("a", 1)])
+        .knows("a", Outcome::Proven)
+        .lift("a", UnfenceOutcome::Done);
+    world.delete("a");
+    assert_eq!(
+        (world.gives_back(), world.stand("a")),
+        (None, Some(Stand::NothingFenced))
+    );
+    // Nor does it wait for who has fenced the same since.
+    let b = request("b", 2, &json!({}));
+    world.requests.insert("uid-b".into(), b);
+    assert_eq!(world.stand("a"), Some(Stand::NothingFenced));
+}
+
+#[test]
 fn what_was_given_back_is_fenced_again_when_the_spec_says_so() {
     let mut world = World::of([unfenced("a", 1)]).lift("a", UnfenceOutcome::Done);
     assert_eq!(world.begins(), None);

@@ -61,9 +61,15 @@ pub fn still_stands(
     let node = before.node.as_ref();
     node.filter(|n| n.boot_id == boot_id && n.started_at.is_some() && !n.dry_run)?;
     let fenced = find(&before.conditions, condition_type::FENCED)?;
-    let reason = [reason::PROVEN, reason::NOT_PROVEN]
-        .into_iter()
-        .find(|r| fenced.reason == *r)?;
+    // One that is to be given back, and has to wait for another, stands no less.
+    let reason = [
+        reason::PROVEN,
+        reason::NOT_PROVEN,
+        reason::UNFENCE_WAITING,
+        reason::UNFENCING,
+    ]
+    .into_iter()
+    .find(|r| fenced.reason == *r)?;
     let said = fenced.message.split(NOT_CARRIED_OUT).next();
     let message = format!("{}{NOT_CARRIED_OUT}{why}", said.unwrap_or_default());
     let mut part = before.clone();
@@ -93,7 +99,7 @@ mod tests {
 
     #[test]
     fn a_spec_that_is_refused_does_not_deny_what_stands() {
-        for reason in ["Proven", "NotProven"] {
+        for reason in ["Proven", "NotProven", "UnfenceWaiting", "Unfencing"] {
             let before = stored(reason, "b");
             let keep =
                 |why, before: &AgentPart| still_stands("b", why, 2, Timestamp::UNIX_EPOCH, before);
