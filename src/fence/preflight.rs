@@ -1,6 +1,6 @@
 //! Whether the node could be fenced now, and what stands in the way: one check after the other, each with what to do. Pure.
 
-use super::inventory::{Inventory, LockManager, PvKind};
+use super::inventory::{Inventory, LockManager, Lockspace, LockspaceState, PvKind};
 use super::plan::maps;
 
 /// The first sanlock that can declare a host dead (`set_host DEAD_EXT`), as in `version_hex`.
@@ -95,9 +95,19 @@ fn device_mapper(inventory: Result<&Inventory, &str>) -> Check {
 fn lock_manager(inventory: Option<&Inventory>) -> Check {
     const NAME: &str = "LockManager";
     match inventory.map(|i| &i.lock_manager) {
-        Some(LockManager::Running(_)) => {
-            check(NAME, Verdict::Passed, "lvmlockd and sanlock answer")
-        }
+        Some(LockManager::Running(lockspaces)) => match orphan(lockspaces) {
+            Some(orphan) => check(
+                NAME,
+                Verdict::Warning,
+                format!(
+                    "sanlock holds lockspace {}, and lvmlockd does not know it: it was started anew after one that was killed. The volume group counts \
+                     as local and cannot be fenced, and the watchdog resets the host when its lease runs out. On the node: vgchange --lockstart \
+                     --lockopt adoptls {}",
+                    orphan.name, orphan.vg_name
+                ),
+            ),
+            None => check(NAME, Verdict::Passed, "lvmlockd and sanlock answer"),
+        },
         Some(LockManager::LvmlockdUnavailable(why)) => check(
             NAME,
             Verdict::Failed,
@@ -110,6 +120,13 @@ fn lock_manager(inventory: Option<&Inventory>) -> Check {
         ),
         None => check(NAME, Verdict::Unknown, "the node was not looked at"),
     }
+}
+
+/// A lockspace that only sanlock knows of, and that is neither coming nor going: for these a moment of that is nothing.
+fn orphan(lockspaces: &[Lockspace]) -> Option<&Lockspace> {
+    use LockspaceState::{Adding, Removing};
+    let stays = |l: &&Lockspace| l.vg_uuid.is_empty() && !matches!(l.state, Adding | Removing);
+    lockspaces.iter().find(stays)
 }
 
 fn watchdog(inventory: Option<&Inventory>) -> Check {

@@ -46,6 +46,28 @@ fn a_node_as_it_should_be_passes() {
     assert_eq!(worse(Ok(&node()), &facts()), []);
 }
 
+#[test]
+fn a_lockspace_that_only_sanlock_knows_is_told_unless_it_is_coming_or_going() {
+    for (state, told) in [
+        (LockspaceState::Healthy, true),
+        (LockspaceState::RenewalFailing, true),
+        (LockspaceState::Adding, false),
+        (LockspaceState::Removing, false),
+    ] {
+        let mut node = node();
+        let LockManager::Running(all) = &mut node.lock_manager else {
+            unreachable!("both daemons answer")
+        };
+        all[0].vg_uuid.clear();
+        all[0].state = state;
+        let worse = worse(Ok(&node), &facts());
+        let warns = |c: &(&str, Verdict, String)| {
+            c.0 == "LockManager" && c.1 == Verdict::Warning && c.2.contains("adoptls vg1")
+        };
+        assert_eq!(worse.iter().any(warns), told, "{state:?} {worse:?}");
+    }
+}
+
 type Change = fn(&mut Inventory, &mut Facts);
 
 #[test]

@@ -54,7 +54,20 @@ fn adopted(cluster: &mut Cluster) -> Result {
         "the writer goes on, and sanlock and the watchdog hold on",
     )?;
     n1.sh(START)?;
-    let left = inspect(n1)?["lockManager"]["lockspaces"].clone();
+    let inspected = inspect(n1)?;
+    let checks = inspected["preflight"].as_array().cloned();
+    let warned = checks.unwrap_or_default().iter().any(|c| {
+        c["name"] == "LockManager"
+            && c["result"] == "Warning"
+            && c["message"]
+                .as_str()
+                .is_some_and(|m| m.contains("adoptls san"))
+    });
+    ensure(
+        warned,
+        "that it cannot be fenced now is told, with what to do",
+    )?;
+    let left = inspected["lockManager"]["lockspaces"].clone();
     ensure(
         left[0]["name"] == "lvm_san"
             && left[0]["lvLocks"] == 0
