@@ -11,7 +11,7 @@ use kube::{Api, ResourceExt};
 use serde_json::json;
 
 use crate::api::policy::RECORD_HISTORY_LIMIT;
-use crate::api::record::{annotation, ended_by_restart, has_ended, is_record};
+use crate::api::record::{annotation, has_ended, is_record};
 use crate::api::{CONTROLLER_FIELD_MANAGER, StorageFencePolicy, StorageFenceRequest};
 use crate::controller::context::Context;
 use crate::controller::request::{dereference, finalizer};
@@ -23,17 +23,17 @@ const AT_A_TIME: usize = 20;
 /// What a node's agent says that bears on its records.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Word {
-    /// The boot that runs.
-    pub boot_id: String,
     /// Names of the requests whose fences stand.
     pub standing: BTreeSet<String>,
 }
 
 /// Whether nothing stands fenced for a record any more. `word`: what its node's agent says, if one answers.
+///
+/// Which boot the node runs is not asked: a NodeStorage may still be of the boot before the one that a record was made in, and an agent says soon by
+/// itself that a restart has ended a record.
 fn is_over(record: &StorageFenceRequest, word: Option<&Word>) -> bool {
-    let restarted = |w: &Word| !w.boot_id.is_empty() && ended_by_restart(record, &w.boot_id);
     let stands = word.is_some_and(|w| w.standing.contains(&record.name_any()));
-    (has_ended(record) || word.is_some_and(restarted)) && !stands
+    has_ended(record) && !stands
 }
 
 /// The records that are too many, the oldest first. `word`: what the agent of a node says, if one answers. A record whose policy is no more counts
@@ -100,7 +100,6 @@ fn word(context: &Context, record: &StorageFenceRequest) -> Option<Word> {
     let about = dereference::dereference(record, &context.caches);
     let (_, storage) = about.current_agent()?;
     Some(Word {
-        boot_id: storage.boot_id.clone(),
         standing: storage.fences.iter().map(|f| f.by.clone()).collect(),
     })
 }
