@@ -39,6 +39,8 @@ pub struct Facts {
     /// What policies had the node fence by itself, as its agent has recorded it: what a success would rest on now; of a deleted remediation, what
     /// its success rested on, as far as it is there.
     pub records: Vec<StorageFenceRequest>,
+    /// All requests for the node, whosever they are.
+    pub requests: Vec<StorageFenceRequest>,
 }
 
 /// Gathers.
@@ -60,6 +62,7 @@ pub async fn dereference(
         policies: context.caches.readable_policies(),
         name_taken: false,
         records: Vec::new(),
+        requests: Vec::new(),
     };
     let uid = remediation.uid().unwrap_or_default();
     let requests = context.caches.requests.state();
@@ -87,6 +90,7 @@ pub async fn dereference(
         if deleted && owes && facts.node_exists {
             facts.node_boot_id = boot_id(node, context).await?;
         }
+        facts.requests = others;
     }
     Ok(facts)
 }

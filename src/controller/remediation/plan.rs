@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::dereference::Facts;
 use super::judge::{Stand, Verdict, has_succeeded, timed_out};
-use super::records::{GiveBack, Owed, owed, references};
+use super::records::{GiveBack, Owed, held_by, owed, references};
 use super::{ASK_AGAIN, full_name};
 use crate::api::condition::{find, set};
 use crate::api::remediation::{
@@ -133,7 +133,7 @@ pub fn plan(
 }
 
 /// Deletion says that the node is healthy: the request goes, records on which its success rested are given back, and the remediation stays until
-/// that is done, so that the health controller does not count the node as healthy before.
+/// that is done, so that the health controller does not count the node as healthy before. It does not stay for what another request holds back.
 fn on_deletion(remediation: &StorageFenceRemediation, facts: &Facts, now: Timestamp) -> Plan {
     let request = match &facts.request {
         Some(request) if request.metadata.deletion_timestamp.is_none() => delete(request),
@@ -145,7 +145,13 @@ fn on_deletion(remediation: &StorageFenceRemediation, facts: &Facts, now: Timest
     if pointless {
         owed = Owed::default();
     }
-    let done = pointless || (facts.request.is_none() && owed.is_nothing());
+    let own = facts.request.as_ref();
+    let nothing = own.is_none() && owed.is_nothing();
+    // What another request holds back may take for ever: it is given back when that one goes, by what its own spec and finalizer say. Before, the own
+    // request must be deleted, and the spec of every record be written.
+    let asked = matches!(request, Request::Keep) && owed.give_back.is_empty();
+    let holder = held_by(own, &owed, &facts.requests).filter(|_| !pointless && asked);
+    let done = pointless || nothing || holder.is_some();
     let status = if done {
         None
     } else {
@@ -162,7 +168,22 @@ fn on_deletion(remediation: &StorageFenceRemediation, facts: &Facts, now: Timest
         look_again: (!owed.give_back.is_empty()).then_some(ASK_AGAIN),
         give_back: owed.give_back,
         status,
-        notice: None,
+        notice: holder.map(stays_fenced),
+    }
+}
+
+/// Why a deleted remediation goes before its node has its storage back.
+fn stays_fenced(holder: &StorageFenceRequest) -> Notice {
+    let name = holder.name_any();
+    let node = &holder.spec.node_name;
+    let note = format!(
+        "deleted, and not waited for any longer: request {name} keeps node {node} fenced. What was fenced for this remediation is given back when \
+         that request is deleted or set to fenceState Unfenced: kubectl get sfr {name}"
+    );
+    Notice {
+        warning: true,
+        reason: "RemediationStopped",
+        note,
     }
 }
 

@@ -9,12 +9,14 @@ use kube::ResourceExt;
 use super::full_name;
 use super::judge::timed_out;
 use crate::api::condition::find;
+use crate::api::governing::kept_fenced_by;
 use crate::api::record::{annotation, has_ended, is_record};
 use crate::api::remediation::RecordReference;
 use crate::api::request::{
     DeletionPolicy, FenceState, ReleaseLocks, VolumeGroupMode, condition_type,
 };
 use crate::api::{ConditionStatus, StorageFenceRemediation, StorageFenceRequest};
+use crate::controller::request::finalizer;
 
 /// So many of one node at a time are as many as its volume groups.
 const MOST: usize = 16;
@@ -131,9 +133,12 @@ pub fn owed<'a>(
         if has_ended(record) || is_held(record) {
             continue;
         }
-        let returns = record.metadata.deletion_timestamp.is_some()
-            || record.spec.fence_state == FenceState::Unfenced;
-        if returns {
+        let deleted = record.metadata.deletion_timestamp.is_some();
+        // What is still there of it is somebody else's finalizer: the agent gives nothing back for it any more.
+        if deleted && !finalizer::has(record) {
+            continue;
+        }
+        if deleted || record.spec.fence_state == FenceState::Unfenced {
             owed.under_way.push(record);
             continue;
         }
@@ -152,6 +157,18 @@ pub fn owed<'a>(
         });
     }
     owed
+}
+
+/// Of the node's `requests` the one that keeps the node fenced, and so holds back the remediation's `own` request and what is `owed`, all of which
+/// was asked for: the agent gives nothing back before that one is gone, or wants the contrary.
+#[must_use]
+pub fn held_by<'a>(
+    own: Option<&StorageFenceRequest>,
+    owed: &Owed<'_>,
+    requests: &'a [StorageFenceRequest],
+) -> Option<&'a StorageFenceRequest> {
+    let waits = own.or(owed.under_way.first().copied())?;
+    kept_fenced_by(waits, requests)
 }
 
 /// Whether its spec says that the fence stays: the policy has the locks kept, or somebody has it stay whatever becomes of the record.

@@ -8,7 +8,7 @@ use super::super::tests::{deleted, facts, planned, remediation, timed_out};
 use super::*;
 use crate::api::remediation::{StorageFenceRemediationStatus, contract};
 use crate::api::request::reason as said;
-use crate::api::{Condition, NodeStorageStatus};
+use crate::api::{Condition, NodeStorageStatus, UNFENCE_FINALIZER};
 use crate::controller::fixtures::{condition, fenced, request, with};
 
 const TRUE: ConditionStatus = ConditionStatus::True;
@@ -294,10 +294,19 @@ fn a_record_that_somebody_deleted_is_waited_for() {
     let mut record = auto(&json!({}));
     let gone = goes(succeeded(&record));
     record.metadata.deletion_timestamp = gone.metadata.deletion_timestamp.clone();
+    let foreign = "example.com/audit".to_owned();
+    record.metadata.finalizers = Some(vec![UNFENCE_FINALIZER.to_owned(), foreign.clone()]);
     let plan = planned(&gone, &afterwards(&gone, &record));
     assert_eq!(
         (given_back(&plan).len(), plan.finalizer),
         (0, Finalizer::Keep)
+    );
+    // Ours is off: whoever holds it now, the agent gives nothing back for it.
+    record.metadata.finalizers = Some(vec![foreign]);
+    let plan = planned(&gone, &afterwards(&gone, &record));
+    assert_eq!(
+        (given_back(&plan).len(), plan.finalizer),
+        (0, Finalizer::Free)
     );
     let another = auto(&json!({}));
     let mut facts = afterwards(&gone, &another);
@@ -323,4 +332,129 @@ fn a_lost_node_or_boot_ends_the_wait_for_records_too() {
             (0, Finalizer::Free)
         );
     }
+}
+
+/// The own request or a record of a deleted remediation as the agent has to see it: deleted, and kept by our finalizer.
+fn going(mut request: StorageFenceRequest) -> StorageFenceRequest {
+    request.metadata.deletion_timestamp = deleted(None).metadata.deletion_timestamp;
+    request.metadata.finalizers = Some(vec![UNFENCE_FINALIZER.into()]);
+    request
+}
+
+/// What is known of a remediation that succeeded by `noted` records, once its own request was deleted; `others` are the node's too.
+fn beside(
+    noted: &[StorageFenceRequest],
+    others: &[StorageFenceRequest],
+) -> (StorageFenceRemediation, Facts) {
+    let mut gone = goes(remediation(&json!({})));
+    let mut status = StorageFenceRemediationStatus {
+        node_boot_id: Some("boot-1".into()),
+        ..StorageFenceRemediationStatus::default()
+    };
+    status.records = references(noted);
+    gone.status = Some(status);
+    let own = going(request(&json!({})));
+    let mut facts = facts(Some(own.clone()));
+    facts.requests = [&[own], noted, others].concat();
+    facts.records = super::noted(&gone, &facts.requests);
+    (gone, facts)
+}
+
+/// The agent gives nothing back while any other request wants the node fenced: waiting for it would last for as long.
+#[test]
+fn what_another_request_holds_back_is_not_waited_for() {
+    let back = || returning(auto(&json!({})), TRUE, said::UNFENCE_WAITING);
+    let never = record("auto-n1-2", &json!({ "releaseLocks": "Never" }));
+    let retain = record("auto-n1-2", &json!({ "deletionPolicy": "Retain" }));
+    let mut again = record("auto-n1-2", &json!({}));
+    again
+        .annotations_mut()
+        .insert(annotation::UNFENCED_FOR.into(), "ns/n1 0123456789".into());
+    let mut a_persons = record("mine", &json!({}));
+    a_persons.metadata.labels = None;
+    a_persons.metadata.creation_timestamp = None;
+    let other = || record("auto-n1-2", &json!({}));
+    for (what, noted, others) in [
+        ("Never beside AfterProof", vec![back(), never], vec![]),
+        ("Retain", vec![back(), retain], vec![]),
+        ("set back to Fenced", vec![back(), again], vec![]),
+        (
+            "of a volume group that is not meant, or of a later outage",
+            vec![back()],
+            vec![other()],
+        ),
+        ("it holds back the own request alone", vec![], vec![other()]),
+        ("a person's younger request", vec![back()], vec![a_persons]),
+    ] {
+        let (gone, facts) = beside(&noted, &others);
+        let plan = planned(&gone, &facts);
+        assert_eq!(
+            (given_back(&plan).len(), plan.finalizer),
+            (0, Finalizer::Free),
+            "{what}"
+        );
+        let holder = facts.requests.last().unwrap().name_any();
+        let notice = plan.notice.unwrap();
+        assert!(
+            notice.note.contains(&format!("request {holder} keeps")),
+            "{what}: {notice:?}"
+        );
+    }
+    // NHC has turned to another remediator: the record stays fenced, and keeps the own request.
+    let (mut gone, facts) = beside(&[auto(&json!({}))], &[]);
+    gone.metadata.annotations = timed_out().metadata.annotations;
+    let plan = planned(&gone, &facts);
+    assert_eq!(
+        (given_back(&plan).len(), plan.finalizer),
+        (0, Finalizer::Free)
+    );
+}
+
+#[test]
+fn what_nobody_else_holds_back_is_waited_for() {
+    let back = || returning(auto(&json!({})), TRUE, said::UNFENCE_WAITING);
+    let second = |spec: &Value| record("auto-n1-2", spec);
+    let ended = fenced(second(&json!({})), FALSE, said::NODE_RESTARTED);
+    for (what, noted, others) in [
+        ("nobody else", vec![back()], vec![]),
+        ("it is over", vec![back()], vec![ended]),
+        (
+            "a dry run",
+            vec![back()],
+            vec![second(&json!({ "dryRun": true }))],
+        ),
+        ("it is going", vec![back()], vec![going(second(&json!({})))]),
+        (
+            "it wants the same",
+            vec![back()],
+            vec![second(&json!({ "fenceState": "Unfenced" }))],
+        ),
+        (
+            "it is given back now: its spec is not written yet",
+            vec![back(), second(&json!({}))],
+            vec![],
+        ),
+    ] {
+        let (gone, facts) = beside(&noted, &others);
+        let plan = planned(&gone, &facts);
+        assert_eq!(plan.finalizer, Finalizer::Keep, "{what}");
+        assert!(plan.notice.is_none(), "{what}");
+    }
+}
+
+/// Later nobody would: what another request holds back is still to be asked for.
+#[test]
+fn it_does_not_go_before_everything_was_asked_for() {
+    let never = || record("auto-n1-2", &json!({ "releaseLocks": "Never" }));
+    let (gone, facts) = beside(&[auto(&json!({})), never()], &[]);
+    let plan = planned(&gone, &facts);
+    assert_eq!(
+        (given_back(&plan), plan.finalizer),
+        (vec!["uid of auto-n1-1"], Finalizer::Keep)
+    );
+    let (gone, mut facts) = beside(&[], &[never()]);
+    facts.request = Some(request(&json!({})));
+    let plan = planned(&gone, &facts);
+    assert!(matches!(plan.request, Request::Delete { .. }));
+    assert_eq!(plan.finalizer, Finalizer::Keep);
 }
