@@ -7,9 +7,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use kube::api::{DeleteParams, Preconditions};
-use kube::{Api, ResourceExt};
+use kube::{Api, Client, ResourceExt};
 use serde_json::json;
+use tokio::time::Instant;
 
+use super::AGAIN;
 use crate::api::policy::RECORD_HISTORY_LIMIT;
 use crate::api::record::{annotation, has_ended, is_record};
 use crate::api::{CONTROLLER_FIELD_MANAGER, StorageFencePolicy, StorageFenceRequest};
@@ -80,18 +82,51 @@ fn age(record: &StorageFenceRequest) -> (Option<jiff::Timestamp>, String) {
     (created, record.name_any())
 }
 
-/// Deletes those that are too many. A failure is told and tried again with the next look.
-pub async fn prune(context: &Context, policies: &[StorageFencePolicy]) {
-    let requests = context.caches.requests.state();
-    let readable = requests.iter().filter_map(|r| r.0.as_ref().ok());
-    let surplus = surplus(readable, policies, |record| word(context, record));
-    for record in surplus.into_iter().take(AT_A_TIME) {
-        let name = record.name_any();
-        match delete(context, record).await {
-            Ok(()) => tracing::info!(request = name, "a record that is over has gone"),
-            // Somebody was faster.
-            Err(error) if error.is_not_found() || error.is_conflict() => {}
-            Err(error) => tracing::warn!(request = name, %error, "a record that is over stays yet"),
+/// Deletes those that are too many.
+#[derive(Debug, Default)]
+pub struct Pruner {
+    /// Not before this, after one that would not go: its finalizer, which went first, is put back by the request's reconciler. Both writes ring, so
+    /// that the next look is a second away, for as long as the deletion is refused.
+    not_before: Option<Instant>,
+}
+
+impl Pruner {
+    /// One look. A failure is told, and tried again after [`AGAIN`].
+    pub async fn prune(&mut self, context: &Context, policies: &[StorageFencePolicy]) {
+        if !self.is_due() {
+            return;
+        }
+        let requests = context.caches.requests.state();
+        let readable = requests.iter().filter_map(|r| r.0.as_ref().ok());
+        let surplus = surplus(readable, policies, |record| word(context, record));
+        self.delete(&context.client, &surplus).await;
+    }
+
+    fn is_due(&self) -> bool {
+        self.not_before.is_none_or(|at| at <= Instant::now())
+    }
+
+    async fn delete(&mut self, client: &Client, surplus: &[&StorageFenceRequest]) {
+        self.not_before = None;
+        for record in surplus.iter().take(AT_A_TIME) {
+            let name = record.name_any();
+            match delete(client, record).await {
+                Ok(Done::Gone) => tracing::info!(request = name, "a record that is over has gone"),
+                Ok(Done::Held) => {
+                    tracing::warn!(
+                        request = name,
+                        "a record that is over stays: not only the controller has put its finalizer on"
+                    );
+                    self.not_before = Some(Instant::now() + AGAIN);
+                }
+                // Somebody was faster.
+                Err(error) if error.is_not_found() || error.is_conflict() => {}
+                Err(error) => {
+                    tracing::warn!(request = name, %error, "a record that is over stays yet");
+                    self.not_before = Some(Instant::now() + AGAIN);
+                    return;
+                }
+            }
         }
     }
 }
@@ -104,9 +139,17 @@ fn word(context: &Context, record: &StorageFenceRequest) -> Option<Word> {
     })
 }
 
-async fn delete(context: &Context, record: &StorageFenceRequest) -> Result<()> {
+/// What became of one.
+enum Done {
+    /// It was deleted.
+    Gone,
+    /// Somebody else has put on the finalizer too: deleted, it would be given back.
+    Held,
+}
+
+async fn delete(client: &Client, record: &StorageFenceRequest) -> Result<Done> {
     let name = record.name_any();
-    let api: Api<StorageFenceRequest> = Api::all(context.client.clone());
+    let api: Api<StorageFenceRequest> = Api::all(client.clone());
     let mut version = record.resource_version();
     if finalizer::has(record) {
         let target = Target {
@@ -116,6 +159,9 @@ async fn delete(context: &Context, record: &StorageFenceRequest) -> Result<()> {
         };
         let content = json!({ "metadata": { "resourceVersion": version, "finalizers": [] } });
         let stored = apply(&api, target, &content).await?;
+        if finalizer::has(&stored) {
+            return Ok(Done::Held);
+        }
         version = stored.resource_version();
     }
     let params = DeleteParams::default().preconditions(Preconditions {
@@ -124,7 +170,7 @@ async fn delete(context: &Context, record: &StorageFenceRequest) -> Result<()> {
     });
     call(format!("delete record {name}"), api.delete(&name, &params))
         .await
-        .map(drop)
+        .map(|_| Done::Gone)
 }
 
 #[cfg(test)]

@@ -1,6 +1,10 @@
+use std::sync::{Arc, Mutex};
+
 use serde_json::{Value, json};
 
 use super::*;
+use crate::api::UNFENCE_FINALIZER;
+use crate::kubernetes::mock;
 
 const BACK: (&str, &str) = ("Unfenced", "False/Unfenced");
 
@@ -160,4 +164,66 @@ fn no_boot_id_ends_a_record_that_still_says_fenced() {
     // Nor does it before its status says anything of a node.
     record.status = None;
     assert_eq!(surplus([&record], &limit(0), word).len(), 0);
+}
+
+/// Deletes a record with our finalizer, and one without. `stays`: the finalizer, when it was taken off; `refused`: how the API server answers to
+/// deletions.
+async fn pruned(stays: bool, refused: Option<u16>) -> (Pruner, Vec<String>) {
+    let calls = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&calls);
+    let client = mock::client(move |call| {
+        let name = call.path.rsplit('/').next().unwrap();
+        let method = call.method.as_str();
+        calls.lock().unwrap().push(format!("{method} {name}"));
+        match refused {
+            Some(code) if method == "DELETE" => (
+                code,
+                json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code }),
+            ),
+            _ => {
+                let mut stored = record(name, 1, BACK);
+                stored.metadata.finalizers = stays.then(|| vec![UNFENCE_FINALIZER.to_owned()]);
+                (200, serde_json::to_value(stored).unwrap())
+            }
+        }
+    });
+    let mut records = [record("auto-n1-a", 1, BACK), record("auto-n1-b", 2, BACK)];
+    records[0].metadata.finalizers = Some(vec![UNFENCE_FINALIZER.to_owned()]);
+    let mut pruner = Pruner::default();
+    let surplus = [&records[0], &records[1]];
+    pruner.delete(&client, &surplus).await;
+    let calls = seen.lock().unwrap().clone();
+    (pruner, calls)
+}
+
+#[tokio::test]
+async fn the_finalizer_goes_first_and_then_the_record() {
+    for refused in [None, Some(404), Some(409)] {
+        let (pruner, calls) = pruned(false, refused).await;
+        let both = ["PATCH auto-n1-a", "DELETE auto-n1-a", "DELETE auto-n1-b"];
+        assert_eq!(calls, both, "{refused:?}");
+        assert!(pruner.is_due(), "{refused:?}");
+    }
+}
+
+/// The request's reconciler puts the finalizer back on, and both ring.
+#[tokio::test]
+async fn a_refused_deletion_ends_the_look_and_is_not_tried_again_at_once() {
+    for refused in [403, 422, 500] {
+        let (mut pruner, calls) = pruned(false, Some(refused)).await;
+        assert_eq!(calls, ["PATCH auto-n1-a", "DELETE auto-n1-a"], "{refused}");
+        assert!(!pruner.is_due(), "{refused}");
+        let in_a_minute = pruner.not_before.unwrap();
+        assert!(in_a_minute > Instant::now() + AGAIN / 2, "{refused}");
+        pruner.not_before = Some(in_a_minute.checked_sub(AGAIN).unwrap());
+        assert!(pruner.is_due(), "{refused}");
+    }
+}
+
+/// Somebody has applied it by another name: deleted, the record would be given back once more.
+#[tokio::test]
+async fn a_record_that_keeps_the_finalizer_is_not_deleted() {
+    let (pruner, calls) = pruned(true, None).await;
+    assert_eq!(calls, ["PATCH auto-n1-a", "DELETE auto-n1-b"]);
+    assert!(!pruner.is_due());
 }

@@ -200,13 +200,14 @@ pub fn is_current(policy: &StorageFencePolicy, wanted: &Status) -> bool {
 
 /// Keeps all statuses current, and the records within their limits, for ever.
 pub async fn run(context: Arc<Context>, changed: Arc<tokio::sync::Notify>) {
+    let mut pruner = history::Pruner::default();
     loop {
         let _ = tokio::time::timeout(AGAIN, changed.notified()).await;
         tokio::time::sleep(GATHER).await;
         if context.leads() {
             let policies = context.caches.readable_policies();
             write_all(&context, &policies).await;
-            history::prune(&context, &policies).await;
+            pruner.prune(&context, &policies).await;
         }
     }
 }
