@@ -167,6 +167,9 @@ pub struct RecordReference {
     /// Its UID: no other one of that name.
     #[schemars(length(max = 64))]
     pub uid: String,
+    /// Whether it was seen being given back after the remediation was deleted: whoever sets it back to Fenced then is not contradicted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub returning: bool,
 }
 
 /// What remediations are made from.

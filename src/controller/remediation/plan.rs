@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::dereference::Facts;
 use super::judge::{Stand, Verdict, has_succeeded, timed_out};
-use super::records::{GiveBack, Owed, held_by, owed, references};
+use super::records::{GiveBack, Owed, held_by, note_returning, owed, references};
 use super::{ASK_AGAIN, full_name};
 use crate::api::condition::{find, set};
 use crate::api::remediation::{
@@ -234,6 +234,7 @@ fn waiting(
         now,
     );
     set(&mut status.conditions, processing);
+    note_returning(&mut status.records, owed);
     (remediation.status.as_ref() != Some(&status)).then_some(status)
 }
 

@@ -83,6 +83,7 @@ pub fn references(records: &[StorageFenceRequest]) -> Vec<RecordReference> {
     let reference = |r: &StorageFenceRequest| RecordReference {
         name: r.name_any(),
         uid: r.uid().unwrap_or_default(),
+        returning: false,
     };
     records.iter().map(reference).collect()
 }
@@ -142,8 +143,10 @@ pub fn owed<'a>(
             owed.under_way.push(record);
             continue;
         }
-        // Given back for this remediation once, and wanted fenced again by somebody since.
-        if record.annotations().get(annotation::UNFENCED_FOR) == Some(&whom) {
+        // Given back once since this remediation was deleted, and wanted fenced again by somebody since.
+        if record.annotations().get(annotation::UNFENCED_FOR) == Some(&whom)
+            || was_returning(remediation, record)
+        {
             continue;
         }
         let after = remediation.spec.unfence_after_seconds;
@@ -157,6 +160,21 @@ pub fn owed<'a>(
         });
     }
     owed
+}
+
+/// Whether the remediation's status says that a record was being given back when it was looked at after the deletion.
+fn was_returning(remediation: &StorageFenceRemediation, record: &StorageFenceRequest) -> bool {
+    let noted = remediation.status.as_ref().map(|s| s.records.as_slice());
+    let mut noted = noted.unwrap_or_default().iter();
+    noted.any(|n| n.returning && record.uid().as_ref() == Some(&n.uid))
+}
+
+/// Notes in a status which of its `records` are under way. Those that are patched carry that in an annotation.
+pub fn note_returning(records: &mut [RecordReference], owed: &Owed<'_>) {
+    for noted in records {
+        let is_it = |r: &&StorageFenceRequest| r.uid().as_ref() == Some(&noted.uid);
+        noted.returning |= owed.under_way.iter().any(is_it);
+    }
 }
 
 /// Of the node's `requests` the one that keeps the node fenced, and so holds back the remediation's `own` request and what is `owed`, all of which

@@ -458,3 +458,29 @@ fn it_does_not_go_before_everything_was_asked_for() {
     assert!(matches!(plan.request, Request::Delete { .. }));
     assert_eq!(plan.finalizer, Finalizer::Keep);
 }
+
+/// Its fenceState was Unfenced already when the remediation was deleted: no annotation tells that it was given back once.
+#[test]
+fn a_record_that_a_person_sets_back_to_fenced_is_not_given_back_again() {
+    let back = returning(auto(&json!({})), TRUE, said::UNFENCE_WAITING);
+    let (mut gone, facts) = beside(std::slice::from_ref(&back), &[]);
+    let plan = planned(&gone, &facts);
+    assert_eq!(
+        (given_back(&plan).len(), plan.finalizer),
+        (0, Finalizer::Keep)
+    );
+    gone.status = plan.status;
+    assert!(gone.status.as_ref().unwrap().records[0].returning);
+    assert!(planned(&gone, &facts).status.is_none(), "said once");
+    let mut facts = afterwards(&gone, &auto(&json!({})));
+    facts.requests = facts.records.clone();
+    let plan = planned(&gone, &facts);
+    assert_eq!(
+        (given_back(&plan).len(), plan.finalizer),
+        (0, Finalizer::Free)
+    );
+    // Fenced all the time: nobody has said anything else.
+    gone.status.as_mut().unwrap().records[0].returning = false;
+    let plan = planned(&gone, &facts);
+    assert_eq!(given_back(&plan).len(), 1);
+}
