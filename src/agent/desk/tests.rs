@@ -392,3 +392,27 @@ fn two_that_ended_without_proof_or_watchdog_come_to_rest() {
     });
     assert!(!agent.fencing());
 }
+
+#[test]
+fn a_second_fence_that_falls_due_while_an_unfence_is_interrupted_does_not_take_the_place_of_the_first()
+ {
+    let bench = Bench::new();
+    let mut agent = bench.agent();
+    agent.policies(&["b", "c"]);
+    let unfence = Running {
+        uid: "uid-a".into(),
+        work: Work::Unfence,
+    };
+    agent.desk.running = Some((unfence, Arc::default()));
+    bench.cut("b");
+    agent.until("b waits for its end", |d| d.after_unfence.is_some());
+    bench.cut("c");
+    let began = Instant::now();
+    agent.until("c is due", |_| began.elapsed() > Duration::from_secs(3));
+    // It has ended.
+    agent.desk.running = None;
+    let first = agent.desk.after_unfence.take().expect("an order");
+    agent.desk.begin_own(&first);
+    agent.until("b is released", released("b"));
+    agent.until("c is released", released("c"));
+}
