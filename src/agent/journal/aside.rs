@@ -63,15 +63,7 @@ impl Aside {
         if all.is_empty() {
             return super::remove(&self.path);
         }
-        let error = |source| Error::of(&self.path, "written", source);
-        let mut bytes = Vec::new();
-        for record in all {
-            let json = serde_json::to_string(record).map_err(|e| error(e.into()))?;
-            bytes.extend(line::encode(&json));
-        }
-        let new = super::beside(&self.path);
-        std::fs::write(&new, bytes).map_err(error)?;
-        std::fs::rename(&new, &self.path).map_err(error)
+        super::write_lines(&self.path, all)
     }
 }
 

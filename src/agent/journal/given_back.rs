@@ -62,15 +62,7 @@ impl GivenBack {
                 at,
             });
         }
-        let error = |source| Error::of(&self.path, "written", source);
-        let mut bytes = Vec::new();
-        for entry in &all {
-            let json = serde_json::to_string(entry).map_err(|e| error(e.into()))?;
-            bytes.extend(line::encode(&json));
-        }
-        let new = super::beside(&self.path);
-        std::fs::write(&new, bytes).map_err(error)?;
-        std::fs::rename(&new, &self.path).map_err(error)
+        super::write_lines(&self.path, &all)
     }
 
     /// Whether all that a fence was about was given back after it had begun. What cannot be read says no.

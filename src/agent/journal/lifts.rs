@@ -62,13 +62,7 @@ impl Lifts {
     /// # Errors
     /// When it cannot be written; what was there is then still there.
     pub fn put(&self, lift: &Lift) -> Result<(), Error> {
-        let new = super::beside(&self.path);
-        let write = || {
-            let text = serde_json::to_string(lift)?;
-            std::fs::write(&new, line::encode(&text))?;
-            std::fs::rename(&new, &self.path)
-        };
-        write().map_err(|e| Error::of(&self.path, "written", e))
+        super::write_lines(&self.path, [lift])
     }
 
     /// It has ended, or was given up.

@@ -441,6 +441,23 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, Error> {
     }
 }
 
+/// Writes a file of checked lines, one for each, in place of what is there: it appears whole.
+fn write_lines<'a, T: Serialize + 'a>(
+    path: &Path,
+    all: impl IntoIterator<Item = &'a T>,
+) -> Result<(), Error> {
+    let write = || -> io::Result<()> {
+        let mut bytes = Vec::new();
+        for one in all {
+            bytes.extend(line::encode(&serde_json::to_string(one)?));
+        }
+        let new = beside(path);
+        std::fs::write(&new, bytes)?;
+        std::fs::rename(&new, path)
+    };
+    write().map_err(|e| Error::of(path, "written", e))
+}
+
 /// Removes a file, if there is one.
 fn remove(path: &Path) -> Result<(), Error> {
     match std::fs::remove_file(path) {
