@@ -123,7 +123,8 @@ impl Fence<'_> {
 
     fn steps_of_groups(&mut self, swap: &Swap) {
         for group in 0..self.groups.len() {
-            let settled = swap.book.group_settled(group);
+            // Of a planned fence known before it is listed, so that the steps tell what the swaps took and what reading back.
+            let settled = swap.book.group_swapped(group);
             if settled && self.result(StepKind::Swap, group) == Some(StepResult::Running) {
                 self.end(
                     self.step(StepKind::Swap, group),

@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::libc::c_int;
 
 use super::codec::{self, HEADER, Header, Request, flag};
-use super::table;
+use super::{listing, table};
 use crate::fence::{DevNo, DmDevice, Target};
 use crate::host::{Device, DeviceEvents, DeviceMapper, Error, Paths, Result};
 
@@ -196,6 +196,8 @@ pub struct Control {
     sys: PathBuf,
     /// Opened at first use and kept: in an outage no path needs to be looked up.
     file: OnceLock<Arc<File>>,
+    /// Threads that may read at a time.
+    readers: usize,
 }
 
 impl Control {
@@ -206,6 +208,7 @@ impl Control {
             path: paths.dev.join("mapper/control"),
             sys: paths.sys.clone(),
             file: OnceLock::new(),
+            readers: listing::readers(),
         }
     }
 
@@ -215,6 +218,7 @@ impl Control {
             path: self.path.clone(),
             sys: self.sys.clone(),
             file: OnceLock::new(),
+            readers: self.readers,
         }
     }
 
@@ -364,17 +368,8 @@ impl DeviceMapper for Control {
     }
 
     fn each(&self, take: &mut dyn FnMut(DmDevice)) -> Result<()> {
-        let numbers = self.numbers()?;
-        // A list is long, tables are short: another buffer, or each of them would cost as much as the list.
-        let mut buffer = Vec::new();
-        for dev in numbers {
-            match self.describe(&mut buffer, dev) {
-                Ok(device) => take(device),
-                Err(Error::NoSuchDevice { .. }) => {}
-                Err(e) => return Err(e),
-            }
-        }
-        Ok(())
+        let describe = |buffer: &mut Vec<u8>, dev| self.describe(buffer, dev);
+        listing::each(&self.numbers()?, self.readers, describe, take)
     }
 
     fn device(&self, uuid: &str) -> Result<DmDevice> {

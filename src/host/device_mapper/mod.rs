@@ -5,6 +5,7 @@ pub mod codec;
 mod codec_tests;
 mod control;
 mod events;
+mod listing;
 pub mod table;
 
 pub use control::Control;

@@ -15,12 +15,20 @@ use crate::harness::{Cluster, Context, Result, Scenario, Shape, ensure, say, unt
 
 /// The scenarios of this file; they take minutes.
 pub fn long() -> Vec<Scenario> {
-    vec![Scenario {
-        name: "fence-speed",
-        about: "20 volumes under direct I/O: from the swap to the proof within 3 times what the bare ioctls need",
-        shape: Shape::arrays,
-        tell: fence_speed,
-    }]
+    vec![
+        Scenario {
+            name: "fence-speed",
+            about: "20 volumes under direct I/O: from the swap to the proof within 3 times what the bare ioctls need",
+            shape: Shape::arrays,
+            tell: fence_speed,
+        },
+        Scenario {
+            name: "busy-node",
+            about: "64 programs with a hundred times a pod's share want every core: a fence from a pod does not wait for them, bare ioctls do",
+            shape: Shape::arrays,
+            tell: busy_node,
+        },
+    ]
 }
 
 /// Those that take much longer.
@@ -63,6 +71,31 @@ fn fence_speed(cluster: &mut Cluster) -> Result {
     ensure(
         ratio <= 3.0,
         "20 volumes under I/O within 3 times the bare ioctls' time",
+    )
+}
+
+/// What a pod with a small request gets of a node that is full of work: cgroup v2's weights, 1 against 100.
+const BUSY: &str = "cd /sys/fs/cgroup && echo +cpu >cgroup.subtree_control && mkdir -p pod busy && echo 1 >pod/cpu.weight && echo 100 >busy/cpu.weight && \
+    for i in $(seq 64); do setsid sh -c 'echo $$ >/sys/fs/cgroup/busy/cgroup.procs; while :; do :; done' >/dev/null 2>&1 </dev/null & done; \
+    for i in $(seq 300); do test $(wc -l <busy/cgroup.procs) = 64 && exit 0; sleep 0.2; done; exit 1";
+const IN_A_POD: &str = "echo $$ >/sys/fs/cgroup/pod/cgroup.procs; ";
+const QUIET: &str = "echo 1 >/sys/fs/cgroup/busy/cgroup.kill";
+
+fn busy_node(cluster: &mut Cluster) -> Result {
+    let mut bench = Bench::new(cluster)?;
+    let (n, load) = (100, Load(0));
+    let quiet = bench.ours(bench.groups.first().context("a LUN")?, n, load)?;
+    let quiet_bare = bench.bare(n, load, 16, "two")?;
+    bench.is_busy = true;
+    let busy = bench.ours(bench.groups.get(1).context("a second LUN")?, n, load)?;
+    let busy_bare = bench.bare(n, load, 16, "two")?;
+    say(format!(
+        "    {n} volumes, from the swap to the proof {:.0} ms, on the busy node {:.0} ms; bare ioctls on 16 threads {quiet_bare:.0} ms and {busy_bare:.0} ms",
+        quiet.total, busy.total
+    ));
+    ensure(
+        busy.total < busy_bare,
+        "on a busy node the fence is done before ordinary threads would be",
     )
 }
 
@@ -115,6 +148,8 @@ pub struct Bench<'a> {
     node: &'a Node,
     groups: Vec<Group>,
     plain: Group,
+    /// Everything is timed in a pod of a node that is full of other work.
+    is_busy: bool,
 }
 
 impl<'a> Bench<'a> {
@@ -143,6 +178,7 @@ impl<'a> Bench<'a> {
             node,
             groups,
             plain,
+            is_busy: false,
         })
     }
 
@@ -159,12 +195,22 @@ impl<'a> Bench<'a> {
         if load.0 > 0 {
             start_load(node, &prefix, load.0.min(n))?;
         }
+        if self.is_busy {
+            node.sh_within(BUSY, LIMIT)?;
+        }
         let told = thing()?;
+        if self.is_busy {
+            node.sh_within(QUIET, LIMIT)?;
+        }
         if load.0 > 0 {
             load_ends(node)?;
         }
         remove(node, &prefix, n)?;
         Ok(told)
+    }
+
+    fn place(&self) -> &'static str {
+        if self.is_busy { IN_A_POD } else { "" }
     }
 
     fn plain<T>(&self, n: u32, load: Load, thing: impl FnOnce() -> Result<T>) -> Result<T> {
@@ -173,7 +219,7 @@ impl<'a> Bench<'a> {
 
     /// Milliseconds of the bare ioctls.
     fn bare(&self, n: u32, load: Load, threads: u32, how: &str) -> Result<f64> {
-        let swap = format!("{BARE} swap {PLAIN}-v {threads} {how}");
+        let swap = format!("{}{BARE} swap {PLAIN}-v {threads} {how}", self.place());
         let said = self.plain(n, load, || self.node.sh_within(&swap, LIMIT))?;
         let said: Value = serde_json::from_str(&said)?;
         ensure_quiet(said["devices"] == n, || format!("{n} devices: {said}"))?;
@@ -199,7 +245,7 @@ impl<'a> Bench<'a> {
     /// A fence of ours, by the release build, as the kill hook does it.
     fn ours(&self, vg: &Group, n: u32, load: Load) -> Result<Took> {
         self.with_volumes(vg, n, load, || {
-            let hook = format!("timeout 60 {OURS} kill-hook {}", vg.name);
+            let hook = format!("{}timeout 60 {OURS} kill-hook {}", self.place(), vg.name);
             let fence = self.node.run(&hook, LIMIT)?;
             ensure_quiet(fence.code == 0, || format!("the fence: {}", fence.err))?;
             let targets = self.node.lv_targets(&vg.name)?;
