@@ -9,7 +9,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use storage_fence::agent::hook::Verdict;
 use storage_fence::api::crds;
-use storage_fence::host::{Host, Paths, host_exec, kernel_log};
+use storage_fence::host::{Host, Paths, host_exec, kernel_log, urgency};
 use storage_fence::{agent, controller, telemetry};
 
 /// Fences a node's SAN storage instead of the node.
@@ -141,6 +141,9 @@ fn kill_hook(options: &agent::hook::Options) -> ExitCode {
     }
     if let Err(error) = agent::memory::spare(&paths.proc) {
         tell(&format!("not spared when memory runs out: {error}"));
+    }
+    if let Err(error) = urgency::urgent() {
+        tell(&format!("not scheduled before other work: {error}"));
     }
     tell(&format!("the locks of {} are lost: fencing it", options.vg));
     match agent::hook::run(&Host::real(&paths), options, &mut tell) {

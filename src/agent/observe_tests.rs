@@ -114,9 +114,6 @@ impl System for Node {
             io: None,
         })
     }
-    fn make_urgent(&self) -> Result<()> {
-        unreachable!("an observation can wait")
-    }
     fn rcu_expedited(&self) -> Result<u32> {
         unreachable!("an observation swaps nothing")
     }

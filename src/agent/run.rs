@@ -106,6 +106,9 @@ pub async fn run(options: Options) -> Result<(), Error> {
     if let Err(error) = memory::spare(&paths.proc) {
         tracing::warn!(%error, "the kernel may end the agent when memory runs out. It needs CAP_SYS_RESOURCE");
     }
+    if let Err(error) = host::urgency::urgent() {
+        tracing::warn!(%error, "not scheduled before other work: on a busy node the agent may come too late. It needs CAP_SYS_NICE");
+    }
     let agent = Agent::start(options, Host::real(&paths))?;
     detect::start(paths, agent.observer.clone()).map_err(|source| Error::System {
         what: "thread to give",

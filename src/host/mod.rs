@@ -21,6 +21,7 @@ mod socket;
 pub mod system;
 pub mod uevent;
 pub mod underway;
+pub mod urgency;
 pub mod wdmd;
 
 pub use bell::Bell;
@@ -202,12 +203,6 @@ pub trait System: Send + Sync {
         let _ = dev;
         None
     }
-    /// From now on the calling thread, and every one that it starts, goes before all ordinary ones, as those of sanlock and wdmd do: `SCHED_RR`
-    /// of sched(7), at its lowest priority. A pod's share of a busy node's cores is what it requests, which is next to nothing.
-    ///
-    /// # Errors
-    /// Without `CAP_SYS_NICE`, or where the kernel keeps real time from the pod's control group (`CONFIG_RT_GROUP_SCHED`).
-    fn make_urgent(&self) -> Result<()>;
     /// `/sys/kernel/rcu_expedited`: above 0, the kernel hurries its grace periods along.
     ///
     /// # Errors

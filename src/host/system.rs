@@ -1,11 +1,10 @@
 //! sysfs, procfs and the clock.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use std::{fs, io};
 
 use nix::time::{ClockId, clock_gettime};
-use preempt_rt::sched::{Pid, PreemptRtError, Scheduler, SchedulerParams, set_scheduler};
 
 use super::{DiskInfo, Error, Paths, Result, System, procfs};
 use crate::fence::{DevNo, Monotonic};
@@ -88,21 +87,6 @@ impl System for Sysfs {
         fs::read_to_string(path).ok()?.trim().parse().ok()
     }
 
-    fn make_urgent(&self) -> Result<()> {
-        // Threads inherit it (sched(7)). Priority 1 is the lowest there is.
-        let params = SchedulerParams { priority: 1 };
-        set_scheduler(Pid::current_thread(), Scheduler::SCHED_RR, params).map_err(|e| {
-            Error::Unavailable {
-                what: "SCHED_RR".into(),
-                source: match e {
-                    PreemptRtError::Errno(errno) => io::Error::from_raw_os_error(errno),
-                    e => io::Error::other(e),
-                },
-                hint: "In a pod, it takes `privileged: true`; without it a fence on a busy node takes longer",
-            }
-        })
-    }
-
     fn rcu_expedited(&self) -> Result<u32> {
         let path = self.rcu_expedited_path();
         let text = fs::read_to_string(&path).map_err(|e| expedited("read", &path, e))?;
@@ -122,7 +106,6 @@ impl System for Sysfs {
 mod tests {
     use super::*;
     use crate::fence::IoCount;
-    use preempt_rt::sched::get_scheduler;
     use std::os::unix::fs::symlink;
 
     fn sysfs() -> (tempfile::TempDir, Sysfs) {
@@ -212,24 +195,6 @@ mod tests {
         );
         fs::write(folder.join("boot_id"), "").unwrap();
         assert!(matches!(system.boot_id(), Err(Error::Protocol { .. })));
-    }
-
-    #[test]
-    fn who_is_urgent_goes_first_and_so_do_the_threads_that_it_starts() {
-        let mine = || get_scheduler(Pid::current_thread()).unwrap();
-        let urgent = std::thread::spawn(move || {
-            let made = Sysfs::new(&Paths::default()).make_urgent();
-            (made, mine(), std::thread::spawn(mine).join().unwrap())
-        });
-        let (made, theirs, inherited) = urgent.join().unwrap();
-        match made {
-            Ok(()) => assert_eq!(
-                (theirs, inherited),
-                (Scheduler::SCHED_RR, Scheduler::SCHED_RR)
-            ),
-            Err(e) => assert!(e.to_string().contains("privileged"), "{e}"),
-        }
-        assert_ne!(mine(), Scheduler::SCHED_RR, "whoever started it is not");
     }
 
     #[test]

@@ -117,9 +117,6 @@ mod tests {
         fn disk(&self, _: DevNo) -> Option<DiskInfo> {
             None
         }
-        fn make_urgent(&self) -> Result<()> {
-            Ok(())
-        }
         fn rcu_expedited(&self) -> Result<u32> {
             unreachable!("nothing is swapped")
         }

@@ -91,7 +91,6 @@ pub fn run(
         };
         return untouched(report, progress);
     }
-    before_all_others(host);
     let mut fence = Fence {
         host,
         journal,
@@ -137,7 +136,6 @@ pub fn resume(
     record: Record,
     progress: &mut dyn FnMut(&FenceReport),
 ) -> FenceReport {
-    before_all_others(host);
     let rewritten = journal.resume(&record);
     let message = "Completing the fence of an agent that was killed";
     let mut report = giveway::reported(record.finished).unwrap_or(FenceReport {
@@ -172,13 +170,6 @@ pub fn resume(
         }
     }
     fence.finish()
-}
-
-/// Whatever else is to be done on the node, the watchdog does not wait for it. For a thread that ends with the fence.
-fn before_all_others(host: &Host) {
-    if let Err(e) = host.system.make_urgent() {
-        tracing::info!("the fence takes its turn among all work of the node: {e}");
-    }
 }
 
 fn untouched(mut report: FenceReport, progress: &mut dyn FnMut(&FenceReport)) -> FenceReport {

@@ -314,10 +314,6 @@ impl System for Seat {
         }
     }
 
-    fn make_urgent(&self) -> Result<()> {
-        Ok(())
-    }
-
     fn rcu_expedited(&self) -> Result<u32> {
         // It changes how long a swap takes, which no rule of the model speaks of.
         Err(Error::Refused {

@@ -107,8 +107,6 @@ pub struct State {
     pub dead_disks: BTreeSet<DevNo>,
     /// `/sys/kernel/rcu_expedited`.
     pub rcu_expedited: u32,
-    /// How many lines the log had when a thread was made urgent.
-    pub urgent_at: Vec<usize>,
     /// Drops of lockspaces.
     pub drop: Dropping,
     /// Listing the devices fails.
@@ -420,13 +418,6 @@ impl System for Simulation {
         let state = self.enter();
         let told = state.devices.get(&dev).filter(|_| state.tells_sequence);
         told.map(|d| d.sequence)
-    }
-
-    fn make_urgent(&self) -> super::Result<()> {
-        let mut state = self.lock();
-        let lines = state.log.len();
-        state.urgent_at.push(lines);
-        Ok(())
     }
 
     fn rcu_expedited(&self) -> super::Result<u32> {

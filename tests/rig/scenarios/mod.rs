@@ -3,6 +3,7 @@
 // A story is told in one go.
 #![allow(clippy::too_many_lines)]
 
+mod busy;
 mod ceph;
 mod chart_hook;
 mod deaths;
@@ -43,6 +44,7 @@ pub fn all() -> Vec<Scenario> {
 pub fn long() -> Vec<Scenario> {
     let mut long = hook::long();
     long.extend(outage::long());
+    long.extend(busy::long());
     // Those on the same shape of cluster one after the other: each boot of one takes minutes.
     long.extend(policy::long());
     long.extend(restart::long());

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::speed::{BARE, load_ends, make, remove, send_programs, start_agent, start_load};
+use super::speed::{BARE, load_ends, make, remove, send_programs, start_agent_in, start_load};
 use super::stacks::{devices, holds};
 use crate::harness::node::Node;
 use crate::harness::writer::Writer;
@@ -168,26 +168,31 @@ fn policy_speed(cluster: &mut Cluster) -> Result {
 
 /// An agent under a policy, with no API server.
 fn agent(node: &Node, for_seconds: u32) -> Result {
+    agent_in(node, for_seconds, "")
+}
+
+/// The same where a command of the shell's leads.
+pub fn agent_in(node: &Node, for_seconds: u32, place: &str) -> Result {
     let policy = json!({"boot_id": node.boot_id()?, "content": [{
         "apiVersion": "storagefence.io/v1alpha1", "kind": "StorageFencePolicy", "metadata": {"name": "san"},
         "spec": {"response": "Fence", "triggers": {"allPathsDown": {"forSeconds": for_seconds}}},
     }]});
     node.write_file("/run/bench/state/policies.json", &policy.to_string())?;
-    start_agent(node)?;
+    start_agent_in(node, place)?;
     // It has looked, and knows that the paths work.
     std::thread::sleep(Duration::from_secs(12));
     Ok(())
 }
 
 /// Waits until the watchdog no longer counts on the lease.
-fn released(node: &Node) -> Result {
+pub fn released(node: &Node) -> Result {
     until("the watchdog lets go", Duration::from_secs(50), || {
         Ok((!holds(&node.wdmd()?, "san")).then_some(()))
     })
 }
 
 /// Waits until its fence has ended.
-fn ended(node: &Node) -> Result<Outage> {
+pub fn ended(node: &Node) -> Result<Outage> {
     until("the agent is done", Duration::from_secs(30), || {
         let kept = node.sh("cat /run/bench/state/local-fences.json 2>/dev/null || true")?;
         Ok(kept.contains("finished_after\":{").then_some(()))

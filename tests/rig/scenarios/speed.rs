@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::busy;
 use super::stacks::devices;
 use crate::harness::node::Node;
 use crate::harness::process::{output, root};
@@ -73,13 +74,6 @@ fn fence_speed(cluster: &mut Cluster) -> Result {
         "20 volumes under I/O within 3 times the bare ioctls' time",
     )
 }
-
-/// What a pod with a small request gets of a node that is full of work: cgroup v2's weights, 1 against 100.
-const BUSY: &str = "cd /sys/fs/cgroup && echo +cpu >cgroup.subtree_control && mkdir -p pod busy && echo 1 >pod/cpu.weight && echo 100 >busy/cpu.weight && \
-    for i in $(seq 64); do setsid sh -c 'echo $$ >/sys/fs/cgroup/busy/cgroup.procs; while :; do :; done' >/dev/null 2>&1 </dev/null & done; \
-    for i in $(seq 300); do test $(wc -l <busy/cgroup.procs) = 64 && exit 0; sleep 0.2; done; exit 1";
-const IN_A_POD: &str = "echo $$ >/sys/fs/cgroup/pod/cgroup.procs; ";
-const QUIET: &str = "echo 1 >/sys/fs/cgroup/busy/cgroup.kill";
 
 fn busy_node(cluster: &mut Cluster) -> Result {
     let mut bench = Bench::new(cluster)?;
@@ -196,11 +190,11 @@ impl<'a> Bench<'a> {
             start_load(node, &prefix, load.0.min(n))?;
         }
         if self.is_busy {
-            node.sh_within(BUSY, LIMIT)?;
+            busy::fill(node)?;
         }
         let told = thing()?;
         if self.is_busy {
-            node.sh_within(QUIET, LIMIT)?;
+            busy::free(node)?;
         }
         if load.0 > 0 {
             load_ends(node)?;
@@ -210,7 +204,7 @@ impl<'a> Bench<'a> {
     }
 
     fn place(&self) -> &'static str {
-        if self.is_busy { IN_A_POD } else { "" }
+        if self.is_busy { busy::IN_A_POD } else { "" }
     }
 
     fn plain<T>(&self, n: u32, load: Load, thing: impl FnOnce() -> Result<T>) -> Result<T> {
@@ -397,11 +391,16 @@ pub fn load_ends(node: &Node) -> Result {
 
 /// Our release build as an agent whose API server is nowhere; its state is in /run/bench/state.
 pub fn start_agent(node: &Node) -> Result {
+    start_agent_in(node, "")
+}
+
+/// The same where a command of the shell's leads.
+pub fn start_agent_in(node: &Node, place: &str) -> Result {
     let nobody = "apiVersion: v1\nkind: Config\nclusters: [{name: c, cluster: {server: 'https://127.0.0.1:1'}}]\ncontexts: [{name: c, context: {cluster: c, user: u}}]\ncurrent-context: c\nusers: [{name: u, user: {token: t}}]\n";
     node.write_file("/run/bench/kubeconfig", nobody)?;
     // Not spared by whoever started it, when memory runs out: that is its own to do.
     node.sh(&format!(
-        "echo 0 >/proc/self/oom_score_adj; STATE_DIRECTORY=/run/bench/state KUBECONFIG=/run/bench/kubeconfig NODE_NAME=n1 setsid {OURS} agent \
+        "{place}echo 0 >/proc/self/oom_score_adj; STATE_DIRECTORY=/run/bench/state KUBECONFIG=/run/bench/kubeconfig NODE_NAME=n1 setsid {OURS} agent \
          >/run/bench/agent.log 2>&1 </dev/null & echo $! >/run/bench/agent.pid"
     ))?;
     Ok(())

@@ -1,4 +1,4 @@
-//! What a fence raises in the kernel while it swaps, and gives back; and that it goes before all other work.
+//! What a fence raises in the kernel while it swaps, and gives back.
 
 use super::Bench;
 use super::bench::seconds;
@@ -19,23 +19,6 @@ fn grace_periods_are_expedited_while_tables_are_swapped_and_no_longer() {
     assert!(at("rcu_expedited 1") < at("swap"), "{log:#?}");
     assert!(last < at("rcu_expedited 0"), "{log:#?}");
     assert!(at("rcu_expedited 0") < at("drop"), "{log:#?}");
-}
-
-#[test]
-fn a_fence_and_its_successor_go_before_all_other_work_and_a_dry_run_does_not() {
-    let mut bench = Bench::new(&Layout::default());
-    let urgent = |bench: &Bench| bench.node.state(|s| s.urgent_at.clone());
-    bench.order.dry_run = true;
-    bench.try_fence();
-    assert_eq!(urgent(&bench), [0; 0]);
-    bench.order.dry_run = false;
-    bench.node.kill_at_call(12);
-    assert!(bench.try_fence().is_none(), "killed");
-    assert_eq!(urgent(&bench), [0], "before anything is done");
-    bench.node.restart_agent();
-    let before = bench.node.log().len();
-    bench.try_fence().expect("nobody killed it");
-    assert_eq!(urgent(&bench), [0, before]);
 }
 
 #[test]
