@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::KubeSchema;
 use kube::core::{Selector, SelectorExt};
 use schemars::JsonSchema;
@@ -199,6 +200,30 @@ impl Default for RequestSettings {
     }
 }
 
+/// Limits for what comes after the fence. The fence itself is never limited.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Limits {
+    /// As many of the policy's nodes may stand fenced at the same time, a number or a percentage (rounded down) of the nodes that have a volume
+    /// group which the policy means. When there are more, evictions and take-overs of the policy's fences wait: there may be nowhere to go. They go
+    /// on by themselves when there are fewer. Nodes that have lost all paths of such a volume group count as well. Default 50%.
+    #[serde(default = "half")]
+    #[x_kube(validation = ("type(self) == int ? (self >= 0 && self <= 100000) : self.matches('^(100|[1-9]?[0-9])%$')", "maxFencedNodes is a number of nodes from 0 to 100000, or a percentage from 0% to 100%"))]
+    pub max_fenced_nodes: IntOrString,
+}
+
+fn half() -> IntOrString {
+    IntOrString::String("50%".to_owned())
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_fenced_nodes: half(),
+        }
+    }
+}
+
 /// What nodes do by themselves when they lose their SAN. Without a policy, nothing is fenced unless somebody asks for it.
 ///
 /// Each node keeps the policies that are in force for it, and acts by them without the API server, the controller or the network. For one volume group of
@@ -244,6 +269,9 @@ pub struct StorageFencePolicySpec {
     /// What the fence is told.
     #[serde(default)]
     pub request: RequestSettings,
+    /// Limits for evictions and take-overs, never for the fence.
+    #[serde(default)]
+    pub limits: Limits,
     /// With response Fence: only the plan is made and recorded, nothing is touched.
     #[serde(default)]
     pub dry_run: bool,

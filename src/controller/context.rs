@@ -8,6 +8,7 @@ use kube::{Client, Resource, ResourceExt};
 use tokio::sync::watch;
 
 use super::facts::Settings;
+use super::limits::Limits;
 use super::metrics::Metrics;
 use super::node::absence::Absences;
 use super::node::boot::Boots;
@@ -40,6 +41,8 @@ pub struct Context {
     pub boots: Boots,
     /// What was told of objects that cannot be read.
     pub unreadable: Told,
+    /// Whether what is gated has to wait.
+    pub limits: Limits,
 }
 
 impl Context {

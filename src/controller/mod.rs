@@ -7,6 +7,7 @@ pub mod context;
 pub mod facts;
 #[cfg(test)]
 mod fixtures;
+pub mod limits;
 mod metrics;
 pub mod node;
 mod options;
@@ -126,6 +127,7 @@ pub async fn run_until(
         absences: node::absence::Absences::default(),
         boots: node::boot::Boots::default(),
         unreadable: unreadable::Told::default(),
+        limits: limits::Limits::default(),
     });
     let election = leader::Election::new(&options.namespace, LEASE, &identity);
     // The lease is given back only when nothing is being written any more.

@@ -4,6 +4,7 @@
 
 pub mod budget;
 pub mod inventory;
+pub mod limits;
 pub mod order;
 pub mod outage;
 pub mod plan;

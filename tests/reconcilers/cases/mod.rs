@@ -38,7 +38,7 @@ pub fn stages() -> Vec<Stage> {
                 case!(definitions::the_rules_of_the_schema_hold),
                 case!(definitions::kubectl_shows_finds_and_explains),
                 case!(definitions::the_status_is_written_apart),
-                case!(policies::a_policy_without_a_trigger_is_refused),
+                case!(policies::a_policy_that_makes_no_sense_is_refused),
             ],
         },
         Stage {

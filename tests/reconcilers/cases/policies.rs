@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Node, NodeCondition};
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::api::{
+    ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams,
+};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 use storage_fence::api::condition::find;
@@ -312,7 +314,7 @@ pub async fn an_agent_records_and_tells_for_its_own_node_only(bed: &Bed) -> Resu
     bed.withdraw("own").await
 }
 
-pub async fn a_policy_without_a_trigger_is_refused(bed: &Bed) -> Result {
+pub async fn a_policy_that_makes_no_sense_is_refused(bed: &Bed) -> Result {
     let policies = bed.all::<StorageFencePolicy>();
     for (triggers, says) in [
         (json!({}), "at least one trigger"),
@@ -327,8 +329,43 @@ pub async fn a_policy_without_a_trigger_is_refused(bed: &Bed) -> Result {
         let (code, why) = refusal(answer)?;
         ensure(code == 422 && why.contains(says), why)?;
     }
+    for (most, right) in [
+        (json!(0), true),
+        (json!(100_000), true),
+        (json!("0%"), true),
+        (json!("7%"), true),
+        (json!("100%"), true),
+        (json!(-1), false),
+        (json!(100_001), false),
+        (json!("101%"), false),
+        (json!("050%"), false),
+        (json!("5"), false),
+        (json!("half"), false),
+        (json!(1.5), false),
+    ] {
+        let limits = json!({ "limits": { "maxFencedNodes": most } });
+        let mut any = serde_json::to_value(policy("limited", "n", &json!({}))?)?;
+        any["spec"]["limits"] = limits["limits"].clone();
+        let raw = Api::<DynamicObject>::all_with(
+            bed.client.clone(),
+            &ApiResource::erase::<StorageFencePolicy>(&()),
+        );
+        let never = PostParams {
+            dry_run: true,
+            ..PostParams::default()
+        };
+        let answer = raw.create(&never, &serde_json::from_value(any)?).await;
+        if right {
+            answer.context(format!("{limits}"))?;
+            continue;
+        }
+        let (code, why) = refusal(answer).context(format!("{limits}"))?;
+        ensure(code == 422 && why.contains("maxFencedNodes"), why)?;
+    }
     let plain = policy("plain", "n", &json!({}))?;
     let stored = policies.create(&PostParams::default(), &plain).await?;
     ensure_eq("default priority", stored.spec.priority, 0)?;
+    let limits = serde_json::to_value(&stored.spec.limits)?;
+    ensure_eq("default limits", limits, json!({ "maxFencedNodes": "50%" }))?;
     withdraw(bed, "plain").await
 }
