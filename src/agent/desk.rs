@@ -13,11 +13,12 @@ use std::time::Duration;
 
 use futures::{Stream, StreamExt};
 use jiff::Timestamp;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::hanging::Queue;
 use super::act::{Actor, Observer, Reins, Said};
+use super::affected::Subject;
 use super::decide::{Decision, Known, Running, Uid, View, Work, decide, waits};
 use super::executor::with_standings;
 use super::hook;
@@ -94,6 +95,7 @@ pub struct Desk {
     /// Fences that this process has tried to their end without proof: not worth another turn.
     tried_out: BTreeSet<Uid>,
     hooks: Waiting,
+    subjects: watch::Sender<Vec<Subject>>,
 }
 
 impl Desk {
@@ -117,6 +119,7 @@ impl Desk {
             queue: Queue::default(),
             tried_out: BTreeSet::new(),
             hooks: Waiting::default(),
+            subjects: watch::Sender::default(),
         };
         for known in desk.tools.sentry.resume(left.as_ref()) {
             if !desk.tools.actor.lifted(&known.report) {
@@ -458,6 +461,7 @@ impl Desk {
         for (uid, stand) in &stands {
             self.publish(uid, stand);
         }
+        self.tell_subjects();
         let waiting =
             self.known.values().any(refused) || self.lifts.values().any(|l| l.again_at().is_some());
         let pause = if waiting || self.tools.sentry.alarmed() {

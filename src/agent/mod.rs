@@ -12,9 +12,11 @@
 //! | [`sentry`] | what the node does by itself |
 //! | [`sight`] | what is known of the Node |
 //! | [`report`], [`node_storage`], [`node_conditions`] | what the API server is told; pure |
+//! | `affected` | which pods hold fenced volumes open |
 //! | [`desk`] | where all of it comes together |
 
 pub mod act;
+mod affected;
 pub mod decide;
 pub mod desk;
 mod detect;

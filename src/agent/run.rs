@@ -27,7 +27,7 @@ use super::publish::Board;
 use super::sentry::in_force::Learned;
 use super::sentry::store::Store;
 use super::sentry::{Outlook, Sentry, tasks};
-use super::{detect, executor, memory, node_storage_task};
+use super::{affected, detect, executor, memory, node_storage_task};
 use crate::api::{AGENT_FIELD_MANAGER, StorageFenceRequest};
 use crate::fence::preflight::Facts;
 use crate::host::{self, Host};
@@ -126,6 +126,7 @@ fn signal(kind: tokio::signal::unix::SignalKind) -> std::io::Result<tokio::signa
 /// An agent that works already, and has yet to meet its API server.
 pub struct Agent {
     options: Options,
+    host: Host,
     desk: Desk,
     said: tokio::sync::mpsc::UnboundedReceiver<super::act::Said>,
     observer: Observer,
@@ -185,7 +186,7 @@ impl Agent {
             news,
             node_name: options.node_name.clone(),
             boot_id: boot_id.clone(),
-            host,
+            host: host.clone(),
             actor,
             observer: observer.clone(),
             pause,
@@ -196,6 +197,7 @@ impl Agent {
         let desk = Desk::new(tools, left).map_err(thread)?;
         Ok(Self {
             options,
+            host,
             desk,
             said,
             observer,
@@ -212,6 +214,19 @@ impl Agent {
             to_record,
             kill_hook,
         })
+    }
+
+    fn affected(&self, client: &kube::Client) -> affected::Task {
+        affected::Task {
+            client: client.clone(),
+            host: self.host.clone(),
+            boot_id: self.boot_id.clone(),
+            standing: self.standing.clone(),
+            subjects: self.desk.subjects(),
+            pause: Duration::from_secs(self.options.observe_seconds.into()),
+            limit: affected::SEARCH,
+            metrics: self.metrics.clone(),
+        }
     }
 
     /// Meets the API server and works until `stop`.
@@ -246,6 +261,7 @@ impl Agent {
         );
         let (counts, outlook) = (self.metrics.clone(), self.outlook.clone());
         let spawn = |task| AbortOnDropHandle::new(task);
+        let _affected = spawn(tokio::spawn(self.affected(&write).run()));
         let (tell_sight, sight) = tokio::sync::watch::channel(None);
         let _sentry = [
             spawn(tokio::spawn(tasks::policies(

@@ -5,6 +5,7 @@
 
 pub mod condition;
 pub mod crds;
+pub mod eviction;
 pub mod governing;
 pub mod node_storage;
 pub mod policy;
@@ -44,3 +45,8 @@ pub const UNFENCE_FINALIZER: &str = "storagefence.io/unfence";
 pub const CONTROLLER_FIELD_MANAGER: &str = "storage-fence-controller";
 /// Server-side-apply field manager of an agent.
 pub const AGENT_FIELD_MANAGER: &str = "storage-fence-agent";
+/// Of an agent for `status.affectedPods`. Apart from the fence's own words: these are written whatever becomes of that list, also while the installed
+/// CRD is older than the agent and does not know the field.
+pub const AGENT_PODS_FIELD_MANAGER: &str = "storage-fence-agent-pods";
+/// Of the controller for the condition `WorkloadsEvicted`: a stage of its own.
+pub const CONTROLLER_EVICTION_FIELD_MANAGER: &str = "storage-fence-controller-eviction";

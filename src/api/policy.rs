@@ -171,7 +171,7 @@ pub struct RequestSettings {
     /// Wait (default) or Expedite.
     #[serde(default)]
     pub takeover: Takeover,
-    /// None (default) or Evict.
+    /// None (default) or Evict, within the limits.
     #[serde(default)]
     pub workloads: Workloads,
     /// Of a trigger by a Node condition: Refuse (default) leaves a volume group with a working path alone, Fence does not. The triggers that look at
@@ -209,11 +209,18 @@ pub struct Limits {
     /// on by themselves when there are fewer. Nodes that have lost all paths of such a volume group count as well. Default 50%.
     #[serde(default = "half")]
     #[x_kube(validation = ("type(self) == int ? (self >= 0 && self <= 100000) : self.matches('^(100|[1-9]?[0-9])%$')", "maxFencedNodes is a number of nodes from 0 to 100000, or a percentage from 0% to 100%"))]
-    pub max_fenced_nodes: IntOrString,
+    pub max_fenced_nodes: Option<IntOrString>,
 }
 
-fn half() -> IntOrString {
-    IntOrString::String("50%".to_owned())
+/// Default of `maxFencedNodes`.
+pub const MAX_FENCED_NODES: &str = "50%";
+
+#[expect(
+    clippy::unnecessary_wraps,
+    reason = "null is no reason for an agent not to read the policy"
+)]
+fn half() -> Option<IntOrString> {
+    Some(IntOrString::String(MAX_FENCED_NODES.to_owned()))
 }
 
 impl Default for Limits {

@@ -91,7 +91,7 @@ pub struct StorageFenceRemediationSpec {
     /// Wait (default): other hosts get the locks when the leases have run out. Expedite: a healthy host declares this one dead.
     #[serde(default)]
     pub takeover: Takeover,
-    /// None (default): pods on the fenced volumes see I/O errors. Evict: they are evicted.
+    /// None (default): pods on the fenced volumes see I/O errors. Evict: once the fence is proven they are evicted, and only they.
     #[serde(default)]
     pub workloads: Workloads,
     /// How long I/O that was already issued may take to end, in seconds, before the fence is given up as not proven. Default 60.

@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Condition;
+use super::eviction::AffectedPods;
 use super::unfence::NodeUnfence;
 
 /// Condition types of a request. One writer each, see the docs of the constant.
@@ -225,7 +226,7 @@ pub struct StorageFenceRequestSpec {
     /// Wait (default): other hosts get the locks when the leases have run out. Expedite: a healthy host declares this one dead.
     #[serde(default)]
     pub takeover: Takeover,
-    /// None (default): pods on the fenced volumes see I/O errors. Evict: they are evicted.
+    /// None (default): pods on the fenced volumes see I/O errors. Evict: once the fence is proven they are evicted, and only they.
     #[serde(default)]
     pub workloads: Workloads,
     /// How long I/O that was already issued may take to end, in seconds, before the fence is given up as not proven. Never longer than the
@@ -294,7 +295,7 @@ pub struct StorageFenceRequestStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 4096))]
     pub message: Option<String>,
-    /// For programs: Accepted and AgentReady (controller), Fenced and LocksReleased (agent).
+    /// For programs: Accepted, AgentReady and WorkloadsEvicted (controller), Fenced and LocksReleased (agent).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
@@ -302,6 +303,9 @@ pub struct StorageFenceRequestStatus {
     /// Agent: what it found and did on the node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<NodeFence>,
+    /// Agent: pods that hold fenced volumes open, while the fence stands.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub affected_pods: Option<AffectedPods>,
 }
 
 /// The agent's part of the status: evidence, read back from the node.

@@ -102,8 +102,9 @@ fn judge(name: &str, spec: &StorageFencePolicySpec, caches: &Caches) -> Answer {
 
 fn limit(spec: &StorageFencePolicySpec) -> Result<Limit, String> {
     let text = match &spec.limits.max_fenced_nodes {
-        IntOrString::Int(n) => n.to_string(),
-        IntOrString::String(text) => text.clone(),
+        Some(IntOrString::Int(n)) => n.to_string(),
+        Some(IntOrString::String(text)) => text.clone(),
+        None => policy::MAX_FENCED_NODES.to_owned(),
     };
     Limit::parse(&text).map_err(|e| format!("its limits.maxFencedNodes makes no sense: {e}"))
 }

@@ -87,6 +87,10 @@ fn the_limit_is_half_of_the_nodes_unless_the_policy_says_otherwise() {
         (json!({}), Ok(Limit::Percent(50))),
         (json!({ "limits": {} }), Ok(Limit::Percent(50))),
         (
+            json!({ "limits": { "maxFencedNodes": null } }),
+            Ok(Limit::Percent(50)),
+        ),
+        (
             json!({ "limits": { "maxFencedNodes": 3 } }),
             Ok(Limit::Nodes(3)),
         ),

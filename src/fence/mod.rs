@@ -2,6 +2,7 @@
 //!
 //! Pure: no I/O, no clock, no async, no Kubernetes. Time comes in as [`Monotonic`].
 
+pub mod affected;
 pub mod budget;
 pub mod inventory;
 pub mod limits;

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::stat::{major, minor};
 
-use super::procfs::{Mount, pod_uid};
+use super::procfs::{Mount, is_kubelets_mount, pod_uid, pod_uid_of_mount};
 use super::{Openers, Paths};
 use crate::fence::topology::split_name;
 use crate::fence::unfence::Opener;
@@ -160,14 +160,18 @@ impl Search<'_> {
                     continue;
                 };
                 let Mount { point, kind, .. } = mount;
+                // Whoever sees the host's mounts, such as a volume driver, sees those of other pods.
+                let of_the_mount = pod_uid_of_mount(&point);
                 let (who, pod_uid) = if process.pid == 1 {
-                    (format!("mount {point} ({kind})"), None)
+                    (format!("mount {point} ({kind})"), of_the_mount)
                 } else {
                     let of = process.words();
-                    (
-                        format!("mount {point} ({kind}) as seen by {of}"),
-                        process.pod_uid(),
-                    )
+                    let pod_uid = if of_the_mount.is_some() || is_kubelets_mount(&point) {
+                        of_the_mount
+                    } else {
+                        process.pod_uid()
+                    };
+                    (format!("mount {point} ({kind}) as seen by {of}"), pod_uid)
                 };
                 found(Opener { dev, who, pod_uid });
             }

@@ -114,6 +114,33 @@ fn mounts_are_told_once_for_each_mount_namespace() {
     assert!(node.openers(&[]).is_empty());
 }
 
+/// The kubelet mounts a volume for its pod. A driver sees that too, and is not the pod that uses it.
+#[test]
+fn a_mount_of_the_kubelets_belongs_to_its_pod_whoever_sees_it() {
+    const DRIVER: &str = "99999999-1111-2222-3333-444455556666";
+    let node = Node::new();
+    let volume = format!("/var/lib/kubelet/pods/{UID}/volumes/kubernetes.io~csi/pvc-1/mount");
+    let staged = "/var/lib/kubelet/plugins/kubernetes.io/csi/lvm/abc/globalmount";
+    let mounts = |root: &str| {
+        let line = |at: &str| {
+            format!("36 35 253:4 / {root}{at} rw shared:1 - ext4 /dev/mapper/san-my--vm rw\n")
+        };
+        format!("{}{}", line(&volume), line(staged))
+    };
+    node.process(1, "systemd", "mnt:[1]", "0::/init.scope");
+    node.file("proc/1/mountinfo", &mounts(""));
+    node.process(
+        7,
+        "driver",
+        "mnt:[2]",
+        &format!("0::/kubepods/pod{DRIVER}/x"),
+    );
+    node.file("proc/7/mountinfo", &mounts("/host"));
+    let pods: Vec<Option<String>> = node.openers(&[device()]).into_iter().map(|o| o.1).collect();
+    let of_it = || Some(UID.to_owned());
+    assert_eq!(pods, [of_it(), None, of_it(), None]);
+}
+
 #[test]
 fn devices_loops_and_swap_are_openers_too() {
     let node = Node::new();

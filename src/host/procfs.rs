@@ -73,10 +73,30 @@ pub fn pod_uid(cgroup: &str) -> Option<String> {
             None => part.strip_prefix("pod")?,
         };
         let uid = uid.replace('_', "-");
-        let hex = uid.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
-        // Those of static pods are hashes, without dashes.
-        (hex && matches!(uid.len(), 32 | 36)).then_some(uid)
+        is_pod_uid(&uid).then_some(uid)
     })
+}
+
+/// Whose mount it is, by where the kubelet makes it: the pod of `.../pods/UID/volumes/...`. None: it does not say so.
+#[must_use]
+pub fn pod_uid_of_mount(point: &str) -> Option<String> {
+    let (_, rest) = point.rsplit_once("/pods/")?;
+    let (uid, rest) = rest.split_once('/')?;
+    is_pod_uid(uid)
+        .then(|| uid.to_owned())
+        .filter(|_| rest.starts_with("volume"))
+}
+
+/// Whether a mount is the kubelet's own: of a volume that is there for whatever pods use it, as everybody sees it who sees the host's mounts.
+#[must_use]
+pub fn is_kubelets_mount(point: &str) -> bool {
+    point.contains("/plugins/kubernetes.io/")
+}
+
+fn is_pod_uid(uid: &str) -> bool {
+    let hex = uid.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
+    // Those of static pods are hashes, without dashes.
+    hex && matches!(uid.len(), 32 | 36)
 }
 
 /// Reads a disk's `stat` (Linux `Documentation/block/stat.rst`): of reads, writes, discards and flushes how many have ended, and how many

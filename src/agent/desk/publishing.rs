@@ -1,15 +1,40 @@
 //! What each request's status is to say.
 
 use jiff::Timestamp;
+use tokio::sync::watch;
 
 use super::{Desk, stored};
-use crate::agent::decide::Stand;
+use crate::agent::affected::Subject;
+use crate::agent::decide::{Stand, Uid};
 use crate::agent::outlived::{governed, restarted, still_stands};
 use crate::agent::report::{Context, from_report};
 use crate::agent::restore::report::nothing_fenced;
+use crate::api::StorageFenceRequest;
 use crate::fence::report::Outcome;
 
 impl Desk {
+    /// The requests of this node, for whoever tells which pods they affect.
+    #[must_use]
+    pub fn subjects(&self) -> watch::Receiver<Vec<Subject>> {
+        self.subjects.subscribe()
+    }
+
+    pub(super) fn tell_subjects(&self) {
+        let subject = |(uid, request): (&Uid, &StorageFenceRequest)| {
+            let wanted = self.tools.board.wanted(uid);
+            let part = wanted.unwrap_or_else(|| stored(request));
+            Subject::of(uid, request, &part, &self.tools.boot_id)
+        };
+        let all: Vec<Subject> = self.requests.iter().map(subject).collect();
+        self.subjects.send_if_modified(|before| {
+            let modified = *before != all;
+            if modified {
+                *before = all;
+            }
+            modified
+        });
+    }
+
     pub(super) fn publish(&mut self, uid: &str, stand: &Stand) {
         let Some(request) = self.requests.get(uid) else {
             return;

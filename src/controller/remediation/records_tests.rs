@@ -112,7 +112,7 @@ fn only_records_that_stand_for_what_is_meant_count() {
     going.metadata.deletion_timestamp = deleted(None).metadata.deletion_timestamp;
     let mut a_persons = auto(&json!({}));
     a_persons.metadata.labels = None;
-    for (what, remediation, governed_by, record, counts) in [
+    for (what, remediation, governed_by, record, counts) in vec![
         (
             "it governs",
             &asks,

@@ -1,0 +1,289 @@
+//! Tells of each fence that stands which pods hold its volumes open: `status.affectedPods` of its request. Evidence for whoever moves them.
+//!
+//! Never on the way of a fence: nothing is searched before the locks are settled, and nothing at all while no fence stands. procfs is read by a thread
+//! that may hang, since whatever a process has open may lie on a storage that does not answer. It is one at a time.
+
+mod subject;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use kube::{Api, Client};
+use serde_json::json;
+use tokio::sync::watch;
+
+pub use self::subject::Subject;
+use self::subject::{Stands, list};
+use super::decide::Uid;
+use super::executor::limited::Pending;
+use super::journal::Standing;
+use super::metrics::Metrics;
+use crate::api::eviction::AffectedPods;
+use crate::api::{AGENT_PODS_FIELD_MANAGER, StorageFenceRequest};
+use crate::fence::affected::{Affected, Doors};
+use crate::host::{Bell, Host};
+use crate::kubernetes::apply::{Target, apply_status};
+use crate::kubernetes::backoff::Backoff;
+
+/// How long a search may take. What was found by then is told.
+pub const SEARCH: Duration = Duration::from_secs(10);
+/// How often it is looked whether a search has ended.
+const POLL: Duration = Duration::from_millis(50);
+/// Something was written just now: the watch brings it soon.
+const SETTLES: Duration = Duration::from_secs(5);
+/// What the API server does not understand is tried again after this time: the CRD may be upgraded.
+const REFUSED: Duration = Duration::from_mins(10);
+
+/// What the task needs.
+pub struct Task {
+    /// To write with.
+    pub client: Client,
+    /// To search on.
+    pub host: Host,
+    /// Boot ID of the running kernel.
+    pub boot_id: String,
+    /// Fences that stand.
+    pub standing: watch::Receiver<Vec<Standing>>,
+    /// The requests of this node.
+    pub subjects: watch::Receiver<Vec<Subject>>,
+    /// Between two searches.
+    pub pause: Duration,
+    /// How long one may take: [`SEARCH`].
+    pub limit: Duration,
+    /// Counters.
+    pub metrics: Metrics,
+}
+
+/// What the API server said last of a request's list.
+enum Said {
+    /// It took this.
+    Took(Option<AffectedPods>, Instant),
+    /// It does not know such a list.
+    Refused(Instant),
+}
+
+impl Task {
+    /// Works for ever.
+    pub async fn run(mut self) {
+        let mut search = Searcher::new(self.host.clone(), self.limit);
+        let mut said: BTreeMap<Uid, Said> = BTreeMap::new();
+        let mut backoff = Backoff::agent();
+        loop {
+            let standing = self.standing.borrow_and_update().clone();
+            let subjects = self.subjects.borrow_and_update().clone();
+            said.retain(|uid, _| subjects.iter().any(|s| s.uid == *uid));
+            if subjects.iter().any(|s| s.stands(&standing) == Stands::Yes) {
+                search.search(&standing, self.pause).await;
+            } else {
+                search.forget();
+            }
+            let mut failed = false;
+            for subject in &subjects {
+                let wanted = match subject.stands(&standing) {
+                    Stands::NotYet => continue,
+                    Stands::No => None,
+                    Stands::Yes => match search.list(&subject.groups, &self.boot_id) {
+                        Some(list) => Some(list),
+                        // Nothing is known yet, so nothing is said.
+                        None => continue,
+                    },
+                };
+                if is_known(subject, said.get(&subject.uid), wanted.as_ref()) {
+                    continue;
+                }
+                match self.write(subject, wanted).await {
+                    Some(answer) => {
+                        said.insert(subject.uid.clone(), answer);
+                    }
+                    None => failed = true,
+                }
+            }
+            let wait = if failed {
+                backoff.wait()
+            } else {
+                backoff.reset();
+                self.pause
+            };
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                Ok(()) = self.standing.changed(), if !failed => {}
+                Ok(()) = self.subjects.changed(), if !failed => {}
+            }
+        }
+    }
+
+    /// None: it is to be tried again.
+    async fn write(&self, subject: &Subject, wanted: Option<AffectedPods>) -> Option<Said> {
+        let api = Api::<StorageFenceRequest>::all(self.client.clone());
+        let target = Target {
+            name: &subject.name,
+            uid: Some(&subject.uid),
+            manager: AGENT_PODS_FIELD_MANAGER,
+        };
+        let status = match &wanted {
+            Some(pods) => json!({ "affectedPods": pods }),
+            None => json!({}),
+        };
+        match apply_status(&api, target, &status).await {
+            Ok(_) => Some(Said::Took(wanted, Instant::now())),
+            // It was deleted, or made again under the same name.
+            Err(error) if error.is_not_found() || error.is_conflict() => {
+                Some(Said::Took(wanted, Instant::now()))
+            }
+            Err(error) if error.is_invalid() => {
+                tracing::error!(request = subject.name, %error, "affected pods refused; are the installed CRDs of this version?");
+                self.metrics.api_error(error.class());
+                Some(Said::Refused(Instant::now()))
+            }
+            Err(error) => {
+                tracing::warn!(request = subject.name, %error, "affected pods not written yet");
+                self.metrics.api_error(error.class());
+                None
+            }
+        }
+    }
+}
+
+/// Whether the API server holds it already, or will not have it.
+fn is_known(subject: &Subject, said: Option<&Said>, wanted: Option<&AffectedPods>) -> bool {
+    match said {
+        Some(Said::Took(took, at)) if at.elapsed() < SETTLES => took.as_ref() == wanted,
+        Some(Said::Refused(at)) if at.elapsed() < REFUSED => true,
+        _ => subject.stored.as_ref() == wanted,
+    }
+}
+
+/// What a search's thread finds, as it goes.
+#[derive(Debug, Default)]
+struct Found {
+    /// None until the devices are listed.
+    doors: Option<Doors>,
+    affected: Affected,
+}
+
+/// A search that goes on.
+struct UnderWay {
+    pending: Pending<()>,
+    found: Arc<Mutex<Found>>,
+    groups: BTreeSet<String>,
+}
+
+/// Searches, one at a time.
+struct Searcher {
+    host: Host,
+    limit: Duration,
+    under_way: Option<UnderWay>,
+    /// What was found last, of which volume groups, when, and whether the search came to its end.
+    last: Option<(Affected, BTreeSet<String>, Instant, bool)>,
+}
+
+impl Searcher {
+    fn new(host: Host, limit: Duration) -> Self {
+        Self {
+            host,
+            limit,
+            under_way: None,
+            last: None,
+        }
+    }
+
+    fn forget(&mut self) {
+        self.last = None;
+    }
+
+    /// The list for some volume groups. None: nothing is known yet.
+    fn list(&self, groups: &BTreeSet<String>, boot_id: &str) -> Option<AffectedPods> {
+        let (affected, of, _, complete) = self.last.as_ref()?;
+        of.is_superset(groups)
+            .then(|| list(affected, groups, boot_id, !complete))
+    }
+
+    /// Searches, unless that was done for the same volume groups within `pause`.
+    async fn search(&mut self, standing: &[Standing], pause: Duration) {
+        let settled = standing
+            .iter()
+            .filter(|s| s.locks != crate::fence::report::LocksOutcome::Pending);
+        let groups: BTreeSet<String> = settled.clone().map(|s| s.group.uuid.clone()).collect();
+        let lvmlock: BTreeSet<String> = settled.filter_map(|s| s.group.lvmlock.clone()).collect();
+        let recent = self
+            .last
+            .as_ref()
+            .is_some_and(|(_, of, at, _)| *of == groups && at.elapsed() < pause);
+        if recent {
+            return;
+        }
+        if self.under_way.is_none() {
+            self.start(groups, lvmlock);
+        }
+        let began = Instant::now();
+        // One that hung may have been of other volume groups.
+        let Some(UnderWay {
+            pending,
+            found,
+            groups,
+        }) = &self.under_way
+        else {
+            return;
+        };
+        let ended = loop {
+            if let Some(answer) = pending.take() {
+                break Some(answer);
+            }
+            if began.elapsed() >= self.limit {
+                break None;
+            }
+            tokio::time::sleep(POLL).await;
+        };
+        let (doors, mut affected) = {
+            let found = lock(found);
+            (found.doors.clone(), found.affected.clone())
+        };
+        let groups = groups.clone();
+        let complete = matches!(ended, Some(Ok(())));
+        if let Some(answer) = ended {
+            self.under_way = None;
+            if let Err(error) = answer {
+                tracing::warn!(%error, "who holds fenced volumes open is not known");
+            }
+        }
+        let Some(doors) = doors else {
+            // What is known stays as it is.
+            return;
+        };
+        if !complete && let Some((before, ..)) = &self.last {
+            affected.keep(before, &doors);
+        }
+        self.last = Some((affected, groups, Instant::now(), complete));
+    }
+
+    fn start(&mut self, groups: BTreeSet<String>, lvmlock: BTreeSet<String>) {
+        let found = Arc::new(Mutex::new(Found::default()));
+        let tell = Arc::clone(&found);
+        let what = "searching for affected pods";
+        let of = groups.clone();
+        let search = move |host: &Host| {
+            let devices = host.device_mapper.devices()?;
+            let doors = Doors::of(&of, &lvmlock, &devices);
+            let open: Vec<_> = devices.into_iter().filter(|d| doors.has(d)).collect();
+            lock(&tell).doors = Some(doors.clone());
+            host.openers.of(&open, &mut |opener| {
+                lock(&tell).affected.found(&doors, &opener);
+            });
+            Ok(())
+        };
+        let pending = Pending::start(&self.host, &Bell::default(), what, search);
+        self.under_way = Some(UnderWay {
+            pending,
+            found,
+            groups,
+        });
+    }
+}
+
+fn lock(found: &Mutex<Found>) -> MutexGuard<'_, Found> {
+    found.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;
