@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::metrics::{Metrics, PhaseLabels, ReasonLabels};
-use crate::api::StorageFenceRequest;
 use crate::api::request::{Phase, condition_type, reason};
+use crate::api::{StorageFenceRequest, eviction};
 
 const PHASES: [Phase; 11] = [
     Phase::Pending,
@@ -20,14 +20,15 @@ const PHASES: [Phase; 11] = [
     Phase::Unfenced,
 ];
 
-const CONDITIONS: [&str; 4] = [
+const CONDITIONS: [&str; 5] = [
     condition_type::ACCEPTED,
     condition_type::AGENT_READY,
     condition_type::FENCED,
     condition_type::LOCKS_RELEASED,
+    eviction::condition_type::WORKLOADS_EVICTED,
 ];
 
-const REASONS: [&str; 26] = [
+const REASONS: [&str; 35] = [
     reason::VALID,
     reason::NODE_NOT_FOUND,
     reason::OTHER_REQUEST_GOVERNS,
@@ -54,6 +55,15 @@ const REASONS: [&str; 26] = [
     reason::UNFENCING,
     reason::UNFENCED,
     reason::NOT_SUPPORTED,
+    eviction::reason::NOT_FENCED,
+    eviction::reason::PODS_UNKNOWN,
+    eviction::reason::COUNTING_NODES,
+    eviction::reason::LIMIT_REACHED,
+    eviction::reason::EVICTING,
+    eviction::reason::WAITING_FOR_DISRUPTION_BUDGET,
+    eviction::reason::EVICTION_FAILED,
+    eviction::reason::EVICTED,
+    eviction::reason::NOTHING_TO_EVICT,
 ];
 
 /// Sets the gauges. Phases without a request stay visible as 0, so that an alert can be written before the first one.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use kube::{Client, Resource, ResourceExt};
 use tokio::sync::watch;
 
+use super::eviction::rounds::Rounds;
 use super::facts::Settings;
 use super::limits::Limits;
 use super::metrics::Metrics;
@@ -21,6 +22,8 @@ use crate::kubernetes::events::Events;
 pub struct Context {
     /// For writes.
     pub client: Client,
+    /// For evictions, which it does not try again by itself.
+    pub evictor: Client,
     /// What does not change.
     pub settings: Settings,
     /// What is known of the cluster.
@@ -43,6 +46,8 @@ pub struct Context {
     pub unreadable: Told,
     /// Whether what is gated has to wait.
     pub limits: Limits,
+    /// When evictions were tried.
+    pub rounds: Rounds,
 }
 
 impl Context {

@@ -4,6 +4,7 @@
 
 mod census;
 pub mod context;
+pub mod eviction;
 pub mod facts;
 #[cfg(test)]
 mod fixtures;
@@ -117,6 +118,7 @@ pub async fn run_until(
     );
     let context = Arc::new(Context {
         client: client(config, Purpose::Write)?,
+        evictor: client(config, Purpose::Evict)?,
         settings: options.settings(),
         caches: caches.clone(),
         events,
@@ -128,6 +130,7 @@ pub async fn run_until(
         boots: node::boot::Boots::default(),
         unreadable: unreadable::Told::default(),
         limits: limits::Limits::default(),
+        rounds: eviction::rounds::Rounds::default(),
     });
     let election = leader::Election::new(&options.namespace, LEASE, &identity);
     // The lease is given back only when nothing is being written any more.
@@ -164,7 +167,7 @@ pub async fn run_until(
     }
 }
 
-/// Runs both controllers until `stop`, or until something ends that should not.
+/// Runs all controllers until `stop`, or until something ends that should not.
 async fn reconcile(
     watches: Watches,
     context: Arc<Context>,
@@ -176,6 +179,7 @@ async fn reconcile(
         caches,
         bell,
         request_triggers,
+        eviction_triggers,
         node_triggers,
         mut tasks,
     } = watches;
@@ -191,6 +195,16 @@ async fn reconcile(
         .run(
             request::reconcile,
             |request, error, context| request::on_error(&request, error, &context),
+            Arc::clone(&context),
+        )
+        .for_each(async |result| log(result));
+    let evictions = Controller::for_stream(futures::stream::pending(), caches.requests.clone())
+        .with_config(config())
+        .reconcile_on(references(eviction_triggers, caches.clone(), requests_for))
+        .graceful_shutdown_on(stop.clone().cancelled_owned())
+        .run(
+            eviction::reconcile,
+            |request, error, context| eviction::on_error(&request, error, &context),
             Arc::clone(&context),
         )
         .for_each(async |result| log(result));
@@ -223,7 +237,7 @@ async fn reconcile(
     let controllers = async {
         caches.filled().await;
         tokio::select! {
-            _ = async { tokio::join!(requests, nodes) } => {}
+            _ = async { tokio::join!(requests, evictions, nodes) } => {}
             () = policies => {}
         }
     };

@@ -45,10 +45,11 @@ pub enum Trigger {
     All,
 }
 
-/// Rings both controllers, and whoever writes the statuses of policies.
+/// Rings the controllers, and whoever writes the statuses of policies.
 #[derive(Clone, Debug)]
 pub struct Bell {
     requests: UnboundedSender<Trigger>,
+    evictions: UnboundedSender<Trigger>,
     nodes: UnboundedSender<Trigger>,
     /// Rung with every trigger.
     pub policies: Arc<Notify>,
@@ -60,6 +61,7 @@ impl Bell {
     /// Rings. Nobody listens any more while the process ends: that is fine.
     pub fn ring(&self, trigger: Trigger) {
         let _ = self.requests.send(trigger.clone());
+        let _ = self.evictions.send(trigger.clone());
         let _ = self.nodes.send(trigger);
         self.policies.notify_one();
         self.remediations.notify_one();
@@ -130,6 +132,8 @@ pub struct Watches {
     pub bell: Bell,
     /// For the request controller.
     pub request_triggers: UnboundedReceiver<Trigger>,
+    /// For the controller of evictions.
+    pub eviction_triggers: UnboundedReceiver<Trigger>,
     /// For the node controller.
     pub node_triggers: UnboundedReceiver<Trigger>,
     /// They run while this lives.
@@ -146,9 +150,11 @@ pub fn start(
     metrics: &Metrics,
 ) -> Watches {
     let (requests_bell, request_triggers) = unbounded_channel();
+    let (evictions_bell, eviction_triggers) = unbounded_channel();
     let (nodes_bell, node_triggers) = unbounded_channel();
     let bell = Bell {
         requests: requests_bell,
+        evictions: evictions_bell,
         nodes: nodes_bell,
         policies: Arc::default(),
         remediations: Arc::default(),
@@ -214,6 +220,7 @@ pub fn start(
         caches,
         bell,
         request_triggers,
+        eviction_triggers,
         node_triggers,
         tasks,
     }

@@ -16,6 +16,8 @@ pub enum Purpose {
     Watch,
     /// Everything that a reconciler or an agent writes or reads once.
     Write,
+    /// Evictions: one that is turned away is told, and tried again when there is a reason to.
+    Evict,
     /// The leader's lease: an answer that comes late is worse than none.
     Lease,
 }
@@ -62,13 +64,13 @@ pub fn client(config: &Config, purpose: Purpose) -> Result<Client, Error> {
     config.default_retry = purpose == Purpose::Write;
     let limit = match purpose {
         Purpose::Watch => Duration::from_secs(20),
-        Purpose::Write => Duration::from_secs(10),
+        Purpose::Write | Purpose::Evict => Duration::from_secs(10),
         Purpose::Lease => Duration::from_secs(3),
     };
     // The limit below is for the answer to begin; this one is for a body that stops half-way. A watch may be silent for its whole length.
     config.read_timeout = Some(match purpose {
         Purpose::Watch => Duration::from_secs(305),
-        Purpose::Write | Purpose::Lease => limit,
+        Purpose::Write | Purpose::Evict | Purpose::Lease => limit,
     });
     config.reset_reader_on_write = true;
     let builder = ClientBuilder::try_from(config).map_err(|e| Error::Build(Box::new(e)))?;

@@ -4,6 +4,7 @@ pub mod apply;
 pub mod backoff;
 pub mod client;
 pub mod events;
+pub mod evict;
 pub mod leader;
 #[cfg(test)]
 pub(crate) mod mock;

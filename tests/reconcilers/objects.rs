@@ -54,9 +54,15 @@ pub fn phase(request: &StorageFenceRequest) -> String {
 
 /// All of it in a line, for failures.
 pub fn summary(request: &StorageFenceRequest) -> String {
-    let words: Vec<String> = ["Accepted", "AgentReady", "Fenced", "LocksReleased"]
-        .map(|t| format!("{} ({})", word(request, t), message(request, t)))
-        .into();
+    let words: Vec<String> = [
+        "Accepted",
+        "AgentReady",
+        "Fenced",
+        "LocksReleased",
+        "WorkloadsEvicted",
+    ]
+    .map(|t| format!("{} ({})", word(request, t), message(request, t)))
+    .into();
     format!("phase {}; {}", phase(request), words.join("; "))
 }
 

@@ -8,9 +8,7 @@ use jiff::Timestamp;
 
 use crate::api::condition::find;
 use crate::api::node_storage::VolumeGroupStatus;
-use crate::api::request::{
-    Takeover, VolumeGroupMode, WhenPathsRemain, Workloads, condition_type, reason,
-};
+use crate::api::request::{Takeover, VolumeGroupMode, WhenPathsRemain, condition_type, reason};
 use crate::api::{ConditionStatus, NodeStorageStatus, StorageFenceRequest};
 use crate::controller::facts::{
     AgentMode, Facts, REFUSALS, Settings, agents_word, all_paths_gone, needs_agent,
@@ -124,11 +122,6 @@ fn not_built_yet(request: &StorageFenceRequest) -> String {
     if request.spec.takeover == Takeover::Expedite {
         all.push_str(
             ". Of its spec, takeover Expedite is not done by this version: other hosts get the locks when the leases have run out",
-        );
-    }
-    if request.spec.workloads == Workloads::Evict {
-        all.push_str(
-            ". Of its spec, workloads Evict is not done by this version: move the pods that used the storage yourself",
         );
     }
     all

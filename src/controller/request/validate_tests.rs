@@ -109,12 +109,12 @@ fn nothing_affected_says_what_there_is() {
 fn what_is_not_done_yet_is_said_and_does_not_hold_the_fence_up() {
     let plain = judge(&request(&json!({})), &facts()).accepted;
     assert!(!plain.message.contains("not done"), "{}", plain.message);
-    for (field, value) in [("takeover", "Expedite"), ("workloads", "Evict")] {
-        let verdict = judge(&request(&json!({field: value})), &facts()).accepted;
-        assert_eq!(verdict.reason, "Valid");
-        let said = format!("{field} {value} is not done by this version");
-        assert!(verdict.message.contains(&said), "{}", verdict.message);
-    }
+    let evict = judge(&request(&json!({ "workloads": "Evict" })), &facts()).accepted;
+    assert!(!evict.message.contains("not done"), "{}", evict.message);
+    let verdict = judge(&request(&json!({ "takeover": "Expedite" })), &facts()).accepted;
+    assert_eq!(verdict.reason, "Valid");
+    let said = "takeover Expedite is not done by this version";
+    assert!(verdict.message.contains(said), "{}", verdict.message);
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod credentials;
 mod crowd;
 mod definitions;
 mod dry_run;
+mod evictions;
 mod failures;
 mod half_way;
 mod history;
@@ -77,6 +78,11 @@ pub fn stages() -> Vec<Stage> {
                 case!(policies::the_conditions_say_unknown_when_the_agent_is_gone),
                 case!(policies::an_agent_records_and_tells_for_its_own_node_only),
                 case!(history::as_many_records_stay_as_the_policy_says),
+                case!(evictions::the_affected_pods_are_evicted_and_no_other),
+                case!(evictions::no_pod_is_evicted_without_proof),
+                case!(evictions::a_disruption_budget_holds_an_eviction_up),
+                case!(evictions::an_eviction_means_one_pod_and_not_its_name),
+                case!(evictions::evictions_by_policy_wait_while_too_many_nodes_are_lost),
             ],
         },
         Stage {
