@@ -1,6 +1,7 @@
 //! Which pods have lost their storage: those that hold a device open that a fence has cut off, or one that lies on it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::inventory::{DevNo, DmDevice};
 use super::topology::volume_group_uuid;
@@ -16,7 +17,8 @@ pub struct Doors(BTreeMap<DevNo, Door>);
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Door {
     name: String,
-    groups: BTreeSet<Group>,
+    /// Mostly one, and mostly the same as of thousands of others.
+    groups: Vec<Arc<str>>,
 }
 
 impl Doors {
@@ -25,29 +27,34 @@ impl Doors {
     /// A device that is not on the error target is none: it is in use under new locks, or is being closed again.
     #[must_use]
     pub fn of(fenced: &BTreeSet<Group>, lvmlock: &BTreeSet<String>, all: &[DmDevice]) -> Self {
-        let mut leads_to: BTreeMap<DevNo, BTreeSet<Group>> = BTreeMap::new();
+        let shared: BTreeMap<&str, Arc<str>> = fenced
+            .iter()
+            .map(|group| (group.as_str(), Arc::from(group.as_str())))
+            .collect();
+        let mut leads_to: BTreeMap<DevNo, Vec<Arc<str>>> = BTreeMap::new();
         let mut others = Vec::new();
         for device in all {
-            match volume_group_uuid(&device.uuid).filter(|g| fenced.contains(*g)) {
+            match volume_group_uuid(&device.uuid).and_then(|g| shared.get(g)) {
                 Some(group) if device.is_error_only() && !lvmlock.contains(&device.uuid) => {
-                    leads_to.insert(device.dev, BTreeSet::from([group.to_owned()]));
+                    leads_to.insert(device.dev, vec![Arc::clone(group)]);
                 }
                 Some(_) => {}
                 None => others.push(device),
             }
         }
         // What lies on them, such as an encrypted disk: as many rounds as there are floors.
-        loop {
-            let before: usize = leads_to.values().map(BTreeSet::len).sum();
+        let mut grows = true;
+        while std::mem::take(&mut grows) {
             for device in &others {
                 let below = device.deps.iter().filter_map(|dep| leads_to.get(dep));
-                let below: BTreeSet<Group> = below.flatten().cloned().collect();
-                if !below.is_empty() {
-                    leads_to.entry(device.dev).or_default().extend(below);
+                let below: Vec<Arc<str>> = below.flatten().cloned().collect();
+                for group in below {
+                    let known = leads_to.entry(device.dev).or_default();
+                    if !known.contains(&group) {
+                        known.push(group);
+                        grows = true;
+                    }
                 }
-            }
-            if leads_to.values().map(BTreeSet::len).sum::<usize>() == before {
-                break;
             }
         }
         let open = all.iter().filter(|d| d.open_count > 0);
@@ -85,7 +92,7 @@ impl Affected {
             return;
         };
         for group in &door.groups {
-            let pods = self.0.entry(group.clone()).or_default();
+            let pods = self.0.entry(group.to_string()).or_default();
             pods.entry(uid.clone())
                 .or_default()
                 .insert(door.name.clone());

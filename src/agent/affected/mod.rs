@@ -158,7 +158,7 @@ fn is_known(subject: &Subject, said: Option<&Said>, wanted: Option<&AffectedPods
 #[derive(Debug, Default)]
 struct Found {
     /// None until the devices are listed.
-    doors: Option<Doors>,
+    doors: Option<Arc<Doors>>,
     affected: Affected,
 }
 
@@ -264,9 +264,9 @@ impl Searcher {
         let of = groups.clone();
         let search = move |host: &Host| {
             let devices = host.device_mapper.devices()?;
-            let doors = Doors::of(&of, &lvmlock, &devices);
+            let doors = Arc::new(Doors::of(&of, &lvmlock, &devices));
             let open: Vec<_> = devices.into_iter().filter(|d| doors.has(d)).collect();
-            lock(&tell).doors = Some(doors.clone());
+            lock(&tell).doors = Some(Arc::clone(&doors));
             host.openers.of(&open, &mut |opener| {
                 lock(&tell).affected.found(&doors, &opener);
             });

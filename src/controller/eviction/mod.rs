@@ -96,7 +96,14 @@ async fn evict(
     if let Some(wait) = context.rounds.wait(uid, &about, now) {
         return Ok((false, wait));
     }
-    let asked = dereference::ask(&request.spec.node_name, context).await?;
+    let asked = match dereference::ask(&request.spec.node_name, context).await {
+        // It stays so until somebody does something: that is not for the log alone.
+        Err(error) if error.is_forbidden() => {
+            apply::say(request, Some(&plan::forbidden(&error)), context).await?;
+            return Err(error);
+        }
+        asked => asked?,
+    };
     let boot_id = asked.boot_id.as_ref();
     if boot_id.is_some_and(|boot_id| *boot_id != affected.boot_id) {
         let written = apply::say(request, Some(&plan::rebooted()), context).await?;

@@ -78,6 +78,15 @@ pub fn rebooted() -> Verdict {
     no(why::NOT_FENCED, message.to_owned())
 }
 
+/// What is said when the controller may not even ask.
+#[must_use]
+pub fn forbidden(error: &impl std::fmt::Display) -> Verdict {
+    let message = format!(
+        "no pod can be evicted: {error}. Is the controller's ClusterRole of this version? It is tried again"
+    );
+    no(why::EVICTION_FAILED, message)
+}
+
 /// What keeps a pod, or not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
