@@ -7,7 +7,10 @@ use super::*;
 use crate::fence::topology::is_multipath;
 use crate::fence::{Monotonic, PvKind, Target};
 use crate::host::simulated::{Daemon, Layout, Simulation};
-use crate::host::{Device, DiskInfo, Error, Lvmlockd, Multipathd, Sanlock, SanlockLockspace, Wdmd};
+use crate::host::{
+    Death, Device, DiskInfo, Error, LockspaceHost, Lvmlockd, Multipathd, Sanlock, SanlockLockspace,
+    Wdmd,
+};
 
 const UUID: &str = "Vk7Qw21mVd0gXy9KqZbC3dE4fGh5iJ6k";
 const MAP: DevNo = DevNo {
@@ -150,6 +153,12 @@ impl Sanlock for Node {
             lockspaces,
             ..SanlockStatus::default()
         })
+    }
+    fn host(&self, _: &str, _: u64) -> Result<LockspaceHost> {
+        unreachable!("an observation asks for no other host")
+    }
+    fn declare_dead(&self, _: &Death, _: Duration) -> Result<()> {
+        unreachable!("an observation changes nothing")
     }
 }
 

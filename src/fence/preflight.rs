@@ -5,6 +5,8 @@ use super::plan::maps;
 
 /// The first sanlock that can declare a host dead (`set_host DEAD_EXT`), as in `version_hex`.
 const DEAD_EXT_SINCE: u32 = 0x0402_0000;
+/// Name of the check that says whether sanlock can.
+pub const DEAD_EXT: &str = "DeadExt";
 /// With a shorter fire time-out sanlock kills at once and never calls the kill hook (sanlock: src/timeouts.c).
 const HOOK_NEEDS: u32 = 30;
 
@@ -304,17 +306,26 @@ fn host_name(facts: &Facts) -> Check {
     }
 }
 
+/// Whether a sanlock of that version can declare a host dead. Unknown is no.
+#[must_use]
+pub fn can_declare_dead(version: Option<u32>) -> bool {
+    version.is_some_and(|v| v >= DEAD_EXT_SINCE)
+}
+
 fn dead_ext(facts: &Facts) -> Check {
-    const NAME: &str = "DeadExt";
     match facts.sanlock_version {
-        None => check(NAME, Verdict::Unknown, "sanlock does not tell its version"),
-        Some(v) if v >= DEAD_EXT_SINCE => check(
-            NAME,
+        None => check(
+            DEAD_EXT,
+            Verdict::Unknown,
+            "sanlock does not tell its version",
+        ),
+        Some(v) if can_declare_dead(Some(v)) => check(
+            DEAD_EXT,
             Verdict::Passed,
             format!("sanlock {} can declare a fenced peer dead", dotted(v)),
         ),
         Some(v) => check(
-            NAME,
+            DEAD_EXT,
             Verdict::Warning,
             format!(
                 "sanlock {} cannot declare a fenced peer dead: other hosts get its locks when the leases have run out. From {} on it can",
@@ -325,7 +336,9 @@ fn dead_ext(facts: &Facts) -> Check {
     }
 }
 
-fn dotted(version: u32) -> String {
+/// A `version_hex` as people write it.
+#[must_use]
+pub fn dotted(version: u32) -> String {
     let [major, minor, .., patch] = version.to_be_bytes();
     format!("{major}.{minor}.{patch}")
 }

@@ -295,13 +295,68 @@ pub struct SanlockStatus {
     pub lockspaces: Vec<SanlockLockspace>,
 }
 
+/// How a host of a lockspace is, as sanlock judges by its lease.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HostState {
+    /// Not watched for long enough.
+    #[default]
+    Unknown,
+    /// It holds no lease: it has left, and its locks are free.
+    Free,
+    /// It renews its lease, or did a short while ago.
+    Live,
+    /// It has not renewed it in time: it gives up now, if it lives.
+    Failing,
+    /// Its locks are free: its watchdog has fired, or somebody declared it dead.
+    Dead,
+}
+
+/// A host of a lockspace, as sanlock read its lease last: nothing is read for the answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LockspaceHost {
+    /// Its id.
+    pub host_id: u64,
+    /// Which of its lives in the lockspace; 0 when that is not known.
+    pub generation: u64,
+    /// How it is.
+    pub state: HostState,
+    /// Whether that generation was declared dead.
+    pub declared_dead: bool,
+}
+
+/// Who is to be declared dead, and by whom.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Death {
+    /// The lockspace.
+    pub lockspace: String,
+    /// This host's own id in it: sanlock refuses if that is not so (any more).
+    pub own_host_id: u64,
+    /// The other's id.
+    pub host_id: u64,
+    /// Which of its lives.
+    pub generation: u64,
+}
+
 /// sanlock's socket.
 pub trait Sanlock: Send + Sync {
-    /// `STATUS` (and `GET_HOSTS`-free: nothing that reads the SAN).
+    /// `STATUS`: nothing that reads the SAN.
     ///
     /// # Errors
     /// When it does not answer in its language in time.
     fn status(&self) -> Result<SanlockStatus>;
+    /// `GET_HOSTS` of one host of a lockspace that this node has joined: nothing that reads the SAN either.
+    ///
+    /// # Errors
+    /// When it does not answer in its language in time, or does not have the lockspace.
+    fn host(&self, lockspace: &str, host_id: u64) -> Result<LockspaceHost>;
+    /// `SET_HOST` with `DEAD_EXT`: the locks of that host in that generation are free for everybody from now on. Reads and writes the SAN, so never
+    /// in a fence.
+    ///
+    /// sanlock (5.1.1) refuses a generation that is over, and takes one that was never there: compare it with [`Self::host`] first.
+    ///
+    /// # Errors
+    /// When it does not answer in its language within `limit`, or refuses; with what to do.
+    fn declare_dead(&self, death: &Death, limit: Duration) -> Result<()>;
 }
 
 /// wdmd's socket.

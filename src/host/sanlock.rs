@@ -1,13 +1,16 @@
-//! sanlock's socket, its `STATUS` (sanlock `src/sanlock_sock.h`, `src/cmd.c`).
+//! sanlock's socket, its `STATUS` (sanlock `src/sanlock_sock.h`, `src/cmd.c`); what is asked about other hosts is in [`hosts`].
 //!
 //! The main thread, the one that watches the leases, answers: a request goes out whole, the answer is read at once. It is a header and then
-//! records until the daemon closes. Nothing here makes sanlock touch the storage.
+//! records until the daemon closes. Nothing but a declaration of death makes sanlock touch the storage.
+
+mod hosts;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::socket::{Address, Conversation, Peer};
-use super::{Paths, Result, Sanlock, SanlockLockspace, SanlockStatus};
+use super::{Death, LockspaceHost, Paths, Result, Sanlock, SanlockLockspace, SanlockStatus};
+use crate::fence::preflight::{can_declare_dead, dotted};
 use crate::fence::{LockspaceState, Monotonic};
 
 const PEER: Peer = Peer {
@@ -47,22 +50,33 @@ mod record {
 /// The request: everything up to the lockspaces. Resources come after those, one for each lock, and are not needed.
 #[must_use]
 pub fn encode_status() -> [u8; HEADER] {
+    header(CMD_STATUS, HEADER, record::LOCKSPACE)
+}
+
+/// A request's header; `length` is that of the whole request.
+fn header(command: u32, length: usize, data: u32) -> [u8; HEADER] {
     let mut header = [0; HEADER];
-    let length = u32::try_from(HEADER).unwrap_or_default();
-    let fields = [
-        MAGIC,
-        VERSION,
-        CMD_STATUS,
-        0,
-        length,
-        0,
-        record::LOCKSPACE,
-        0,
-    ];
+    let length = u32::try_from(length).unwrap_or_default();
+    let fields = [MAGIC, VERSION, command, 0, length, 0, data, 0];
     for (at, field) in header.chunks_exact_mut(4).zip(fields) {
         at.copy_from_slice(&field.to_ne_bytes());
     }
     header
+}
+
+/// Whether it is the header of an answer to that command.
+fn answers(header: &[u8], command: u32) -> std::result::Result<(), String> {
+    if u32_at(header, 0) != MAGIC {
+        return Err(format!("its magic number is {:#x}", u32_at(header, 0)));
+    }
+    if u32_at(header, 4) >> 16 != VERSION >> 16 || u32_at(header, 8) != command {
+        return Err(format!(
+            "version {:#x}, command {}",
+            u32_at(header, 4),
+            u32_at(header, 8)
+        ));
+    }
+    Ok(())
 }
 
 struct Bytes<'a> {
@@ -113,16 +127,7 @@ fn text(bytes: &[u8]) -> String {
 pub fn decode_status(answer: &[u8]) -> std::result::Result<SanlockStatus, String> {
     let mut bytes = Bytes { all: answer, at: 0 };
     let header = bytes.take(HEADER, "the header")?;
-    if u32_at(header, 0) != MAGIC {
-        return Err(format!("its magic number is {:#x}", u32_at(header, 0)));
-    }
-    if u32_at(header, 4) >> 16 != VERSION >> 16 || u32_at(header, 8) != CMD_STATUS {
-        return Err(format!(
-            "version {:#x}, command {}",
-            u32_at(header, 4),
-            u32_at(header, 8)
-        ));
-    }
+    answers(header, CMD_STATUS)?;
     let mut status = SanlockStatus::default();
     let mut daemon_seen = false;
     while bytes.at < answer.len() {
@@ -229,6 +234,44 @@ impl Sanlock for Socket {
         conversation.send(&encode_status())?;
         let (answer, _) = conversation.receive_until(ANSWER_LIMIT, |_| false)?;
         decode_status(&answer).map_err(|detail| conversation.malformed(detail))
+    }
+
+    fn host(&self, lockspace: &str, host_id: u64) -> Result<LockspaceHost> {
+        let about = format!("host {host_id} of lockspace {lockspace}");
+        let mut conversation = Conversation::open(PEER, &about, &self.address, self.limit)?;
+        let request = hosts::encode_get(lockspace, host_id);
+        conversation.send(&request.map_err(|why| conversation.refused(why))?)?;
+        let head = conversation.receive_exactly(HEADER)?;
+        let told = hosts::decode_count(&head);
+        let count = told.map_err(|detail| conversation.malformed(detail))?;
+        let count = count.map_err(|code| conversation.refused(hosts::no_hosts(code)))?;
+        let body = conversation.receive_exactly(count * hosts::HOST)?;
+        let host = hosts::decode(&body).find(|h| h.host_id == host_id);
+        host.ok_or_else(|| conversation.malformed("it tells of other hosts only"))
+    }
+
+    fn declare_dead(&self, death: &Death, limit: Duration) -> Result<()> {
+        // One that does not know the command hangs up without a word.
+        let version = self.status()?.version;
+        let about = format!(
+            "declare host {} generation {} of lockspace {} dead",
+            death.host_id, death.generation, death.lockspace
+        );
+        let mut conversation = Conversation::open(PEER, &about, &self.address, limit)?;
+        if !can_declare_dead(version) {
+            let is = version.map_or_else(|| "of an unknown version".to_owned(), dotted);
+            return Err(conversation.refused(format!(
+                "sanlock {is} cannot do that. Update it on this node to 4.2 or newer"
+            )));
+        }
+        let request = hosts::encode_death(death);
+        conversation.send(&request.map_err(|why| conversation.refused(why))?)?;
+        let head = conversation.receive_exactly(HEADER)?;
+        let told = hosts::decode_result(&head);
+        match told.map_err(|detail| conversation.malformed(detail))? {
+            0 => Ok(()),
+            code => Err(conversation.refused(hosts::no_death(code, death))),
+        }
     }
 }
 

@@ -14,8 +14,8 @@ use crate::fence::{
 };
 use crate::host::simulated::uuid_of;
 use crate::host::{
-    Bell, DeviceEvents, DeviceMapper, DiskInfo, Error, Host, Lvm, Lvmlockd, Multipathd, Openers,
-    Result, Sanlock, SanlockLockspace, SanlockStatus, System, Underway, Wdmd,
+    Bell, Death, DeviceEvents, DeviceMapper, DiskInfo, Error, Host, LockspaceHost, Lvm, Lvmlockd,
+    Multipathd, Openers, Result, Sanlock, SanlockLockspace, SanlockStatus, System, Underway, Wdmd,
 };
 
 pub(super) const BOOT_ID: &str = "boot";
@@ -384,6 +384,14 @@ impl Sanlock for Seat {
             lockspaces: lock.map(told).into_iter().collect(),
             ..SanlockStatus::default()
         })
+    }
+
+    fn host(&self, _: &str, host_id: u64) -> Result<LockspaceHost> {
+        panic!("no fence asks for host {host_id}")
+    }
+
+    fn declare_dead(&self, death: &Death, _: Duration) -> Result<()> {
+        panic!("no fence declares anybody dead: {death:?}")
     }
 }
 

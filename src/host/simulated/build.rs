@@ -280,6 +280,7 @@ pub(super) fn state(layout: &Layout) -> State {
         fire_timeout: 60,
         tells_generation: true,
         tells_sequence: true,
+        sanlock_version: Some(0x0501_0100),
         ..State::default()
     };
     for g in &layout.groups {

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use super::{Daemon, Dropping, Simulation, State, build, dead};
+use super::{Daemon, Declaring, Dropping, Simulation, State, build, dead};
+use crate::fence::preflight::can_declare_dead;
 use crate::fence::{Lockspace, LockspaceState, Monotonic, Watchdog};
 use crate::host::{
-    Error, Lvmlockd, Multipathd, Result, Sanlock, SanlockLockspace, SanlockStatus, Wdmd,
+    Death, Error, HostState, LockspaceHost, Lvmlockd, Multipathd, Result, Sanlock,
+    SanlockLockspace, SanlockStatus, Wdmd,
 };
 
 impl Simulation {
@@ -176,8 +178,86 @@ impl Sanlock for Simulation {
         };
         Ok(SanlockStatus {
             lockspaces: state.lockspaces.iter().map(lockspace).collect(),
+            version: state.sanlock_version,
             ..SanlockStatus::default()
         })
+    }
+
+    fn host(&self, lockspace: &str, host_id: u64) -> Result<LockspaceHost> {
+        let state = self.reach("sanlock", |s| s.sanlock)?;
+        if !state
+            .lockspaces
+            .iter()
+            .any(|l| l.lockspace.name == lockspace)
+        {
+            return Err(refused("host", -2));
+        }
+        let known = state.hosts.get(&(lockspace.to_owned(), host_id)).copied();
+        Ok(known.unwrap_or(LockspaceHost {
+            host_id,
+            ..LockspaceHost::default()
+        }))
+    }
+
+    fn declare_dead(&self, death: &Death, limit: Duration) -> Result<()> {
+        let mut state = self.reach("sanlock", |s| s.sanlock)?;
+        let Death {
+            lockspace,
+            own_host_id,
+            host_id,
+            generation,
+        } = death.clone();
+        state
+            .log
+            .push(format!("declare_dead {lockspace} {host_id} {generation}"));
+        let own = |l: &&super::SimulatedLockspace| {
+            l.lockspace.name == lockspace && l.lockspace.host_id == own_host_id
+        };
+        if !can_declare_dead(state.sanlock_version) || state.lockspaces.iter().find(own).is_none() {
+            return Err(refused("declare_dead", -22));
+        }
+        let whom = (lockspace.clone(), host_id, generation);
+        if !state.fenced_hosts.contains(&whom) {
+            state.violate(format!("{whom:?} was declared dead and is not fenced"));
+        }
+        match state.declare {
+            Declaring::OldLeases => return Err(refused("declare_dead", -204)),
+            Declaring::Hangs => {
+                let until = Some(state.now + limit);
+                self.leave(state);
+                drop(self.wait_until(until, None, None));
+                return Err(Error::TimedOut {
+                    what: "declare_dead".into(),
+                    limit,
+                    hint: "Look at it",
+                });
+            }
+            Declaring::Lies => {
+                self.leave(state);
+                return Ok(());
+            }
+            Declaring::Works => {}
+        }
+        let host = state.hosts.entry((lockspace, host_id)).or_default();
+        // As 5.1.1 does: a generation that is over is refused, and one that was never there is taken.
+        if generation < host.generation {
+            return Err(refused("declare_dead", -280));
+        }
+        *host = LockspaceHost {
+            host_id,
+            generation,
+            state: HostState::Dead,
+            declared_dead: true,
+        };
+        self.leave(state);
+        Ok(())
+    }
+}
+
+fn refused(what: &str, code: i32) -> Error {
+    Error::Refused {
+        what: what.into(),
+        detail: code.to_string(),
     }
 }
 

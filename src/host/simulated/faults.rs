@@ -53,3 +53,17 @@ pub enum Starting {
     /// LVM hangs until it is killed, and nothing happens.
     Hangs,
 }
+
+/// How a declaration of death goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Declaring {
+    /// At once.
+    #[default]
+    Works,
+    /// The leases' format has no place for it.
+    OldLeases,
+    /// It is never answered.
+    Hangs,
+    /// It is answered with success, and nothing happens.
+    Lies,
+}

@@ -22,9 +22,9 @@ use std::time::{Duration, Instant};
 use clock::Waiter;
 
 pub use build::{Group, Layout, Under, uuid_of};
-pub use faults::{Daemon, Dropping, InFlight, Starting};
+pub use faults::{Daemon, Declaring, Dropping, InFlight, Starting};
 
-use super::{Error, Host, System, Underway};
+use super::{Error, Host, LockspaceHost, System, Underway};
 use crate::fence::{DevNo, DmDevice, LockspaceState, Monotonic, Target};
 
 /// A device-mapper device.
@@ -109,6 +109,14 @@ pub struct State {
     pub rcu_expedited: u32,
     /// Drops of lockspaces.
     pub drop: Dropping,
+    /// sanlock's version.
+    pub sanlock_version: Option<u32>,
+    /// Other hosts, by lockspace and id.
+    pub hosts: BTreeMap<(String, u64), LockspaceHost>,
+    /// Declarations of death.
+    pub declare: Declaring,
+    /// Who may be declared dead: lockspace, host id, generation.
+    pub fenced_hosts: BTreeSet<(String, u64, u64)>,
     /// Listing the devices fails.
     pub listing_fails: bool,
     /// Listing the devices does not end.
