@@ -11,6 +11,7 @@
 //! | [`hook`] | the kill hook of the host, with or without the agent |
 //! | [`sentry`] | what the node does by itself |
 //! | [`sight`] | what is known of the Node |
+//! | `takeover` | declares fenced peers dead |
 //! | [`report`], [`node_storage`], [`node_conditions`] | what the API server is told; pure |
 //! | `affected` | which pods hold fenced volumes open |
 //! | [`desk`] | where all of it comes together |
@@ -42,6 +43,7 @@ pub mod restore;
 mod run;
 pub mod sentry;
 pub mod sight;
+mod takeover;
 
 pub use options::Options;
 pub use run::{Agent, Error, run};

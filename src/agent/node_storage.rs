@@ -13,6 +13,7 @@ use crate::api::node_storage::{
     PhysicalVolumeStatus, PreflightCheck, PreflightResult, VolumeGroupStatus, WatchdogStatus,
     condition_type,
 };
+use crate::api::takeover::DeclaredDead;
 use crate::api::{Condition, ConditionStatus, NodeStorageStatus};
 use crate::fence::budget::worst_case;
 use crate::fence::preflight::{Check, Facts, Verdict, preflight};
@@ -44,6 +45,8 @@ pub struct Reporter {
     pub facts: Facts,
     /// The kill hook, when it is looked at.
     pub kill_hook: Option<KillHookStatus>,
+    /// What came of the peers that were to be declared dead.
+    pub declared_dead: Vec<DeclaredDead>,
 }
 
 /// What is told of the kill hook.
@@ -93,6 +96,7 @@ pub fn status(
         conditions: before.to_vec(),
         fences: reporter.fences.clone(),
         kill_hook: reporter.kill_hook.clone(),
+        declared_dead: reporter.declared_dead.clone(),
         ..NodeStorageStatus::default()
     };
     if let Ok(inventory) = inventory {

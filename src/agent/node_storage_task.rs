@@ -15,6 +15,7 @@ use super::node_storage::{Reporter, fences, kill_hook, status};
 use super::run::LOOK_LIMIT;
 use super::sentry::Outlook;
 use super::sight::Sight;
+use crate::api::takeover::DeclaredDead;
 use crate::api::{AGENT_FIELD_MANAGER, NodeStorage, NodeStorageStatus};
 use crate::fence::preflight::Facts;
 use crate::kubernetes::apply::{Result, Target, apply, apply_status, call};
@@ -45,6 +46,8 @@ pub struct Task {
     pub kill_hook: tokio::sync::watch::Receiver<Option<State>>,
     /// What the preflight has to know besides the inventory.
     pub facts: tokio::sync::watch::Receiver<Facts>,
+    /// What came of the peers that were to be declared dead.
+    pub declared_dead: tokio::sync::watch::Receiver<Vec<DeclaredDead>>,
     /// Counters.
     pub metrics: Metrics,
 }
@@ -55,6 +58,7 @@ impl Task {
         let mut latest = self.observer.latest();
         let (mut outlook, mut sight) = (self.outlook.clone(), self.sight.clone());
         let (mut standing, mut kill_hook) = (self.standing.clone(), self.kill_hook.clone());
+        let mut declared_dead = self.declared_dead.clone();
         let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(15));
         let mut reporter = Reporter {
             node_uid: None,
@@ -94,6 +98,7 @@ impl Task {
                 Ok(()) = outlook.changed() => {}
                 Ok(()) = kill_hook.changed() => {}
                 Ok(()) = sight.changed() => {}
+                Ok(()) = declared_dead.changed() => {}
             }
         }
     }
@@ -132,6 +137,8 @@ impl Task {
             .policies
             .clone_from(&self.outlook.borrow().policies);
         reporter.kill_hook = self.kill_hook.borrow().as_ref().map(kill_hook);
+        let declared_dead = self.declared_dead.borrow().clone();
+        reporter.declared_dead = declared_dead;
         let wanted = status(
             observation.as_ref().map_err(String::as_str),
             reporter,

@@ -48,6 +48,7 @@ async fn a_node_that_registers_anew_owns_its_report() {
         sight,
         kill_hook: watch::channel(None).1,
         facts: watch::channel(Facts::default()).1,
+        declared_dead: watch::channel(Vec::new()).1,
         metrics: Metrics::default(),
     };
     let (mut reporter, mut before, mut written) = (Reporter::default(), None, None);

@@ -27,7 +27,7 @@ use super::publish::Board;
 use super::sentry::in_force::Learned;
 use super::sentry::store::Store;
 use super::sentry::{Outlook, Sentry, tasks};
-use super::{affected, detect, executor, memory, node_storage_task};
+use super::{affected, detect, executor, memory, node_storage_task, takeover};
 use crate::api::{AGENT_FIELD_MANAGER, StorageFenceRequest};
 use crate::fence::preflight::Facts;
 use crate::host::{self, Host};
@@ -263,6 +263,12 @@ impl Agent {
         let spawn = |task| AbortOnDropHandle::new(task);
         let _affected = spawn(tokio::spawn(self.affected(&write).run()));
         let (tell_sight, sight) = tokio::sync::watch::channel(None);
+        let (_takeover, declared_dead) = takeover::start(
+            [watcher.clone(), write.clone()],
+            &node_name,
+            self.host,
+            &self.observer,
+        );
         let _sentry = [
             spawn(tokio::spawn(tasks::policies(
                 watcher.clone(),
@@ -302,6 +308,7 @@ impl Agent {
             sight,
             kill_hook: self.kill_hook,
             facts: self.facts,
+            declared_dead,
             metrics: self.metrics.clone(),
         };
         let _node_storage = AbortOnDropHandle::new(tokio::spawn(task.run()));

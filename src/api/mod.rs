@@ -12,6 +12,7 @@ pub mod policy;
 pub mod record;
 pub mod remediation;
 pub mod request;
+pub mod takeover;
 pub mod unfence;
 
 pub use condition::{Condition, ConditionStatus};
@@ -43,6 +44,8 @@ pub mod node_condition_type {
 pub const UNFENCE_FINALIZER: &str = "storagefence.io/unfence";
 /// Server-side-apply field manager of the controller.
 pub const CONTROLLER_FIELD_MANAGER: &str = "storage-fence-controller";
+/// Server-side-apply field manager of the controller's take-overs: tasks in `NodeStorage.spec`, and the condition `TakenOver` of a request.
+pub const TAKEOVER_FIELD_MANAGER: &str = "storage-fence-takeover";
 /// Server-side-apply field manager of an agent.
 pub const AGENT_FIELD_MANAGER: &str = "storage-fence-agent";
 /// Of an agent for `status.affectedPods`. Apart from the fence's own words: these are written whatever becomes of that list, also while the installed

@@ -5,6 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Condition;
+use super::takeover::{DeclareDead, DeclaredDead};
 
 /// Condition types of a `NodeStorage`.
 pub mod condition_type {
@@ -23,7 +24,7 @@ pub mod condition_type {
     plural = "nodestorages",
     shortname = "nst",
     category = "storagefence",
-    doc = "What the agent of one node sees of its shared storage, locks and watchdog. Named after the node, written by its agent.",
+    doc = "What the agent of one node sees of its shared storage, locks and watchdog, and what the controller asks of it. Named after the node.",
     status = "NodeStorageStatus",
     printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.conditions[?(@.type==\"Ready\")].status"}"#,
     printcolumn = r#"{"name":"VGs","type":"integer","jsonPath":".status.sharedVolumeGroups"}"#,
@@ -35,7 +36,12 @@ pub mod condition_type {
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
 )]
 #[serde(rename_all = "camelCase")]
-pub struct NodeStorageSpec {}
+pub struct NodeStorageSpec {
+    /// Controller: fenced peers that this node is to declare dead, so that others get their locks at once.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub declare_dead: Vec<DeclareDead>,
+}
 
 /// Written by the node's agent, on change only.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
@@ -89,6 +95,10 @@ pub struct NodeStorageStatus {
     /// The watchdog that resets this host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub watchdog: Option<WatchdogStatus>,
+    /// What came of the tasks in spec.declareDead.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub declared_dead: Vec<DeclaredDead>,
 }
 
 /// How a check of the preflight ended.

@@ -19,6 +19,8 @@ pub mod condition_type {
     pub const FENCED: &str = "Fenced";
     /// Agent: True only when the lock manager was seen to have let go of the lockspaces.
     pub const LOCKS_RELEASED: &str = "LocksReleased";
+    /// Controller, with `takeover: Expedite` only: True when a healthy host was seen to have declared this one dead, for every volume group.
+    pub const TAKEN_OVER: &str = "TakenOver";
 }
 
 /// Reasons of the conditions of a request.
@@ -75,6 +77,20 @@ pub mod reason {
     pub const RELEASE_NOT_CONFIRMED: &str = "ReleaseNotConfirmed";
     /// Fenced/LocksReleased: the node was restarted since, which ended the fence. Nothing is begun again for this spec.
     pub const NODE_RESTARTED: &str = "NodeRestarted";
+    /// TakenOver: the fence is not proven yet, or the locks are not released: nobody may be declared dead.
+    pub const WAITING: &str = "Waiting";
+    /// TakenOver: a healthy host was asked to declare this one dead.
+    pub const EXPEDITING: &str = "Expediting";
+    /// TakenOver is True: other hosts can have the locks.
+    pub const TAKEN_OVER: &str = "TakenOver";
+    /// TakenOver: no other node is fit to declare this one dead now.
+    pub const NO_PEER: &str = "NoPeer";
+    /// TakenOver: other nodes would be fit, but for their sanlock.
+    pub const PEERS_TOO_OLD: &str = "PeersTooOld";
+    /// TakenOver: the attestation lacks what a peer has to compare: lockspace, host id, generation or boot ID.
+    pub const GENERATION_UNKNOWN: &str = "GenerationUnknown";
+    /// TakenOver: another node reports the host id of the attestation as its own.
+    pub const HOST_ID_IN_USE: &str = "HostIdInUse";
     /// Fenced: the agent cannot do what the spec asks for in this version.
     pub const NOT_SUPPORTED: &str = "NotSupported";
 }
@@ -223,7 +239,8 @@ pub struct StorageFenceRequestSpec {
     /// the watchdog resets the host when they run out.
     #[serde(default)]
     pub release_locks: ReleaseLocks,
-    /// Wait (default): other hosts get the locks when the leases have run out. Expedite: a healthy host declares this one dead.
+    /// Wait (default): other hosts get the locks when the leases have run out. Expedite: a healthy host declares this one dead as soon as the fence is
+    /// proven and the locks are released; see the condition TakenOver.
     #[serde(default)]
     pub takeover: Takeover,
     /// None (default): pods on the fenced volumes see I/O errors. Evict: once the fence is proven they are evicted, and only they.
@@ -295,7 +312,7 @@ pub struct StorageFenceRequestStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 4096))]
     pub message: Option<String>,
-    /// For programs: Accepted, AgentReady and WorkloadsEvicted (controller), Fenced and LocksReleased (agent).
+    /// For programs: Accepted, AgentReady, and where they are asked for WorkloadsEvicted and TakenOver (controller), Fenced and LocksReleased (agent).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]

@@ -15,6 +15,7 @@ mod options;
 pub mod policy;
 pub mod remediation;
 pub mod request;
+pub mod takeover;
 mod unreadable;
 pub mod watches;
 
@@ -209,6 +210,7 @@ async fn reconcile(
         )
         .for_each(async |result| log(result));
     let policies = Box::pin(policy::run(Arc::clone(&context), bell.policies.clone()));
+    let takeovers = Box::pin(takeover::run(Arc::clone(&context), bell.takeovers.clone()));
     let nodes = Controller::for_stream(futures::stream::pending(), caches.nodes.clone())
         .with_config(config())
         .reconcile_on(references(node_triggers, caches.clone(), nodes_for))
@@ -239,6 +241,7 @@ async fn reconcile(
         tokio::select! {
             _ = async { tokio::join!(requests, evictions, nodes) } => {}
             () = policies => {}
+            () = takeovers => {}
         }
     };
     let after_stop = async {

@@ -55,6 +55,8 @@ pub struct Bell {
     pub policies: Arc<Notify>,
     /// Rung with every trigger, for the remediations.
     pub remediations: Arc<Notify>,
+    /// Rung with every trigger, for the take-overs.
+    pub takeovers: Arc<Notify>,
 }
 
 impl Bell {
@@ -65,6 +67,7 @@ impl Bell {
         let _ = self.nodes.send(trigger);
         self.policies.notify_one();
         self.remediations.notify_one();
+        self.takeovers.notify_one();
     }
 }
 
@@ -158,6 +161,7 @@ pub fn start(
         nodes: nodes_bell,
         policies: Arc::default(),
         remediations: Arc::default(),
+        takeovers: Arc::default(),
     };
     let mut tasks = JoinSet::new();
     let start = Start {

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use crate::api::condition::find;
 use crate::api::node_storage::VolumeGroupStatus;
-use crate::api::request::{Takeover, VolumeGroupMode, WhenPathsRemain, condition_type, reason};
+use crate::api::request::{VolumeGroupMode, WhenPathsRemain, condition_type, reason};
 use crate::api::{ConditionStatus, NodeStorageStatus, StorageFenceRequest};
 use crate::controller::facts::{
     AgentMode, Facts, REFUSALS, Settings, agents_word, all_paths_gone, needs_agent,
@@ -78,10 +78,7 @@ fn accepted(request: &StorageFenceRequest, facts: &Facts) -> Verdict {
             return Verdict::new(
                 ConditionStatus::True,
                 reason::VALID,
-                format!(
-                    "the agent of node {node} has taken the request up{}",
-                    not_built_yet(request)
-                ),
+                format!("the agent of node {node} has taken the request up"),
             );
         }
     }
@@ -109,22 +106,8 @@ fn accepted(request: &StorageFenceRequest, facts: &Facts) -> Verdict {
     Verdict::new(
         ConditionStatus::True,
         reason::VALID,
-        format!(
-            "nothing that is known of node {node} speaks against the request{}",
-            not_built_yet(request)
-        ),
+        format!("nothing that is known of node {node} speaks against the request"),
     )
-}
-
-/// What the spec asks for beside the fence that this version does not do. It does not speak against the fence: that one cannot wait.
-fn not_built_yet(request: &StorageFenceRequest) -> String {
-    let mut all = String::new();
-    if request.spec.takeover == Takeover::Expedite {
-        all.push_str(
-            ". Of its spec, takeover Expedite is not done by this version: other hosts get the locks when the leases have run out",
-        );
-    }
-    all
 }
 
 /// What the node's own report says against the request.

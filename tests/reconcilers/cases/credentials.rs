@@ -144,3 +144,35 @@ pub async fn a_token_that_names_no_node_is_refused(bed: &Bed) -> Result {
     bed.withdraw("nowhere").await?;
     Ok(())
 }
+
+/// Nobody but the controller has an agent declare a peer dead: an agent does not ask another for it, nor itself.
+pub async fn no_agent_changes_what_is_asked_of_a_node(bed: &Bed) -> Result {
+    let (mine, other) = (
+        TestNode::join(bed, "asked-1").await?,
+        TestNode::join(bed, "asked-2").await?,
+    );
+    let pod = mine.run_pod().await?;
+    let token = bed.token("storage-fence-agent", Some(&pod)).await?;
+    let agent = client(&bed.access(&token)?)?;
+    in_force(&agent, &other.name).await?;
+    let task = json!([{
+        "requestUid": "u", "request": "r", "nodeName": "n", "bootId": "b", "volumeGroupUuid": "v", "lockspace": "l",
+        "hostId": 1, "generation": 1,
+    }]);
+    let asks = async |client: &Client, node: &str, tasks: &Value| {
+        let mut report = report(node);
+        report["spec"] = json!({ "declareDead": tasks });
+        let params = PatchParams::apply("forger").force();
+        let api: Api<NodeStorage> = Api::all(client.clone());
+        api.patch(node, &params, &Patch::Apply(report)).await
+    };
+    // Made with a task, given one, and another node given one. That it takes none away is a take-over's case.
+    let may_not = "may not change it";
+    let (code, text) = refusal(asks(&agent, &mine.name, &task).await)?;
+    ensure(code == 403 && text.contains(may_not), text)?;
+    writes_report(&agent, &mine.name, false).await?;
+    let (code, text) = refusal(asks(&agent, &mine.name, &task).await)?;
+    ensure(code == 403 && text.contains(may_not), text)?;
+    let (code, text) = refusal(asks(&agent, &other.name, &task).await)?;
+    ensure(code == 403, text)
+}

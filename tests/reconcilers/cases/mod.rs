@@ -17,6 +17,7 @@ mod policies;
 mod policy_health;
 mod refusals;
 mod remediation;
+mod takeover;
 
 use k8s_openapi::api::apps::v1::DaemonSet;
 
@@ -72,6 +73,9 @@ pub fn stages() -> Vec<Stage> {
                 case!(cost::ours_are_served_before_what_pods_ask),
                 case!(credentials::an_agent_writes_for_its_own_node_only),
                 case!(credentials::a_token_that_names_no_node_is_refused),
+                case!(credentials::no_agent_changes_what_is_asked_of_a_node),
+                case!(takeover::a_healthy_peer_declares_a_fenced_node_dead),
+                case!(takeover::a_peer_that_sees_another_generation_refuses),
                 case!(policies::a_node_fences_itself_by_policy_and_records_it_once),
                 case!(policies::a_policy_that_reports_touches_nothing),
                 case!(policies::of_two_policies_it_is_said_which_governs),

@@ -20,6 +20,7 @@ mod scale;
 mod speed;
 mod stacks;
 mod storage;
+mod takeover;
 mod timeouts;
 mod unfence;
 
@@ -52,6 +53,7 @@ pub fn long() -> Vec<Scenario> {
     long.extend(chart_hook::long());
     long.extend(timeouts::long());
     long.extend(hanging::long());
+    long.extend(takeover::long());
     long.extend(ceph::long());
     long.extend(speed::long());
     long

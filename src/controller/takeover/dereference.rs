@@ -1,0 +1,62 @@
+//! Gathers what bears on take-overs, from the caches.
+
+use kube::ResourceExt;
+use kube::runtime::reflector::ObjectRef;
+
+use super::plan::{Peer, View};
+use crate::api::condition::find;
+use crate::api::request::{Takeover, condition_type};
+use crate::api::{NodeStorage, StorageFenceRequest};
+use crate::controller::request::dereference::agent_pods;
+use crate::controller::watches::Caches;
+
+/// Gathers; None when nobody asks for a take-over and nothing is left of one.
+#[must_use]
+pub fn dereference(caches: &Caches) -> Option<View> {
+    let requests = requests(caches);
+    let storages = caches.storages.state();
+    let readable = || storages.iter().filter_map(|s| s.0.as_ref().ok());
+    let tasks = readable().any(|s| !s.spec.declare_dead.is_empty());
+    if requests.is_empty() && !tasks {
+        return None;
+    }
+    let pods = agent_pods(caches);
+    let peer = |storage: &NodeStorage| {
+        let name = storage.name_any();
+        let status = storage.status.clone().unwrap_or_default();
+        let node = caches.nodes.get(&ObjectRef::new(&name));
+        let node_uid = node.and_then(|n| n.uid());
+        let answers = node_uid.is_some_and(|uid| {
+            let pods = pods.get(&name).into_iter().flatten();
+            storage.status.is_some() && pods.clone().any(|pod| pod.speaks_for(&uid, &status))
+        });
+        Peer {
+            uid: storage.uid().unwrap_or_default(),
+            answers,
+            storage: status,
+            tasks: storage.spec.declare_dead.clone(),
+            name,
+        }
+    };
+    let mut peers: Vec<Peer> = readable().map(peer).collect();
+    peers.sort_by(|a, b| a.name.cmp(&b.name));
+    Some(View { requests, peers })
+}
+
+/// Those that ask for it, and those that say something of it.
+fn requests(caches: &Caches) -> Vec<StorageFenceRequest> {
+    let all = caches.requests.state();
+    let about = |r: &&StorageFenceRequest| {
+        let said = r.status.as_ref();
+        r.spec.takeover == Takeover::Expedite
+            || said.is_some_and(|s| find(&s.conditions, condition_type::TAKEN_OVER).is_some())
+    };
+    let mut requests: Vec<StorageFenceRequest> = all
+        .iter()
+        .filter_map(|r| r.0.as_ref().ok())
+        .filter(about)
+        .cloned()
+        .collect();
+    requests.sort_by_key(ResourceExt::name_any);
+    requests
+}
