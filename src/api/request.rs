@@ -87,6 +87,8 @@ pub mod reason {
     pub const NO_PEER: &str = "NoPeer";
     /// TakenOver: other nodes would be fit, but for their sanlock.
     pub const PEERS_TOO_OLD: &str = "PeersTooOld";
+    /// TakenOver: more of the policy's nodes are lost than its limit allows.
+    pub const LIMIT_REACHED: &str = "LimitReached";
     /// TakenOver: the attestation lacks what a peer has to compare: lockspace, host id, generation or boot ID.
     pub const GENERATION_UNKNOWN: &str = "GenerationUnknown";
     /// TakenOver: another node reports the host id of the attestation as its own.

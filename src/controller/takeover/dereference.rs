@@ -7,12 +7,13 @@ use super::plan::{Peer, View};
 use crate::api::condition::find;
 use crate::api::request::{Takeover, condition_type};
 use crate::api::{NodeStorage, StorageFenceRequest};
+use crate::controller::limits::Limits;
 use crate::controller::request::dereference::agent_pods;
 use crate::controller::watches::Caches;
 
 /// Gathers; None when nobody asks for a take-over and nothing is left of one.
 #[must_use]
-pub fn dereference(caches: &Caches) -> Option<View> {
+pub fn dereference(caches: &Caches, limits: &Limits) -> Option<View> {
     let requests = requests(caches);
     let storages = caches.storages.state();
     let readable = || storages.iter().filter_map(|s| s.0.as_ref().ok());
@@ -40,7 +41,15 @@ pub fn dereference(caches: &Caches) -> Option<View> {
     };
     let mut peers: Vec<Peer> = readable().map(peer).collect();
     peers.sort_by(|a, b| a.name.cmp(&b.name));
-    Some(View { requests, peers })
+    let held_back = requests
+        .iter()
+        .filter_map(|r| Some((r.uid()?, limits.held_back(r, caches)?)))
+        .collect();
+    Some(View {
+        requests,
+        peers,
+        held_back,
+    })
 }
 
 /// Those that ask for it, and those that say something of it.

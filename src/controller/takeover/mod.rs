@@ -62,7 +62,7 @@ pub async fn run(context: Arc<Context>, changed: Arc<Notify>) {
         if !context.leads() {
             continue;
         }
-        let Some(view) = dereference::dereference(&context.caches) else {
+        let Some(view) = dereference::dereference(&context.caches, &context.limits) else {
             continue;
         };
         let now = Instant::now();

@@ -46,6 +46,8 @@ pub struct View {
     pub requests: Vec<StorageFenceRequest>,
     /// The nodes.
     pub peers: Vec<Peer>,
+    /// Requests that have to wait for a limit of their policy, by UID, and why.
+    pub held_back: BTreeMap<String, String>,
 }
 
 /// What is to be done.
@@ -124,6 +126,14 @@ impl<'a> Planner<'a> {
                 ConditionStatus::True,
                 reason::TAKEN_OVER,
                 stored.message.clone(),
+            ));
+        }
+        let uid = request.metadata.uid.as_deref().unwrap_or_default();
+        if let Some(why) = self.view.held_back.get(uid) {
+            return Some(verdict(
+                ConditionStatus::False,
+                reason::LIMIT_REACHED,
+                format!("{why}. {OTHERWISE}"),
             ));
         }
         let stands: Vec<Stand> = pins.iter().map(|pin| self.lockspace(pin)).collect();

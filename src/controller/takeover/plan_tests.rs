@@ -91,7 +91,11 @@ fn fenced() -> Peer {
 fn view(requests: Vec<StorageFenceRequest>, others: Vec<Peer>) -> View {
     let mut peers = vec![fenced()];
     peers.extend(others);
-    View { requests, peers }
+    View {
+        requests,
+        peers,
+        ..View::default()
+    }
 }
 
 fn at_once(view: &View) -> Plan {
@@ -462,4 +466,26 @@ fn tasks_are_spread_over_the_peers() {
     let plan = at_once(&view(requests.into(), vec![peer("n2", 2), peer("n3", 3)]));
     let counts: Vec<usize> = plan.tasks.values().map(Vec::len).collect();
     assert_eq!(counts, [1, 1]);
+}
+
+/// Only the take-over waits: the fence has happened. Tasks that were given before are taken back.
+#[test]
+fn a_limit_of_the_policy_holds_the_take_over_back_until_it_is_not_reached() {
+    let mut view = view(vec![request(&json!({}))], vec![peer("n2", 2)]);
+    let first = at_once(&view);
+    carry_out(&mut view, &first, |_| None);
+    let why = "5 of 7 nodes".to_owned();
+    view.held_back = BTreeMap::from([("uid".to_owned(), why)]);
+    let held = at_once(&view);
+    assert_eq!(held.tasks, BTreeMap::from([("n2".to_owned(), vec![])]));
+    assert_eq!(only(&held).reason, "LimitReached");
+    assert!(
+        only(&held).message.contains("5 of 7 nodes"),
+        "{:?}",
+        only(&held)
+    );
+    carry_out(&mut view, &held, |_| None);
+    view.held_back.clear();
+    assert_eq!(at_once(&view).tasks, first.tasks);
+    assert!(at_once(&view).look_again.is_none());
 }
