@@ -4,7 +4,7 @@
 //! a NodeStorage that somebody edited, has nobody declared dead.
 
 use crate::api::condition::find;
-use crate::api::request::{FenceState, VolumeGroupFence, condition_type};
+use crate::api::request::{FenceState, Takeover, VolumeGroupFence, condition_type};
 use crate::api::takeover::DeclareDead;
 use crate::api::{ConditionStatus, StorageFenceRequest};
 
@@ -27,6 +27,9 @@ pub fn objection(task: &DeclareDead, request: Option<&StorageFenceRequest>) -> O
     }
     if spec.dry_run {
         return Some(format!("request {name} is a dry run"));
+    }
+    if spec.takeover != Takeover::Expedite {
+        return Some(format!("request {name} does not ask for it (takeover)"));
     }
     if spec.fence_state != FenceState::Fenced || request.metadata.deletion_timestamp.is_some() {
         return Some(format!(

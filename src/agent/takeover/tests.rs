@@ -138,6 +138,7 @@ async fn nobody_is_declared_dead_whom_his_own_agent_does_not_attest() {
     for (what, at, to) in [
         ("request UID", "/metadata/uid".to_owned(), json!("other")),
         ("node", "/spec/nodeName".to_owned(), json!("n3")),
+        ("not asked for", "/spec/takeover".to_owned(), json!("Wait")),
         ("boot ID", "/status/node/bootId".to_owned(), json!("boot-2")),
         ("VG UUID", format!("{group}/uuid"), json!(uuid_of("other"))),
         (
