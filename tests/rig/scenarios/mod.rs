@@ -12,6 +12,7 @@ mod fence;
 mod gone;
 mod hanging;
 mod hook;
+mod oracles;
 mod outage;
 mod policy;
 mod refusals;
@@ -44,6 +45,7 @@ pub fn all() -> Vec<Scenario> {
 /// Those that take long and that no change is likely to break: run by `make rig-long`, or by name.
 pub fn long() -> Vec<Scenario> {
     let mut long = hook::long();
+    long.extend(oracles::long());
     long.extend(outage::long());
     long.extend(busy::long());
     // Those on the same shape of cluster one after the other: each boot of one takes minutes.
