@@ -36,9 +36,7 @@ fn main() -> ExitCode {
             guest::writer::write(name, target, owner).map(|()| true)
         }
         ["guest-babbler", socket] => guest::babbler::serve(socket).map(|()| true),
-        ["guest-stepper", order, which, deed, ..] => {
-            guest::stepper::run(order, which, deed, &args[4..]).map(|()| true)
-        }
+        ["guest-stepper", ..] => guest::stepper::run(&args[1..]).map(|()| true),
         ["help" | "--help" | "-h", ..] => {
             print!("{HELP}");
             Ok(true)

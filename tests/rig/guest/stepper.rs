@@ -1,5 +1,6 @@
-//! Runs a program, stops it at one of the system calls by which it changes anything, and does something about it there: kills it, or runs a
-//! command while it is held. So a scenario can go through every point at which a process can die, one after the other, and never by the clock.
+//! Runs a program, stops it at some of the system calls by which it changes anything, and does something about it there: kills it, or runs a
+//! command while it is held. So a scenario can go through every point at which a process can die, one after the other, and never by the clock;
+//! and do there by hand what races with it.
 //!
 //! Only calls that leave a trace outside the process count (device-mapper commands, requests to daemons that are no mere questions, files):
 //! between two of them a death leaves what it leaves right before the second.
@@ -23,40 +24,66 @@ use crate::harness::{Context, Result};
 pub struct Steps {
     /// Every call that counts, as far as the program got.
     pub calls: Vec<String>,
-    /// Index of the one at which the deed was done.
+    /// Index of the one at which the first deed was done.
     pub at: Option<usize>,
-    /// Whether the deed was done with the call done, and not before it.
-    pub after: bool,
+    /// How many deeds were done.
+    pub done: usize,
     /// How the program ended; 128 + n when signal n ended it.
     pub code: i32,
 }
 
-/// Where to do it.
-struct When {
+/// Where to do what, once.
+struct Point {
     after: bool,
-    /// A number, from 1, or words of a step's description: its first one.
+    /// A number, from 1; `NUMBER once FILE`, which counts from when there is that file; or words of a step's description: its first one.
     which: String,
+    deed: String,
+    done: bool,
+    /// Index of the first step that counts.
+    from: Option<usize>,
 }
 
-impl When {
-    fn is(&self, number: usize, step: &str) -> bool {
-        match self.which.parse::<usize>() {
-            Ok(wanted) => wanted == number,
-            Err(_) => step.contains(&self.which),
+impl Point {
+    fn new(order: &str, which: &str, deed: &str) -> Result<Self> {
+        Ok(Self {
+            after: match order {
+                "before" => false,
+                "after" => true,
+                other => return Err(format!("{other} is neither before nor after").into()),
+            },
+            which: which.to_owned(),
+            deed: deed.to_owned(),
+            done: false,
+            from: None,
+        })
+    }
+
+    /// Whether it is this step, which has just begun.
+    fn begins(&mut self, index: usize, step: &str) -> bool {
+        let (number, file) = match self.which.split_once(" once ") {
+            Some((number, file)) => (number, Some(file)),
+            None => (self.which.as_str(), None),
+        };
+        let Ok(wanted) = number.parse::<usize>() else {
+            return step.contains(&self.which);
+        };
+        if self.from.is_none() && file.is_none_or(|file| std::fs::exists(file).unwrap_or(false)) {
+            self.from = Some(file.map_or(0, |_| index));
         }
+        self.from.is_some_and(|from| from + wanted == index + 1)
     }
 }
 
-/// `order` is `before` or `after`; `deed` is `kill`, or a command that runs with the program's number in `$PID`.
-pub fn run(order: &str, which: &str, deed: &str, program: &[String]) -> Result {
-    let when = When {
-        after: match order {
-            "before" => false,
-            "after" => true,
-            other => return Err(format!("{other} is neither before nor after").into()),
-        },
-        which: which.to_owned(),
-    };
+/// `args` are the points, each `before` or `after`, a step, and `kill` or a command that runs with the program's number in `$PID`; and the program.
+pub fn run(args: &[String]) -> Result {
+    let mut points = Vec::new();
+    let mut program = args;
+    while let [order, which, deed, rest @ ..] = program
+        && matches!(order.as_str(), "before" | "after")
+    {
+        points.push(Point::new(order, which, deed)?);
+        program = rest;
+    }
     // It waits for a line until it is watched.
     let mut child = Command::new("/bin/sh")
         .args(["-c", "read go; exec \"$@\" </dev/null", "sh"])
@@ -74,35 +101,30 @@ pub fn run(order: &str, which: &str, deed: &str, program: &[String]) -> Result {
     let mut go = child.stdin.take().context("its standard input")?;
     go.write_all(b"\n")?;
     drop(go);
-    let steps = Watch::new(pid, when, deed)?.watch()?;
+    let steps = Watch::new(pid, points)?.watch()?;
     println!("{}", serde_json::to_string(&steps)?);
     Ok(())
 }
 
-struct Watch<'a> {
+struct Watch {
     pid: Pid,
-    when: When,
-    deed: &'a str,
+    points: Vec<Point>,
     memory: File,
     /// The shell before it: nothing of that counts.
     begun: bool,
-    /// Threads inside a call that counts, and its index.
-    inside: HashMap<Pid, usize>,
+    /// Threads inside a call that counts, and the points that are reached when it is done.
+    inside: HashMap<Pid, Vec<(usize, usize)>>,
     /// Whom a socket was connected to.
     peers: HashMap<u64, String>,
     result: Steps,
 }
 
-impl<'a> Watch<'a> {
-    fn new(pid: Pid, when: When, deed: &'a str) -> Result<Self> {
+impl Watch {
+    fn new(pid: Pid, points: Vec<Point>) -> Result<Self> {
         Ok(Self {
             pid,
-            result: Steps {
-                after: when.after,
-                ..Steps::default()
-            },
-            when,
-            deed,
+            result: Steps::default(),
+            points,
             memory: File::open(format!("/proc/{pid}/mem")).context("reading its memory")?,
             begun: false,
             inside: HashMap::new(),
@@ -172,38 +194,43 @@ impl<'a> Watch<'a> {
             let Some(step) = self.describe(registers.orig_rax, args) else {
                 return Ok(());
             };
-            self.result.calls.push(step);
-            let index = self.result.calls.len() - 1;
-            self.inside.insert(thread, index);
-            if !self.when.after {
-                self.reached(index)?;
+            let index = self.result.calls.len();
+            let mut later = Vec::new();
+            let mut now = Vec::new();
+            for (at, point) in self.points.iter_mut().enumerate() {
+                if !point.done && point.begins(index, &step) {
+                    point.done = true;
+                    let when = if point.after { &mut later } else { &mut now };
+                    when.push((at, index));
+                }
             }
-        } else if let Some(index) = self.inside.remove(&thread)
-            && self.when.after
-        {
-            self.reached(index)?;
+            self.result.calls.push(step);
+            self.inside.insert(thread, later);
+            self.reached(&now)
+        } else {
+            let later = self.inside.remove(&thread).unwrap_or_default();
+            self.reached(&later)
         }
-        Ok(())
     }
 
-    fn reached(&mut self, index: usize) -> Result {
-        let step = &self.result.calls[index];
-        if self.result.at.is_some() || !self.when.is(index + 1, step) {
-            return Ok(());
-        }
-        self.result.at = Some(index);
-        if self.deed == "kill" {
-            kill(self.pid, Signal::SIGKILL).context("killing it")?;
-        } else {
+    fn reached(&mut self, points: &[(usize, usize)]) -> Result {
+        for (at, index) in points {
+            self.result.at.get_or_insert(*index);
+            self.result.done += 1;
+            let deed = &self.points[*at].deed;
+            if deed == "kill" {
+                kill(self.pid, Signal::SIGKILL).context("killing it")?;
+                continue;
+            }
             let status = Command::new("/bin/bash")
-                .args(["-c", self.deed])
+                .args(["-c", deed])
                 .env("PID", self.pid.to_string())
                 .stdin(Stdio::null())
                 .stdout(Stdio::null())
                 .status()
                 .context("running the deed")?;
             if !status.success() {
-                return Err(format!("`{}` ended with {status}", self.deed).into());
+                return Err(format!("`{deed}` ended with {status}").into());
             }
         }
         Ok(())
@@ -223,10 +250,22 @@ impl<'a> Watch<'a> {
         String::from_utf8_lossy(text).into_owned()
     }
 
-    /// In words, if it counts. The numbers are those of x86-64.
+    /// In words, if it counts.
     fn describe(&mut self, number: u64, args: [u64; 4]) -> Option<String> {
+        // What is kept each second of an outage, and that a hook is told to wait, is no step of a fence.
+        let counts = |step: &String| !step.contains("outages.json") && !step.ends_with(": working");
+        self.words(number, args).filter(counts)
+    }
+
+    /// The numbers are those of x86-64.
+    fn words(&mut self, number: u64, args: [u64; 4]) -> Option<String> {
         const AT: u64 = 0xffff_ff9c; // AT_FDCWD
         match number {
+            // close: its number may be another's next.
+            3 => {
+                self.peers.remove(&args[0]);
+                None
+            }
             // write, pwrite64, sendto
             1 | 18 | 44 => self.written(
                 args[0],

@@ -1,10 +1,12 @@
 //! The kill hook and the guard on a real host: called by sanlock itself, with the agent dead, alive and hung; black holes; a refresh.
 
 mod adopted;
+mod agents;
 mod crashes;
 mod joined;
 mod mishaps;
 mod missing;
+mod races;
 mod stages;
 
 use std::time::{Duration, Instant};
@@ -59,6 +61,8 @@ pub fn long() -> Vec<Scenario> {
         },
     ];
     long.extend(crashes::long());
+    long.extend(agents::long());
+    long.extend(races::long());
     long.extend(joined::long());
     long.extend(stages::long());
     long.extend(mishaps::long());

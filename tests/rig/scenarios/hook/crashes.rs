@@ -41,13 +41,18 @@ pub fn hook(vg: &str) -> String {
 
 /// Runs `program` and does `deed` before or after (`order`) the step `which`.
 pub fn stepped(node: &Node, order: &str, which: &str, deed: &str, program: &str) -> Result<Steps> {
-    let answer = node.run(
-        &format!(
-            "/payload/bin/rig guest-stepper {order} '{which}' '{deed}' {program} 2>>/run/steps.log"
-        ),
-        LIMIT,
-    )?;
-    steps(&answer)
+    let command = stepper(&[(order, which, deed)], program);
+    steps(&node.run(&command, LIMIT)?)
+}
+
+/// Where a program is stopped: before or after, a step, what is done there.
+pub type Point<'a> = (&'a str, &'a str, &'a str);
+
+/// The command that runs `program` with a deed at each of these points.
+pub fn stepper(points: &[Point], program: &str) -> String {
+    let point = |(order, which, deed): &Point| format!("{order} '{which}' '{deed}' ");
+    let points: String = points.iter().map(point).collect();
+    format!("/payload/bin/rig guest-stepper {points}{program}")
 }
 
 /// What the stepper told.
@@ -63,30 +68,42 @@ pub fn steps(answer: &Answer) -> Result<Steps> {
 pub struct Look {
     tables: Vec<(String, String)>,
     suspended: Vec<String>,
+    waiting: Vec<String>,
     wdmd: String,
     sanlock: String,
     lvmlockd: String,
 }
 
+/// What [`Look::of`] reads. Whoever asks lvmlockd for its state takes the same address for the answer, the agent too: then one is told that it is in use.
+pub const LOOK: &str = "dmsetup table; echo ==; dmsetup info -c --noheadings --separator ' ' -o name,suspended,attr; echo ==; wdmd -d; echo ==; \
+     timeout 5 sanlock client gets 2>&1; echo ==; \
+     for i in $(seq 20); do info=$(timeout 5 lvmlockctl --info 2>&1); case $info in *\"socket error\"*) sleep 0.2;; *) break;; esac; done; echo \"$info\"";
+
 impl Look {
     pub fn at(node: &Node) -> Result<Self> {
-        let text = node.sh(
-            "dmsetup table; echo ==; dmsetup info -c --noheadings --separator ' ' -o name,suspended; echo ==; wdmd -d; echo ==; \
-             timeout 5 sanlock client gets 2>&1; echo ==; timeout 5 lvmlockctl --info 2>&1; true",
-        )?;
-        let text = text + "\n";
+        Self::of(&node.sh(LOOK)?)
+    }
+
+    /// One that somebody took.
+    pub fn of(text: &str) -> Result<Self> {
+        let text = format!("{text}\n");
         let mut parts = text.split("==\n").map(str::to_owned);
         let mut next = || parts.next().context("half a look");
         let table = |line: &str| {
             let (name, table) = line.split_once(": ")?;
             Some((name.to_owned(), table.split(' ').nth(2)?.to_owned()))
         };
+        let tables = next()?.lines().filter_map(table).collect();
+        let info = next()?;
+        let is = |at: usize, what: &str| -> Vec<String> {
+            let words = info.lines().map(|l| l.split(' ').collect::<Vec<_>>());
+            let those = words.filter(|l| l.get(at).is_some_and(|w| w.contains(what)));
+            those.map(|l| l[0].to_owned()).collect()
+        };
         Ok(Self {
-            tables: next()?.lines().filter_map(table).collect(),
-            suspended: next()?
-                .lines()
-                .filter_map(|line| Some(line.strip_suffix(" Suspended")?.to_owned()))
-                .collect(),
+            tables,
+            suspended: is(1, "Suspended"),
+            waiting: is(2, "I"),
             wdmd: next()?,
             sanlock: next()?,
             lvmlockd: next()?,
@@ -104,6 +121,11 @@ impl Look {
             .filter(|(name, kind)| ours(name) && kind != "error")
             .map(|(name, _)| name.as_str())
             .collect()
+    }
+
+    /// Devices with a table that waits in the inactive slot, whoever's.
+    pub fn waiting(&self) -> &[String] {
+        &self.waiting
     }
 
     /// Devices that are suspended, whoever's.
@@ -227,16 +249,25 @@ pub fn successor(node: &Node, groups: &[&str]) -> Result {
             .into());
         }
     }
+    let look = Look::at(node)?;
+    for vg in groups {
+        let open = look.open(vg);
+        if !open.is_empty() {
+            return Err(format!("not cut off: {}", open.join(", ")).into());
+        }
+    }
+    completed(node, groups)
+}
+
+/// Waits until everything is as a fence leaves it.
+pub fn completed(node: &Node, groups: &[&str]) -> Result {
     until("the watchdog lets go", Duration::from_secs(30), || {
         let look = Look::at(node)?;
         for vg in groups {
             look.check(vg)?;
-            let open = look.open(vg);
-            if !open.is_empty() {
-                return Err(format!("not cut off: {}", open.join(", ")).into());
-            }
         }
-        Ok(groups.iter().all(|vg| look.released(vg)).then_some(()))
+        let done = |vg: &&str| look.open(vg).is_empty() && look.released(vg);
+        Ok(groups.iter().all(done).then_some(()))
     })?;
     if expedited(node)? {
         return Err("grace periods stay expedited".into());
