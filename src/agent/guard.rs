@@ -58,6 +58,8 @@ pub struct Guard {
     events: Option<Box<dyn DeviceEvents>>,
     /// When each was last seen closed.
     closed: BTreeMap<String, Monotonic>,
+    /// The same of those of which it is not known whether they are.
+    doubtful: BTreeMap<String, Monotonic>,
     closing: BTreeMap<String, Closing>,
     sieves: BTreeMap<String, Sieve>,
     /// What was told last, by volume group and reason.
@@ -77,6 +79,7 @@ impl Guard {
             standings,
             events: None,
             closed: BTreeMap::new(),
+            doubtful: BTreeMap::new(),
             closing: BTreeMap::new(),
             sieves: BTreeMap::new(),
             told: BTreeMap::new(),
@@ -146,6 +149,7 @@ impl Guard {
         };
         let stands = |uuid: &String| standing.iter().any(|s| s.group.uuid == *uuid);
         self.closed.retain(|uuid, _| stands(uuid));
+        self.doubtful.retain(|uuid, _| stands(uuid));
         self.sieves.retain(|uuid, _| stands(uuid));
         self.told.retain(|(uuid, _), _| stands(uuid));
         self.closing.retain(|uuid, closing| {
@@ -233,7 +237,11 @@ impl Guard {
         if self.closing.contains_key(uuid) {
             return;
         }
-        if open.ours.is_empty() {
+        if open.ours.is_empty() && open.unknown {
+            let closed = self.closed.remove(uuid).unwrap_or(one.proven);
+            self.doubtful.entry(uuid.clone()).or_insert(closed);
+        } else if open.ours.is_empty() {
+            self.doubtful.remove(uuid);
             self.is_closed(one, began);
         } else {
             self.is_open(one, &open.ours, &sieve);
@@ -320,7 +328,9 @@ impl Guard {
             .as_ref()
             .is_some_and(|o| o.open_at_most.is_none());
         if !known {
-            let closed = self.closed.remove(uuid).unwrap_or(one.proven);
+            let doubtful = self.doubtful.remove(uuid);
+            let closed = doubtful.or_else(|| self.closed.remove(uuid));
+            let closed = closed.unwrap_or(one.proven);
             let opening = Opening {
                 noticed,
                 closed_before: closed,

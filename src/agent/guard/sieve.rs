@@ -17,6 +17,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::LEAST;
 use crate::agent::executor::{limited, own_devices};
 use crate::agent::journal::Standing;
 use crate::agent::observe::lock_manager;
@@ -25,11 +26,26 @@ use crate::host::Host;
 
 /// A lock manager that does not answer must not hold up the closing.
 const ASK: Duration = Duration::from_secs(1);
+/// How long it may be silent before what came up meanwhile counts as made without locks: it is not closed on a mere guess, nor left open for good.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
 struct Known {
     newest: Option<u64>,
     joined: bool,
+    /// Since when the lock manager has been silent, and when it was asked last.
+    silent: Option<(Monotonic, Monotonic)>,
+}
+
+/// Whose a device is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Whose {
+    /// The fence's: it has to be closed.
+    Ours,
+    /// Of the volume group's next life, or it may be.
+    Theirs,
+    /// Made later, and the lock manager does not say just now whether under new locks.
+    Unknown,
 }
 
 /// When a device was made.
@@ -50,6 +66,8 @@ pub(super) struct Open {
     pub(super) ours: Vec<String>,
     /// Names of devices that may be of the fence, or in use under new locks: not to be closed.
     pub(super) untold: Vec<String>,
+    /// Whether there are more, of which it is not known yet.
+    pub(super) unknown: bool,
 }
 
 /// One for each fence that stands; its clones know the same.
@@ -64,6 +82,7 @@ impl Sieve {
         let known = Known {
             newest: of.newest,
             joined: of.joined,
+            silent: None,
         };
         Self {
             of: Arc::new(of.clone()),
@@ -93,12 +112,33 @@ impl Sieve {
     /// Whether the volume group has been joined to its lockspace again since the fence. Unknown is no: the fence holds. Once it was, it remains so:
     /// what came into use then stays in use.
     pub(super) fn joined(&self, host: &Host) -> bool {
-        if self.known().joined {
-            return true;
+        self.asked(host) == Some(true)
+    }
+
+    /// None: the lock manager does not say.
+    fn asked(&self, host: &Host) -> Option<bool> {
+        let now = host.system.monotonic();
+        {
+            let known = self.known();
+            if known.joined {
+                return Some(true);
+            }
+            // Once for all devices of a look.
+            if known
+                .silent
+                .is_some_and(|(_, asked)| now.since(asked) < LEAST)
+            {
+                return None;
+            }
         }
         // Not under the lock: it may take its time.
         let joined = joined_anew(host, &self.of);
-        self.known().joined |= joined;
+        let mut known = self.known();
+        known.joined |= joined == Some(true);
+        known.silent = match (joined, known.silent) {
+            (Some(_), _) => None,
+            (None, since) => Some((since.map_or(now, |s| s.0), host.system.monotonic())),
+        };
         joined
     }
 
@@ -124,29 +164,44 @@ impl Sieve {
 
     /// Whether a device that is open has to be closed. It was in a list that is older than this question.
     pub(super) fn is_ours(&self, host: &Host, d: &DmDevice) -> bool {
+        self.whose(host, d) == Whose::Ours
+    }
+
+    fn whose(&self, host: &Host, d: &DmDevice) -> Whose {
         let made = self.made(host, d);
         if made == Made::Before {
-            return true;
+            return Whose::Ours;
         }
-        if self.joined(host) {
-            return false;
+        match self.asked(host) {
+            Some(true) => return Whose::Theirs,
+            Some(false) => {}
+            None => {
+                // It goes on to count as made later: the lock manager may yet say under which locks.
+                let now = host.system.monotonic();
+                let since = self.known().silent.map_or(now, |s| s.0);
+                let waits = now.since(since) < PATIENCE;
+                return if waits { Whose::Unknown } else { Whose::Ours };
+            }
         }
         // Made without locks, while nothing but the fence was there.
         if let Made::After(made) = made {
             let mut known = self.known();
             known.newest = known.newest.max(Some(made));
         }
-        true
+        Whose::Ours
     }
 
     /// What is open by that list.
     pub(super) fn open(&self, host: &Host, list: &[DmDevice]) -> Open {
         let mut open = Open::default();
         for d in own_devices(list, &self.of.group).filter(|d| !d.is_error_only()) {
-            if self.is_ours(host, d) {
-                open.ours.push(d.name.clone());
-            } else if self.made(host, d) == Made::Untold {
-                open.untold.push(d.name.clone());
+            match self.whose(host, d) {
+                Whose::Ours => open.ours.push(d.name.clone()),
+                Whose::Unknown => open.unknown = true,
+                Whose::Theirs if self.made(host, d) == Made::Untold => {
+                    open.untold.push(d.name.clone());
+                }
+                Whose::Theirs => {}
             }
         }
         open
@@ -173,22 +228,23 @@ impl Sieve {
     }
 }
 
-fn joined_anew(host: &Host, one: &Standing) -> bool {
+/// None: the lock manager does not say.
+fn joined_anew(host: &Host, one: &Standing) -> Option<bool> {
     let Some(name) = &one.lockspace else {
-        return false;
+        return Some(false);
     };
     let ask = |h: &Host| Ok(lock_manager(h));
     let manager = limited::call(host, "asking the lock manager", ASK, ask);
     let Ok(LockManager::Running(lockspaces)) = manager else {
-        return false;
+        return None;
     };
     let joined = |state| !matches!(state, LockspaceState::Adding | LockspaceState::Removing);
-    lockspaces
+    let mut present = lockspaces
         .iter()
-        .filter(|l| l.name == *name && joined(l.state))
-        .any(|l| match (one.generation, l.generation) {
-            (Some(before), Some(now)) => before != now || one.host_id != Some(l.host_id),
-            // The fence froze it, and only joining anew thaws it.
-            _ => !l.frozen,
-        })
+        .filter(|l| l.name == *name && joined(l.state));
+    Some(present.any(|l| match (one.generation, l.generation) {
+        (Some(before), Some(now)) => before != now || one.host_id != Some(l.host_id),
+        // The fence froze it, and only joining anew thaws it.
+        _ => !l.frozen,
+    }))
 }

@@ -206,3 +206,46 @@ fn a_device_that_becomes_another_in_the_moment_of_its_closing_keeps_its_table() 
     assert!(veiled.load_error(&uuid, 2048).is_err());
     assert_eq!(bench.node.state(device).inactive, None);
 }
+
+#[test]
+fn a_lock_manager_that_is_silent_has_nothing_closed_on_a_guess() {
+    for (daemon, generation) in [
+        (Daemon::Dead, true),
+        (Daemon::Hangs, true),
+        (Daemon::Hangs, false),
+    ] {
+        let bench = Bench::new();
+        let mut guard = bench.guard();
+        bench.watch(&mut guard, SPAN);
+        bench.node.state(|s| s.tells_generation = generation);
+        bench.join();
+        bench.node.state(|s| s.lvmlockd = daemon);
+        bench.activate_anew("vg1-lv0");
+        bench.watch(&mut guard, sieve::PATIENCE / 2);
+        assert_eq!(bench.open(), ["vg1-lv0"], "{:?}", bench.reasons());
+        // What was there before needs no lock manager to be told.
+        bench.node.state(|s| s.refresh("vg1-lv1", PV));
+        bench.watch(&mut guard, sieve::PATIENCE / 4);
+        assert_eq!(bench.open(), ["vg1-lv0"], "{:?}", bench.reasons());
+        bench.node.state(|s| s.lvmlockd = Daemon::Alive);
+        bench.watch(&mut guard, 2 * sieve::PATIENCE);
+        assert_eq!(bench.open(), ["vg1-lv0"], "{:?}", bench.reasons());
+        assert_eq!(bench.standing().openings, 1);
+    }
+}
+
+#[test]
+fn a_lock_manager_that_stays_silent_has_what_came_up_closed_and_told_with_its_whole_time() {
+    let bench = Bench::new();
+    let mut guard = bench.guard();
+    bench.watch(&mut guard, SPAN);
+    bench.node.state(|s| s.lvmlockd = Daemon::Dead);
+    bench.activate_anew("vg1-lv0");
+    bench.watch(&mut guard, 2 * sieve::PATIENCE);
+    assert_eq!(bench.open(), Vec::<String>::new(), "{:?}", bench.reasons());
+    let opening = bench.standing().last_opening.expect("told");
+    let told = opening.open_at_most.expect("closed");
+    assert!(told >= sieve::PATIENCE, "{told:?}");
+    // A guess is not noted: what it says when it speaks again counts.
+    assert!(told < sieve::PATIENCE + SPAN, "{told:?}");
+}
