@@ -3,9 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::agents::{self, keep_policy, start_stepped};
 use super::crashes::{
-    GROUPS, LIMIT, LOOK, Look, Point, completed, cut, give_back, hook, set_up, stepper, steps,
+    GROUPS, LIMIT, LOOK, Look, Point, completed, cut, hook, set_up, stepper, steps,
 };
 use crate::guest::stepper::Steps;
 use crate::harness::node::Node;
@@ -21,17 +20,14 @@ pub fn long() -> Vec<Scenario> {
     }]
 }
 
-/// The build that the hook is, too.
-const BINARY: &str = "/payload/bin/storage-fence";
 /// A fence, emulated and watched at each system call: whatever races with it costs a second or two of it.
 const BOUND: Duration = Duration::from_secs(30);
 
-/// s0-a has its real table again, by LVM where its paths work and by hand where they do not; and it is read through it.
+/// s0-a has its real table again, by LVM, or by hand where that refuses; and it is read through it.
 const REFRESH: &str = "lvchange --refresh s0/a >/run/said.refresh 2>&1; echo \"lvchange ended with $?\" >>/run/said.refresh; \
      dmsetup table s0-a | grep -q ' linear ' || { dmsetup load s0-a </run/table.s0 && dmsetup resume --noudevsync s0-a; }; \
      dmsetup table s0-a >/run/raced.s0; \
      timeout 5 dd if=/dev/mapper/s0-a of=/dev/null bs=4k count=1 iflag=direct 2>/dev/null && echo read >>/run/raced.s0; true";
-const BY_HAND: &str = "dmsetup load s0-a </run/table.s0 && dmsetup resume --noudevsync s0-a; dmsetup table s0-a >/run/raced.s0";
 
 /// A volume of s1 comes up before the locks are frozen, by LVM.
 const COMES_UP: &str =
@@ -193,60 +189,11 @@ fn races(cluster: &mut Cluster) -> Result {
         "s2: the kernel was told again to fail what waits, though multipathd hangs",
     )?;
     completed(n1, &GROUPS)?;
-    // Not before: it has not heard of this fence, and no agent is there that would keep it from queueing again.
-    n1.sh("kill -CONT $(pidof multipathd)")?;
-    n1.sh(
-        "for d in s1-c s1-late; do dmsetup remove --retry --noudevsync $d; done; rm -rf /run/sf",
-    )?;
-    give_back(cluster, &GROUPS)?;
-
-    say("agents, by their policies, when every path is gone");
-    let n1 = cluster.node("n1")?;
-    for vg in GROUPS {
-        keep_policy(n1, vg)?;
-    }
-    let (early, by_multipathd) = (make("early"), queue("multipathd restorequeueing map $map"));
-    let late = [
-        ("before", "kill_vg", early.as_str()),
-        ("after", "dm swap", late.as_str()),
-    ];
-    let races = [
-        Race::new(n1, "s0", &[("after", &refreshed, BY_HAND)])?,
-        Race::new(n1, "s1", &late)?,
-        Race::new(n1, "s2", &[("before", &waits, &by_multipathd)])?,
-    ];
-    let points: Vec<_> = races.iter().map(|race| (race.vg, race.points())).collect();
-    let points: Vec<_> = points
-        .iter()
-        .map(|(vg, points)| (*vg, &points[..]))
-        .collect();
-    let started = start_stepped(n1, BINARY, &points)?;
-    cut(cluster, &GROUPS)?;
-    let began = Instant::now();
-    let n1 = cluster.node("n1")?;
-    until("all is let go of", BOUND, || {
-        let look = Look::at(n1)?;
-        Ok(GROUPS.iter().all(|vg| look.released(vg)).then_some(()))
-    })?;
-    say(format!(
-        "    {:.1} s after the cut",
-        began.elapsed().as_secs_f64()
-    ));
-    for (race, agent) in races.iter().zip(started) {
-        let told = agents::told(n1, race.vg, &agent)?;
-        race.check(n1, &told)?;
-        match race.vg {
-            "s0" => ensure(swaps(&told, &uuid(n1, "s0-a")?) == 2, "s0: swapped again")?,
-            "s1" => came_up(n1, &told, &["s1-early", "s1-late"])?,
-            _ => raced(n1, "s2", &["queue_if_no_path", "1 waits"])?,
-        }
-    }
-    raced(n1, "s0", &[" linear "])?;
-    completed(n1, &GROUPS)?;
+    let reads = || Ok((n1.run("pgrep -x dd", LIMIT)?.code != 0).then_some(()));
     until(
         "nobody's read waits any more",
         Duration::from_secs(20),
-        || Ok((n1.run("pgrep -x dd", LIMIT)?.code != 0).then_some(())),
+        reads,
     )?;
     ensure(n1.boot_id()? == boot, "the node was not reset")
 }
