@@ -33,6 +33,12 @@ pub struct Options {
 }
 
 impl Options {
+    /// What the agent's events are said to come from.
+    #[must_use]
+    pub fn instance(&self) -> &str {
+        self.pod_name.as_deref().unwrap_or(&self.node_name)
+    }
+
     /// `NAME (UID)` of the pod.
     #[must_use]
     pub fn pod(&self) -> Option<String> {

@@ -239,12 +239,8 @@ impl Agent {
         stop: CancellationToken,
     ) -> Result<(), Error> {
         let write = client(config, Purpose::Write)?;
-        let instance = self
-            .options
-            .pod_name
-            .clone()
-            .unwrap_or_else(|| self.options.node_name.clone());
-        let (events, events_task) = Events::start(write.clone(), AGENT_FIELD_MANAGER, &instance);
+        let (events, events_task) =
+            Events::start(write.clone(), AGENT_FIELD_MANAGER, self.options.instance());
         self.desk.send_events(events);
         let requests: Api<DeserializeGuard<StorageFenceRequest>> =
             Api::all(client(config, Purpose::Watch)?);

@@ -19,8 +19,6 @@ pub mod condition_type {
     pub const FENCED: &str = "Fenced";
     /// Agent: True only when the lock manager was seen to have let go of the lockspaces.
     pub const LOCKS_RELEASED: &str = "LocksReleased";
-    /// Controller, with `takeover: Expedite` only: True when a healthy host was seen to have declared this one dead, for every volume group.
-    pub const TAKEN_OVER: &str = "TakenOver";
 }
 
 /// Reasons of the conditions of a request.
@@ -77,22 +75,6 @@ pub mod reason {
     pub const RELEASE_NOT_CONFIRMED: &str = "ReleaseNotConfirmed";
     /// Fenced/LocksReleased: the node was restarted since, which ended the fence. Nothing is begun again for this spec.
     pub const NODE_RESTARTED: &str = "NodeRestarted";
-    /// TakenOver: the fence is not proven yet, or the locks are not released: nobody may be declared dead.
-    pub const WAITING: &str = "Waiting";
-    /// TakenOver: a healthy host was asked to declare this one dead.
-    pub const EXPEDITING: &str = "Expediting";
-    /// TakenOver is True: other hosts can have the locks.
-    pub const TAKEN_OVER: &str = "TakenOver";
-    /// TakenOver: no other node is fit to declare this one dead now.
-    pub const NO_PEER: &str = "NoPeer";
-    /// TakenOver: other nodes would be fit, but for their sanlock.
-    pub const PEERS_TOO_OLD: &str = "PeersTooOld";
-    /// TakenOver: more of the policy's nodes are lost than its limit allows.
-    pub const LIMIT_REACHED: &str = "LimitReached";
-    /// TakenOver: the attestation lacks what a peer has to compare: lockspace, host id, generation or boot ID.
-    pub const GENERATION_UNKNOWN: &str = "GenerationUnknown";
-    /// TakenOver: another node reports the host id of the attestation as its own.
-    pub const HOST_ID_IN_USE: &str = "HostIdInUse";
     /// Fenced: the agent cannot do what the spec asks for in this version.
     pub const NOT_SUPPORTED: &str = "NotSupported";
 }

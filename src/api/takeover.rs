@@ -4,6 +4,32 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+/// Condition type of a request, with `takeover: Expedite` only.
+pub mod condition_type {
+    /// Controller: a healthy host was seen to have declared this one dead, for every volume group.
+    pub const TAKEN_OVER: &str = "TakenOver";
+}
+
+/// Reasons of that condition.
+pub mod reason {
+    /// False: the fence is not proven yet, or the locks are not released: nobody may be declared dead.
+    pub const WAITING: &str = "Waiting";
+    /// False: a healthy host was asked to declare this one dead.
+    pub const EXPEDITING: &str = "Expediting";
+    /// True: other hosts can have the locks.
+    pub const TAKEN_OVER: &str = "TakenOver";
+    /// False: no other node is fit to declare this one dead now.
+    pub const NO_PEER: &str = "NoPeer";
+    /// False: other nodes would be fit, but for their sanlock.
+    pub const PEERS_TOO_OLD: &str = "PeersTooOld";
+    /// False: more of the policy's nodes are lost than its limit allows.
+    pub const LIMIT_REACHED: &str = "LimitReached";
+    /// False: the attestation lacks what a peer has to compare: lockspace, host id, generation or boot ID.
+    pub const GENERATION_UNKNOWN: &str = "GenerationUnknown";
+    /// False: another node reports the host id of the attestation as its own.
+    pub const HOST_ID_IN_USE: &str = "HostIdInUse";
+}
+
 /// Most tasks of one node.
 pub const MOST_TASKS: usize = 64;
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::metrics::{Metrics, PhaseLabels, ReasonLabels};
 use crate::api::request::{Phase, condition_type, reason};
-use crate::api::{StorageFenceRequest, eviction};
+use crate::api::{StorageFenceRequest, eviction, takeover};
 
 const PHASES: [Phase; 11] = [
     Phase::Pending,
@@ -20,15 +20,16 @@ const PHASES: [Phase; 11] = [
     Phase::Unfenced,
 ];
 
-const CONDITIONS: [&str; 5] = [
+const CONDITIONS: [&str; 6] = [
     condition_type::ACCEPTED,
     condition_type::AGENT_READY,
     condition_type::FENCED,
     condition_type::LOCKS_RELEASED,
     eviction::condition_type::WORKLOADS_EVICTED,
+    takeover::condition_type::TAKEN_OVER,
 ];
 
-const REASONS: [&str; 35] = [
+const REASONS: [&str; 42] = [
     reason::VALID,
     reason::NODE_NOT_FOUND,
     reason::OTHER_REQUEST_GOVERNS,
@@ -64,6 +65,13 @@ const REASONS: [&str; 35] = [
     eviction::reason::EVICTION_FAILED,
     eviction::reason::EVICTED,
     eviction::reason::NOTHING_TO_EVICT,
+    takeover::reason::WAITING,
+    takeover::reason::EXPEDITING,
+    takeover::reason::TAKEN_OVER,
+    takeover::reason::NO_PEER,
+    takeover::reason::PEERS_TOO_OLD,
+    takeover::reason::GENERATION_UNKNOWN,
+    takeover::reason::HOST_ID_IN_USE,
 ];
 
 /// Sets the gauges. Phases without a request stay visible as 0, so that an alert can be written before the first one.

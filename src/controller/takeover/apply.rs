@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::plan::{Plan, View};
 use crate::api::condition::find;
-use crate::api::request::{condition_type, reason};
+use crate::api::takeover::{condition_type, reason};
 use crate::api::{
     Condition, ConditionStatus, NodeStorage, StorageFenceRequest, TAKEOVER_FIELD_MANAGER,
 };

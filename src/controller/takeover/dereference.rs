@@ -5,7 +5,8 @@ use kube::runtime::reflector::ObjectRef;
 
 use super::plan::{Peer, View};
 use crate::api::condition::find;
-use crate::api::request::{Takeover, condition_type};
+use crate::api::request::Takeover;
+use crate::api::takeover::condition_type;
 use crate::api::{NodeStorage, StorageFenceRequest};
 use crate::controller::limits::Limits;
 use crate::controller::request::dereference::agent_pods;

@@ -9,8 +9,9 @@ use std::time::Duration;
 use super::fitness::{Unfit, fit};
 use super::proof::{proven, wanted};
 use crate::api::condition::find;
-use crate::api::request::{condition_type, reason};
-use crate::api::takeover::{DeclareDead, DeclareDeadResult, DeclaredDead, MOST_TASKS};
+use crate::api::takeover::{
+    DeclareDead, DeclareDeadResult, DeclaredDead, MOST_TASKS, condition_type, reason,
+};
 use crate::api::{ConditionStatus, NodeStorageStatus, StorageFenceRequest};
 use crate::controller::request::validate::Verdict;
 

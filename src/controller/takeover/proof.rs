@@ -3,7 +3,7 @@
 use super::plan::{OTHERWISE, Peer, verdict};
 use crate::api::condition::find;
 use crate::api::request::{FenceState, Takeover, VolumeGroupFence, condition_type, reason};
-use crate::api::takeover::DeclareDead;
+use crate::api::takeover::{DeclareDead, reason as why};
 use crate::api::{ConditionStatus, StorageFenceRequest};
 use crate::controller::request::validate::Verdict;
 
@@ -42,7 +42,7 @@ pub fn proven(
                 ),
             ),
             _ => not(
-                reason::WAITING,
+                why::WAITING,
                 format!(
                     "node {node} is declared dead as soon as its fence is proven and its locks are released"
                 ),
@@ -57,7 +57,7 @@ pub fn proven(
                 format!("node {node} keeps its locks, so nobody may declare it dead. {OTHERWISE}"),
             ),
             _ => not(
-                reason::WAITING,
+                why::WAITING,
                 format!(
                     "node {node} is fenced, and is declared dead as soon as its locks are seen to be released"
                 ),
@@ -82,7 +82,7 @@ pub fn proven(
         .collect();
     match tasks {
         Ok(tasks) if tasks.is_empty() => Err(not(
-            reason::WAITING,
+            why::WAITING,
             format!("no lockspace of node {node} is told to be released: nobody is declared dead"),
         )),
         other => other,
@@ -120,7 +120,7 @@ fn task(
 fn incomplete(node: &str, what: &str) -> Verdict {
     verdict(
         ConditionStatus::False,
-        reason::GENERATION_UNKNOWN,
+        why::GENERATION_UNKNOWN,
         format!(
             "the agent of node {node} does not tell {what}, and nobody is declared dead without it. sanlock before 4 may not tell the generation: \
              update it there. {OTHERWISE}"
