@@ -43,6 +43,8 @@ const TURN_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long a fence may look at the node before it begins, as long as the kill hook: it holds journal and turn meanwhile, and others wait for these.
 const LOOK: Duration = Duration::from_secs(8);
+/// After a look, at most; it rests for as long as it has looked.
+const REST: Duration = Duration::from_secs(1);
 
 /// What a fence or an un-fence that is going on is told.
 #[derive(Debug, Default)]
@@ -366,11 +368,14 @@ impl Observer {
                     let observation = observe_again(&host, &mut kept, heard);
                     let observation = observation.map_err(|e| e.to_string());
                     tell_failure(&mut failing, observation.as_ref().err());
-                    took(began.elapsed());
+                    let length = began.elapsed();
+                    took(length);
                     *thread.at.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
                     if tell.send(Some(Arc::new(observation))).is_err() {
                         return;
                     }
+                    // It goes before all other work of the node, and so leaves room for that, however often somebody rings.
+                    std::thread::sleep(length.min(REST));
                     let pause = Duration::from_millis(thread.pause.load(Ordering::Relaxed));
                     thread.bell.wait(seen, pause);
                 }

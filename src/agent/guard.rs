@@ -29,6 +29,8 @@ const LOOK: Duration = Duration::from_secs(1);
 const LOOK_CLOSELY: Duration = Duration::from_millis(100);
 /// ...and not more often than this, however often device mapper rings.
 const LEAST: Duration = Duration::from_millis(20);
+/// Nor before it has rested for as long as the look took, this long at most.
+const REST: Duration = Duration::from_secs(1);
 /// How exactly it is known when a fence was closed last.
 const SLICE: Duration = Duration::from_millis(100);
 /// Whether volume groups were joined anew, and whether maps queue.
@@ -96,9 +98,16 @@ impl Guard {
             let began = self.host.system.monotonic();
             let armed = self.arm();
             let wait = self.round();
+            let looked = self.host.system.monotonic();
             let woken = armed && self.listen(wait);
             let now = self.host.system.monotonic();
-            let until = if woken { began + LEAST } else { now + wait };
+            // It goes before all other work of the node, and so leaves room for that, however often the kernel rings.
+            let rest = looked.since(began).min(REST);
+            let until = if woken {
+                (began + LEAST).max(looked + rest)
+            } else {
+                now + wait
+            };
             if until > now {
                 self.host.system.wait(&Bell::default(), 0, until);
             }

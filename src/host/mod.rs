@@ -377,7 +377,7 @@ pub trait Lvm: Send + Sync {
 /// Who holds devices open.
 pub trait Openers: Send + Sync {
     /// Tells of processes, mounts and devices that hold one of these devices open, as far as they can be seen, each as it is found: looking at a
-    /// process whose files lie on a storage that hangs may take for ever.
+    /// process whose files lie on a storage that hangs may take for ever. For a thread of its own: it does not go before other work any more.
     fn of(&self, devices: &[DmDevice], found: &mut dyn FnMut(Opener));
 }
 

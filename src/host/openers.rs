@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use nix::sys::stat::{major, minor};
 
 use super::procfs::{Mount, is_kubelets_mount, pod_uid, pod_uid_of_mount};
-use super::{Openers, Paths};
+use super::{Openers, Paths, urgency};
 use crate::fence::topology::split_name;
 use crate::fence::unfence::Opener;
 use crate::fence::{DevNo, DmDevice};
@@ -43,6 +43,8 @@ impl Openers for Procfs {
         if devices.is_empty() {
             return;
         }
+        // It may take seconds where there are many processes, and has time.
+        let _ = urgency::ordinary_thread();
         let search = Search {
             paths: &self.paths,
             wanted: devices.iter().map(|d| d.dev).collect(),

@@ -31,7 +31,16 @@ pub fn urgent() -> io::Result<()> {
 /// # Errors
 /// When the kernel does not let it.
 pub fn ordinary(proc: &Path) -> io::Result<()> {
+    let scheduled = ordinary_thread();
     std::fs::write(proc.join("self/oom_score_adj"), "0")?;
+    scheduled
+}
+
+/// For a thread that does what can wait and grows with the node: from now on it is one like any other.
+///
+/// # Errors
+/// When the kernel does not let it.
+pub fn ordinary_thread() -> io::Result<()> {
     schedule(Scheduler::SCHED_NORMAL, 0)
 }
 
@@ -58,7 +67,7 @@ mod tests {
             let made = schedule(Scheduler::SCHED_RR, PRIORITY);
             let inherited = thread::spawn(now).join().unwrap();
             let theirs = now();
-            schedule(Scheduler::SCHED_NORMAL, 0).unwrap();
+            ordinary_thread().unwrap();
             (made, [theirs, inherited], now())
         });
         let (made, urgent, ordinary) = all.join().unwrap();

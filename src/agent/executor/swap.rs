@@ -210,6 +210,13 @@ impl Fence<'_> {
                 self.begin(self.step(kind, group));
                 self.end(self.step(kind, group), StepResult::Failed, why);
             }
+            // Begun when all that was planned was swapped: what came up since is not.
+            if kind == StepKind::Swap
+                && self.result(StepKind::Verify, group) == Some(StepResult::Running)
+            {
+                let why = "a device came up that is not swapped".into();
+                self.end(self.step(StepKind::Verify, group), StepResult::Failed, why);
+            }
             short.extend(of_group);
         }
         if short.is_empty() {

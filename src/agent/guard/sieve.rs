@@ -157,7 +157,8 @@ impl Sieve {
         }
         let made = own_devices(list, &self.of.group).filter_map(|d| host.system.sequence(d.dev));
         let newest = made.max();
-        if newest.is_some() && !self.joined(host) {
+        // Not on a guess: it would stay.
+        if newest.is_some() && self.asked(host) == Some(false) {
             self.known().newest = newest;
         }
     }
@@ -175,6 +176,8 @@ impl Sieve {
         match self.asked(host) {
             Some(true) => return Whose::Theirs,
             Some(false) => {}
+            // The fence's own, as far as the kernel tells: that cannot wait.
+            None if made == Made::Untold => {}
             None => {
                 // It goes on to count as made later: the lock manager may yet say under which locks.
                 let now = host.system.monotonic();
@@ -235,8 +238,13 @@ fn joined_anew(host: &Host, one: &Standing) -> Option<bool> {
     };
     let ask = |h: &Host| Ok(lock_manager(h));
     let manager = limited::call(host, "asking the lock manager", ASK, ask);
-    let Ok(LockManager::Running(lockspaces)) = manager else {
-        return None;
+    let lockspaces = match manager {
+        Ok(LockManager::Running(lockspaces)) => lockspaces,
+        // Without sanlock its state is not known, but whether it is there at all.
+        Ok(LockManager::SanlockUnavailable(_, known)) if !known.iter().any(|l| l.name == *name) => {
+            return Some(false);
+        }
+        _ => return None,
     };
     let joined = |state| !matches!(state, LockspaceState::Adding | LockspaceState::Removing);
     let mut present = lockspaces

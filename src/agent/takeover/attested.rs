@@ -1,7 +1,8 @@
 //! Whether a node was fenced as a task says: by what that node's own agent has attested in the status of the request (S8). Pure.
 //!
-//! Nobody else can have written it: the admission policy lets an agent write for the node in its token only (S10). So a controller that is wrong, or
-//! a NodeStorage that somebody edited, has nobody declared dead.
+//! No other agent can have written it: the admission policy lets an agent write for the node in its token only (S10). So a task that is wrong, or a
+//! NodeStorage that somebody edited, has nobody declared dead. Whoever may write any status, as the controller's account and administrators may, is
+//! believed.
 
 use crate::api::condition::find;
 use crate::api::request::{FenceState, Takeover, VolumeGroupFence, condition_type};

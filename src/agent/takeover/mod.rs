@@ -31,6 +31,8 @@ use crate::kubernetes::apply::call;
 use crate::kubernetes::backoff::Backoff;
 use crate::kubernetes::watch::{LONG_WATCH_SECONDS, Seen, watch as follow};
 
+/// Until a task that was refused is looked at again: each look asks the API server.
+const REFUSED: Duration = Duration::from_mins(1);
 /// On top of what sanlock itself may take: until its answers are read.
 const ANSWERS: Duration = Duration::from_secs(10);
 
@@ -135,8 +137,14 @@ impl Errand {
         if self.outcome.result != *result || self.outcome.message != *message {
             tracing::info!(task = ?self.task, ?result, message, "a peer is to be declared dead");
         }
+        // Refused is what only news can change, and news comes with a task of its own.
+        let least = match result {
+            DeclareDeadResult::Refused => REFUSED,
+            _ => Duration::ZERO,
+        };
         self.note(outcome);
-        self.due = (!self.outcome.done()).then(|| Instant::now() + self.backoff.wait());
+        let wait = self.backoff.wait().max(least);
+        self.due = (!self.outcome.done()).then(|| Instant::now() + wait);
     }
 }
 
@@ -152,11 +160,12 @@ impl Peer {
             let new = tasks.into_iter().filter(|t| !known.contains(t));
             errands.extend(new.take(MOST_TASKS).map(Errand::new));
             self.publish(&errands);
+            // Whoever has waited the longest; then it is seen again what is asked for.
             let due = |e: &&mut Errand| e.due.is_some_and(|due| due <= Instant::now());
-            while let Some(errand) = errands.iter_mut().find(due) {
+            if let Some(errand) = errands.iter_mut().filter(due).min_by_key(|e| e.due) {
                 let outcome = self.attempt(&errand.task, &busy).await;
                 errand.tried(outcome);
-                self.publish(&errands);
+                continue;
             }
             let next = errands.iter().filter_map(|e| e.due).min();
             let pause = async {

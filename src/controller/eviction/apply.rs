@@ -36,10 +36,13 @@ pub async fn evict_all(
                 tell_of(request, pod, context);
                 done.evicted.push(pod.clone());
             }
-            Ok(Outcome::Gone) => {}
+            Ok(Outcome::Gone) => done.gone.push(pod.clone()),
             Ok(Outcome::DisruptionBudget(words)) => done.held.push((pod.clone(), words)),
-            // Another pod may be had although this one is not.
-            Err(error) if Class::of(&error) == Class::Structural || error.class() == "server" => {
+            // Another pod may be had although this one is not. KubeVirt's webhook says no with the code of an overloaded server.
+            Err(error)
+                if Class::of(&error) == Class::Structural
+                    || ["server", "throttled"].contains(&error.class()) =>
+            {
                 tracing::warn!(request = request.name_any(), %error, "pod not evicted");
                 done.refused.push((pod.clone(), error.to_string()));
             }

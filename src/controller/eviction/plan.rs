@@ -166,6 +166,8 @@ pub fn plan(affected: &AffectedPods, on_the_node: Vec<Found>) -> Plan {
 pub struct Done {
     /// These go now.
     pub evicted: Vec<Found>,
+    /// The API server has them no more, under this UID.
+    pub gone: Vec<Found>,
     /// A disruption budget holds these: with its words.
     pub held: Vec<(Found, String)>,
     /// The API server will not have it: with its words.
@@ -182,7 +184,8 @@ pub fn verdict(
 ) -> (Verdict, bool) {
     let node = &request.spec.node_name;
     let alone = left_alone(&plan.left_alone);
-    let going: Vec<&Found> = done.evicted.iter().chain(&plan.ending).collect();
+    let going = done.evicted.iter().chain(&done.gone).chain(&plan.ending);
+    let going: Vec<&Found> = going.collect();
     let named = affected.pods.len();
     let more = usize::try_from(affected.total).map_or(0, |total| total.saturating_sub(named));
     if let Some((pod, words)) = done.held.first() {
@@ -213,10 +216,11 @@ pub fn verdict(
             String::new()
         };
         let message = format!(
-            "evicted, and not yet ended: {}{rest}{alone}",
+            "evicted, and not yet ended: {}{rest}{alone}. Nothing keeps the scheduler from choosing this node again: kubectl cordon {node}",
             names(going.iter().map(|p| p.words()))
         );
-        return (no(why::EVICTING, message), done.evicted.is_empty());
+        let settled = done.evicted.is_empty() && done.gone.is_empty();
+        return (no(why::EVICTING, message), settled);
     }
     if !plan.unknown.is_empty() {
         let message = format!(

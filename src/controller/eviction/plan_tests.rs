@@ -177,7 +177,7 @@ fn each_verdict_says_what_where_and_what_next() {
             Done {
                 evicted: vec![a.clone()],
                 held: vec![(b.clone(), budget.into())],
-                refused: vec![],
+                ..Done::default()
             },
             why::WAITING_FOR_DISRUPTION_BUDGET,
             false,
@@ -189,6 +189,15 @@ fn each_verdict_says_what_where_and_what_next() {
                 "Evicted meanwhile: shop/a",
                 alone,
             ],
+        ),
+        (
+            Done {
+                gone: vec![a.clone(), b.clone()],
+                ..Done::default()
+            },
+            why::EVICTING,
+            false,
+            vec!["not yet ended: shop/a, shop/b", "kubectl cordon", alone],
         ),
         (
             Done {

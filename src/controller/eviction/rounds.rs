@@ -22,6 +22,8 @@ struct Round {
     since: Instant,
     last: Option<(Instant, Of)>,
     tries: u32,
+    /// How often other pods were named than before.
+    others: u32,
     wait: Duration,
     /// When the limit's numbers were told last.
     told: Option<Instant>,
@@ -47,6 +49,7 @@ impl Rounds {
             since: now,
             last: None,
             tries: 0,
+            others: 0,
             wait: Duration::ZERO,
             told: None,
         });
@@ -59,7 +62,14 @@ impl Rounds {
         let all = self.all();
         let round = all.get(uid)?;
         let (at, of) = round.last.as_ref()?;
-        let wait = if of == about { round.wait } else { LEAST };
+        let wait = if of == about {
+            round.wait
+        } else if brings_others(of, about) {
+            // The successors of those that were evicted, on the same node again: they must not be chased ever faster.
+            LEAST.saturating_mul(1 << round.others.min(6)).min(LONGEST)
+        } else {
+            LEAST
+        };
         let wait = (*at + wait).saturating_duration_since(now);
         (!wait.is_zero()).then_some(wait)
     }
@@ -72,6 +82,11 @@ impl Rounds {
         };
         let same = round.last.as_ref().is_some_and(|(_, of)| *of == about);
         round.tries = if same { round.tries + 1 } else { 0 };
+        let others = round
+            .last
+            .as_ref()
+            .is_some_and(|(_, of)| brings_others(of, &about));
+        round.others = round.others.saturating_add(others.into());
         round.wait = if settled {
             SETTLED
         } else {
@@ -102,6 +117,12 @@ impl Rounds {
     pub fn forget(&self, uid: &str) {
         self.all().remove(uid);
     }
+}
+
+/// Whether pods are named that were not named before.
+fn brings_others(before: &Of, now: &Of) -> bool {
+    let known = |uid: &String| before.1.pods.iter().any(|p| p.uid == *uid);
+    now.1.pods.iter().any(|p| !known(&p.uid))
 }
 
 #[cfg(test)]
@@ -144,7 +165,7 @@ mod tests {
         assert_eq!(rounds.asked("r", other.clone(), false, now), FIRST);
         // One that is settled is left alone until others are named.
         assert_eq!(rounds.asked("r", other.clone(), true, now), SETTLED);
-        assert_eq!(rounds.wait("r", &one, now + LEAST), None);
+        assert_eq!(rounds.wait("r", &one, now + 2 * LEAST), None);
         let edited = (Some(2), other.1.clone());
         assert_eq!(rounds.wait("r", &edited, now + LEAST), None);
         // What a limit has kept is asked at once, and its numbers are not told all the time.
@@ -155,5 +176,21 @@ mod tests {
         rounds.forget("r");
         assert_eq!(rounds.wait("r", &other, now), None);
         assert_eq!(rounds.wished_for("r", now), Duration::ZERO);
+    }
+
+    #[test]
+    fn successors_are_not_chased_ever_faster() {
+        let rounds = Rounds::default();
+        let now = Instant::now();
+        let _ = rounds.wished_for("r", now);
+        let mut waits = Vec::new();
+        for uid in ["a", "b", "c", "d", "e", "f", "g"] {
+            let next = pods(&[uid]);
+            waits.push(rounds.wait("r", &next, now).unwrap_or_default().as_secs());
+            rounds.asked("r", next, false, now);
+        }
+        assert_eq!(waits, [0, 2, 4, 8, 16, 32, 60]);
+        // Where they only become fewer, there is nothing to chase.
+        assert_eq!(rounds.wait("r", &pods(&[]), now), Some(LEAST));
     }
 }

@@ -22,7 +22,7 @@ use crate::api::takeover::DeclareDead;
 const GATHER: Duration = Duration::from_millis(20);
 /// For what a watch may miss.
 const AGAIN: Duration = Duration::from_mins(1);
-/// For writes that failed.
+/// For writes that failed: twice as long each time that they fail again.
 const SOON: Duration = Duration::from_secs(1);
 
 /// Since when nodes have had their tasks, as this replica has seen it.
@@ -55,6 +55,7 @@ impl Asked {
 pub async fn run(context: Arc<Context>, changed: Arc<Notify>) {
     let mut asked = Asked::default();
     let mut again = AGAIN;
+    let mut failures: u32 = 0;
     loop {
         let _ = tokio::time::timeout(again, changed.notified()).await;
         tokio::time::sleep(GATHER).await;
@@ -68,8 +69,11 @@ pub async fn run(context: Arc<Context>, changed: Arc<Notify>) {
         let now = Instant::now();
         asked.note(&view, now);
         let plan = plan::plan(&view, &|node, task| asked.waited(node, task, now));
-        if !apply::carry_out(&view, &plan, &context).await {
-            again = SOON;
+        if apply::carry_out(&view, &plan, &context).await {
+            failures = 0;
+        } else {
+            again = SOON.saturating_mul(1 << failures.min(6)).min(AGAIN);
+            failures = failures.saturating_add(1);
         }
         again = plan.look_again.map_or(again, |left| left.min(again));
     }

@@ -163,6 +163,7 @@ impl<'a> Planner<'a> {
             return Stand::Done(format!("node {}: {}", peer.name, done.message));
         }
         let (mut failures, mut working, mut kept) = (Vec::new(), None, 0);
+        let mut silent: Option<&Peer> = None;
         for peer in asked() {
             if let Err(unfit) = fit(peer, pin) {
                 failures.push(format!("{}: {unfit}", peer.name));
@@ -174,10 +175,19 @@ impl<'a> Planner<'a> {
                 Some(failure) => failures.push(format!("{}: {failure}", peer.name)),
                 None => working = Some(peer),
             }
+            let first = silent.is_none_or(|s| peer.name < s.name);
+            if said(peer, pin).is_none() && first {
+                silent = Some(peer);
+            }
         }
-        if working.is_none() && kept < MOST_PEERS {
+        // One that says nothing, as agents do that know nothing of this yet, makes room for others, or three of them would keep all from being asked.
+        let makes_room = silent.filter(|_| kept >= MOST_PEERS);
+        if working.is_none() && (kept < MOST_PEERS || makes_room.is_some()) {
             working = self.choose(pin);
             if let Some(peer) = working {
+                if let Some(silent) = makes_room {
+                    self.take(silent, pin);
+                }
                 self.give(peer, pin);
             }
         }
@@ -215,8 +225,17 @@ impl<'a> Planner<'a> {
         let load = |peer: &Peer| self.tasks.get(&peer.name).map_or(0, Vec::len);
         let fits =
             |p: &&Peer| !p.tasks.contains(pin) && load(p) < MOST_TASKS && fit(p, pin).is_ok();
+        // In turn, so that each comes to be asked.
+        let asked = self.view.peers.iter().filter(|p| p.tasks.contains(pin));
+        let last = asked.map(|p| p.name.as_str()).max().unwrap_or_default();
         let all = self.view.peers.iter().filter(fits);
-        all.min_by_key(|p| (load(p), p.name.as_str()))
+        all.min_by_key(|p| (p.name.as_str() < last, load(p), p.name.as_str()))
+    }
+
+    fn take(&mut self, peer: &Peer, pin: &DeclareDead) {
+        if let Some(tasks) = self.tasks.get_mut(&peer.name) {
+            tasks.retain(|t| t != pin);
+        }
     }
 
     fn give(&mut self, peer: &Peer, pin: &DeclareDead) {

@@ -455,19 +455,6 @@ fn a_request_about_another_spec_is_looked_at_anew() {
     assert_eq!(anew.tasks.len(), 1);
 }
 
-#[test]
-fn tasks_are_spread_over_the_peers() {
-    let requests = ["a", "b"].map(|name| {
-        let mut request = request(&json!({}));
-        request.metadata.name = Some(name.into());
-        request.metadata.uid = Some(name.into());
-        request
-    });
-    let plan = at_once(&view(requests.into(), vec![peer("n2", 2), peer("n3", 3)]));
-    let counts: Vec<usize> = plan.tasks.values().map(Vec::len).collect();
-    assert_eq!(counts, [1, 1]);
-}
-
 /// Only the take-over waits: the fence has happened. Tasks that were given before are taken back.
 #[test]
 fn a_limit_of_the_policy_holds_the_take_over_back_until_it_is_not_reached() {
@@ -489,3 +476,6 @@ fn a_limit_of_the_policy_holds_the_take_over_back_until_it_is_not_reached() {
     assert_eq!(at_once(&view).tasks, first.tasks);
     assert!(at_once(&view).look_again.is_none());
 }
+
+#[path = "plan_peers_tests.rs"]
+mod peers;

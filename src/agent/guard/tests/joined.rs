@@ -249,3 +249,23 @@ fn a_lock_manager_that_stays_silent_has_what_came_up_closed_and_told_with_its_wh
     // A guess is not noted: what it says when it speaks again counts.
     assert!(told < sieve::PATIENCE + SPAN, "{told:?}");
 }
+
+#[test]
+fn a_lock_manager_that_is_silent_teaches_no_mark_and_holds_nothing_of_the_fence_open() {
+    let bench = Bench::new();
+    let standings = bench.journal().standings();
+    // All volumes were gone when the locks were released, so that the fence could note no mark.
+    let forget = |s: &mut Standing| s.newest = None;
+    standings.update(&uuid_of("vg1"), forget).expect("update");
+    bench.node.state(|s| s.lvmlockd = Daemon::Dead);
+    let mut guard = bench.guard();
+    bench.watch(&mut guard, sieve::PATIENCE / 4);
+    assert_eq!(bench.standing().newest, None);
+    // Not told apart from what the fence left behind: closed at once.
+    bench.refresh();
+    bench.watch(&mut guard, sieve::PATIENCE / 4);
+    assert_eq!((bench.open(), bench.standing().openings), (vec![], 1));
+    bench.node.state(|s| s.lvmlockd = Daemon::Alive);
+    bench.watch(&mut guard, SPAN);
+    assert!(bench.standing().newest.is_some());
+}
