@@ -1,5 +1,8 @@
 //! Scenarios on real nodes: `cargo test --test rig -- help`. See tests/rig/README.md.
 
+// What starts no program is the product.
+#![allow(clippy::disallowed_methods)]
+
 mod guest;
 mod harness;
 mod scenarios;

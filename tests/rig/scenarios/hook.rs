@@ -215,8 +215,30 @@ fn refresh_is_closed(cluster: &mut Cluster) -> Result {
             format!("told is at most {told} ms, and {open} ms were seen"),
         )?;
     }
-    ensure(log(n1)?.contains("FenceOpened"), "both are told")
+    ensure(log(n1)?.contains("FenceOpened"), "both are told")?;
+    n1.sh(LATE)?;
+    closed_again(n1, 5)?;
+    ensure(
+        n1.sh("dmsetup table san-late")?.contains(" error"),
+        "a volume that comes up later is cut off too",
+    )?;
+    // It may be turned off again before it is looked at.
+    let seen = (0..5).try_fold(false, |seen, _| -> Result<bool> {
+        Ok(seen || n1.sh(QUEUE)? == "1")
+    })?;
+    ensure(seen, "multipathd turns queueing on")?;
+    until("queueing is off again", Duration::from_secs(20), || {
+        Ok((!n1.queues(0)?).then_some(()))
+    })
 }
+
+/// A volume of the volume group, as if somebody activated it without asking for a lock.
+const LATE: &str = "pv=$(dmsetup deps -o devno san-lvmlock | sed 's/.*(\\([0-9]*\\), \\([0-9]*\\)).*/\\1:\\2/'); \
+     vg=$(dmsetup info -c --noheadings -o uuid san-lv | cut -c1-36); \
+     dmsetup create --noudevsync --uuid ${vg}$(printf l%.0s $(seq 32)) --table \"0 8192 linear $pv 2048\" san-late";
+/// Has multipathd restore the queueing of the volume group's map, and prints whether it is on.
+const QUEUE: &str = "map=$(dmsetup deps -o devname san-lvmlock | sed 's/.*(\\(.*\\)).*/\\1/'); multipathd restorequeueing map $map >/dev/null; \
+     dmsetup table $map | grep -c queue_if_no_path; true";
 
 /// Gives the volume its table back as `lvchange --refresh` does at last, and prints for how many milliseconds it was seen open.
 const OPEN: &str = "now() { date +%s%3N; }; is() { dmsetup table san-lv | grep -q \" $1 \"; }; \

@@ -68,11 +68,11 @@ fn takeover(cluster: &mut Cluster) -> Result {
         ));
     }
     ensure(
-        waited.had - waited.cut >= LEASE - RENEWAL,
+        waited.had - waited.cut >= LEASE.saturating_sub(RENEWAL),
         "without a declaration n2 had to wait for the leases to run out",
     )?;
     ensure(
-        expedited.had - expedited.cut < LEASE - RENEWAL,
+        expedited.had - expedited.cut < LEASE.saturating_sub(RENEWAL),
         "with one it had the volume before any lease could have run out",
     )
 }
