@@ -222,6 +222,14 @@ fn refresh_is_closed(cluster: &mut Cluster) -> Result {
         n1.sh("dmsetup table san-late")?.contains(" error"),
         "a volume that comes up later is cut off too",
     )?;
+    // With a working path queueing is harmless, and left to multipathd.
+    cluster.san.cut_all("n1", Some(0))?;
+    let n1 = cluster.node("n1")?;
+    until(
+        "the paths are gone, and queueing is off",
+        Duration::from_secs(60),
+        || Ok((n1.path_states(0)? == "FF" && !n1.queues(0)?).then_some(())),
+    )?;
     // It may be turned off again before it is looked at.
     let seen = (0..5).try_fold(false, |seen, _| -> Result<bool> {
         Ok(seen || n1.sh(QUEUE)? == "1")
