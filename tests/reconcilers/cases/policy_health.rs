@@ -172,7 +172,18 @@ pub async fn both_a_request_and_a_record_are_given_back(bed: &Bed) -> Result {
         word(r, "Fenced") == "Fenced=True/Proven"
     })
     .await?;
-    nhc.sees(&name, Phase::Succeeded).await?;
+    // What is deleted before the controller has seen the record stand again does not rest on it.
+    until("it rests on both", LIMIT, async || {
+        let done = nhc.sees(&name, Phase::Succeeded).await?;
+        let records = done.status.map(|s| s.records).unwrap_or_default();
+        let rests = records.iter().any(|r| r.name == record);
+        Ok(if rests {
+            Ok(())
+        } else {
+            Err(format!("{records:?}"))
+        })
+    })
+    .await?;
     node.give_back();
     nhc.delete(&name).await?;
     nhc.gone(&name).await?;
