@@ -48,6 +48,7 @@ pub fn log_to_stderr(level: &str) -> Result<(), LogLevelError> {
     Ok(())
 }
 
+/// Before each request.
 const REST: Duration = Duration::from_millis(1);
 
 /// Serves until the task is dropped. `ready` says what is still missing.
@@ -101,16 +102,45 @@ pub async fn serve(
                 }
             }),
         );
-    // One request at a time, with a rest before each: the thread may go before all other work of the node, and whoever asks without an end shall
-    // not keep it there.
+    axum::serve(listener, in_turn(router)).await
+}
+
+/// One request at a time, with a rest before each: the thread may go before all other work of the node, and whoever asks without an end shall not
+/// keep it there.
+fn in_turn(router: Router) -> Router {
     let turn = Arc::new(Semaphore::new(1));
-    let in_turn = move |request: Request, next: Next| {
+    router.layer(from_fn(move |request: Request, next: Next| {
         let turn = Arc::clone(&turn);
         async move {
             let _turn = turn.acquire().await;
             tokio::time::sleep(REST).await;
             next.run(request).await
         }
-    };
-    axum::serve(listener, router.layer(from_fn(in_turn))).await
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use axum::body::Body;
+    use tower::ServiceExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn whoever_asks_without_an_end_does_not_keep_it_from_resting() {
+        let router = in_turn(Router::new().route("/", get(async || "ok")));
+        let ask = |_| router.clone().oneshot(Request::new(Body::empty()));
+        let began = Instant::now();
+        let answers = futures::future::join_all((0..200).map(ask)).await;
+        let took = began.elapsed();
+        assert!(
+            answers
+                .iter()
+                .flatten()
+                .all(|a| a.status() == StatusCode::OK)
+        );
+        assert!(took >= REST * 200, "{took:?}");
+    }
 }

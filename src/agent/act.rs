@@ -17,6 +17,7 @@ use crate::fence::report::{FenceReport, LocksOutcome, Outcome};
 use crate::fence::selection::RefusalReason;
 use crate::fence::unfence::{UnfenceOrder, UnfenceReport};
 use crate::fence::{Inventory, Order};
+use crate::host::urgency::rest_after;
 use crate::host::{Bell, Host};
 
 /// What a fence's thread says.
@@ -43,8 +44,6 @@ const TURN_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long a fence may look at the node before it begins, as long as the kill hook: it holds journal and turn meanwhile, and others wait for these.
 const LOOK: Duration = Duration::from_secs(8);
-/// After a look, at most; it rests for as long as it has looked.
-const REST: Duration = Duration::from_secs(1);
 
 /// What a fence or an un-fence that is going on is told.
 #[derive(Debug, Default)]
@@ -374,8 +373,8 @@ impl Observer {
                     if tell.send(Some(Arc::new(observation))).is_err() {
                         return;
                     }
-                    // It goes before all other work of the node, and so leaves room for that, however often somebody rings.
-                    std::thread::sleep(length.min(REST));
+                    // However often somebody rings.
+                    std::thread::sleep(rest_after(length));
                     let pause = Duration::from_millis(thread.pause.load(Ordering::Relaxed));
                     thread.bell.wait(seen, pause);
                 }
@@ -435,6 +434,9 @@ fn tell_failure(before: &mut Option<String>, now: Option<&String>) {
     *before = now.cloned();
 }
 
+#[cfg(test)]
+#[path = "observer_tests.rs"]
+mod observer_tests;
 #[cfg(test)]
 #[path = "act_tests.rs"]
 mod tests;

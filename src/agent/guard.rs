@@ -18,6 +18,7 @@ use super::executor::{keep_queueing_off, limited, strangers};
 use super::journal::{Opening, Standing, Standings};
 use crate::fence::report::LocksOutcome;
 use crate::fence::{DmDevice, Monotonic};
+use crate::host::urgency::rest_after;
 use crate::host::{Bell, DeviceEvents, Host};
 use closing::{Closing, Shared};
 use sieve::Sieve;
@@ -29,8 +30,6 @@ const LOOK: Duration = Duration::from_secs(1);
 const LOOK_CLOSELY: Duration = Duration::from_millis(100);
 /// ...and not more often than this, however often device mapper rings.
 const LEAST: Duration = Duration::from_millis(20);
-/// Nor before it has rested for as long as the look took, this long at most.
-const REST: Duration = Duration::from_secs(1);
 /// How exactly it is known when a fence was closed last.
 const SLICE: Duration = Duration::from_millis(100);
 /// Whether volume groups were joined anew, and whether maps queue.
@@ -72,6 +71,11 @@ pub struct Guard {
     tell: Tell,
 }
 
+/// When to look again at the soonest, after a look from then to then: however often the kernel rings.
+fn soonest(began: Monotonic, looked: Monotonic) -> Monotonic {
+    (began + LEAST).max(looked + rest_after(looked.since(began)))
+}
+
 impl Guard {
     /// Over the fences in `standings`.
     #[must_use]
@@ -101,10 +105,8 @@ impl Guard {
             let looked = self.host.system.monotonic();
             let woken = armed && self.listen(wait);
             let now = self.host.system.monotonic();
-            // It goes before all other work of the node, and so leaves room for that, however often the kernel rings.
-            let rest = looked.since(began).min(REST);
             let until = if woken {
-                (began + LEAST).max(looked + rest)
+                soonest(began, looked)
             } else {
                 now + wait
             };

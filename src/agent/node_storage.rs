@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::hook::install::State;
 use super::journal::Standing;
 use super::report::{VERSION, cut};
-use crate::api::condition;
+use crate::api::condition::{self, whole_seconds};
 use crate::api::node_storage::{
     FenceStatus, KillHookStatus, LockspaceStatus, PathStatus, PhysicalVolumeKind,
     PhysicalVolumeStatus, PreflightCheck, PreflightResult, VolumeGroupStatus, WatchdogStatus,
@@ -137,7 +137,7 @@ pub fn status(
             ConditionStatus::False
         },
         observed_generation: None,
-        last_transition_time: Timestamp::from_second(now.as_second()).unwrap_or(now),
+        last_transition_time: whole_seconds(now),
         reason: reason.to_owned(),
         message: cut(&message, 4096),
     };

@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
 use super::decide::waits;
-use crate::api::condition::{self, find};
+use crate::api::condition::{self, find, whole_seconds};
 use crate::api::request::{
     DeviceFence, DeviceOutcome, NodeFence, StepRecord, StepResult, VolumeGroupFence,
     WatchdogRecord, condition_type, reason,
@@ -61,8 +61,7 @@ impl AgentPart {
             type_: type_.to_owned(),
             status,
             observed_generation: Some(generation),
-            // Whole seconds, as everywhere in Kubernetes.
-            last_transition_time: Timestamp::from_second(now.as_second()).unwrap_or(now),
+            last_transition_time: whole_seconds(now),
             reason: reason.to_owned(),
             message: cut(&message, CONDITION_MESSAGE),
         };

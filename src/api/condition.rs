@@ -39,6 +39,19 @@ pub struct Condition {
     pub message: String,
 }
 
+/// As the API server keeps a time, in whole seconds: what is finer would never compare equal to what it stored.
+#[must_use]
+pub fn whole_seconds(now: Timestamp) -> Timestamp {
+    Timestamp::from_second(now.as_second()).unwrap_or(now)
+}
+
+/// Since when a condition has that status: since the stored one has it, or since now.
+#[must_use]
+pub fn since(stored: Option<&Condition>, status: ConditionStatus, now: Timestamp) -> Timestamp {
+    let same = stored.filter(|s| s.status == status);
+    same.map_or_else(|| whole_seconds(now), |s| s.last_transition_time)
+}
+
 /// Finds the condition of a type.
 #[must_use]
 pub fn find<'a>(conditions: &'a [Condition], type_: &str) -> Option<&'a Condition> {

@@ -6,6 +6,7 @@
 
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use nix::sys::resource::{Resource, setrlimit};
 use preempt_rt::sched::{Pid, PreemptRtError, Scheduler, SchedulerParams, set_scheduler};
@@ -15,6 +16,15 @@ const PRIORITY: i32 = 1;
 /// Microseconds that a thread may compute without waiting for anything once (getrlimit(2), `RLIMIT_RTTIME`): far beyond what ten thousand devices
 /// take. Whoever is at it for longer is out of its mind, and would keep others from their work for ever.
 const RUNAWAY: u64 = 30_000_000;
+
+/// For longer than that nobody rests.
+const REST: Duration = Duration::from_secs(1);
+
+/// How long who is urgent leaves the node to others after having worked for so long, whoever waits for the next time: as long, up to a second.
+#[must_use]
+pub fn rest_after(work: Duration) -> Duration {
+    work.min(REST)
+}
 
 /// From now on the calling thread, and every one that it starts, goes before all ordinary ones: to be called before there are others.
 ///

@@ -18,13 +18,16 @@ pub enum Outcome {
     Gone,
     /// A PodDisruptionBudget does not allow it now: its words.
     DisruptionBudget(String),
+    /// The API server will not have it otherwise: its words. That is about this pod, and another may be had: KubeVirt's webhook says no with the
+    /// code of an overloaded server.
+    Refused(String),
 }
 
 /// Evicts exactly the pod with this UID. `client` must not try by itself again what an overloaded server turns away: a disruption budget says no with
 /// the same code, and nobody would hear its reason.
 ///
 /// # Errors
-/// What the API server said, or that it said nothing in time.
+/// When the API server said nothing in time, or does not know who asks.
 pub async fn evict(client: &Client, namespace: &str, name: &str, uid: &str) -> Result<Outcome> {
     let pods = Api::<Pod>::namespaced(client.clone(), namespace);
     // Not by kube's own call: what it writes as `delete_options` the API server does not read, and evicts whoever has that name by now.
@@ -48,9 +51,10 @@ pub async fn evict(client: &Client, namespace: &str, name: &str, uid: &str) -> R
     match call(what, answer).await {
         Ok(_) => Ok(Outcome::Evicted),
         Err(error) if error.is_not_found() || error.is_conflict() => Ok(Outcome::Gone),
-        Err(error) => match budget(&error) {
-            Some(words) => Ok(Outcome::DisruptionBudget(words)),
-            None => Err(error),
+        Err(error) => match (budget(&error), error.class()) {
+            (Some(words), _) => Ok(Outcome::DisruptionBudget(words)),
+            (None, "connection" | "timeout") => Err(error),
+            (None, _) => Ok(Outcome::Refused(error.to_string())),
         },
     }
 }
@@ -132,10 +136,11 @@ mod tests {
             let (outcome, _) = asked(code, failure(code, &more)).await;
             assert_eq!(outcome.unwrap(), wanted, "{code}");
         }
-        // Too many requests, of whom ever; more than one budget; no permission.
-        for code in [429, 500, 403] {
+        // A webhook, or too many requests; more than one budget; no permission; a webhook again.
+        for code in [429, 500, 403, 400] {
             let (outcome, _) = asked(code, failure(code, &json!({}))).await;
-            assert!(outcome.is_err(), "{code}: {outcome:?}");
+            let refused = matches!(&outcome, Ok(Outcome::Refused(words)) if words.contains("no"));
+            assert!(refused, "{code}: {outcome:?}");
         }
     }
 }

@@ -111,8 +111,9 @@ pub(super) struct Book {
     epoch: u64,
     listed: bool,
     listed_before: bool,
+    /// The devices were known before the first listing.
     planned: bool,
-    /// Devices on a physical volume that do not belong to the volume group: (group, what to say).
+    /// Devices that stand on a physical volume without belonging to the volume group: (group, what to say).
     foreign: Vec<(usize, String)>,
 }
 
@@ -126,22 +127,21 @@ impl Book {
         self.planned
     }
 
-    /// Whether there is nothing to do for the group, of what is known so far.
-    pub(super) fn group_swapped(&self, group: usize) -> bool {
-        let mut devices = self.devices.iter().filter(|d| d.group == group);
-        (self.listed || self.planned) && devices.all(Tracked::settled)
-    }
-
-    /// The same after a listing.
+    /// Whether there is nothing to do for the group, as far as is known.
     pub(super) fn group_settled(&self, group: usize) -> bool {
-        self.listed && self.group_swapped(group)
+        self.listed
+            && self
+                .devices
+                .iter()
+                .filter(|d| d.group == group)
+                .all(Tracked::settled)
     }
 
     pub(super) fn all_settled(&self) -> bool {
         self.listed && self.planned_settled()
     }
 
-    /// The same before there was a listing.
+    /// The same before there was a listing: it is time for one.
     pub(super) fn planned_settled(&self) -> bool {
         self.devices.iter().all(Tracked::settled)
     }
@@ -328,7 +328,7 @@ impl Book {
         self.epoch += u64::from(t.settled());
     }
 
-    /// Into the report. `proven`: by the last listing; `given_up`: the deadline has passed.
+    /// Writes the book into the report. `proven`: by the last listing; `given_up`: the deadline has passed.
     pub(super) fn report(
         &self,
         groups: &mut [VolumeGroupReport],

@@ -353,3 +353,11 @@ fn queueing_stays_off_while_a_fence_stands() {
     });
     assert!(!queues);
 }
+
+#[test]
+fn a_look_that_took_long_is_rested_from_before_the_next() {
+    let at = |ms| Monotonic(Duration::from_millis(ms));
+    for (took, next) in [(1, 20), (15, 30), (300, 600), (5000, 6000)] {
+        assert_eq!(soonest(at(0), at(took)), at(next), "{took} ms");
+    }
+}

@@ -20,6 +20,7 @@ use super::in_force::{Learned, SeenCondition};
 use crate::agent::metrics::Metrics;
 use crate::agent::node_conditions::Says;
 use crate::agent::sight::Sight;
+use crate::api::condition::whole_seconds;
 use crate::api::policy::StorageFencePolicy;
 use crate::api::{AGENT_FIELD_MANAGER, StorageFenceRequest};
 use crate::kubernetes::apply::{Result, Target, apply_status, call};
@@ -314,7 +315,7 @@ pub fn changed(
     if wanted.iter().all(same) {
         return None;
     }
-    let now = Time(Timestamp::from_second(now.as_second()).unwrap_or(now));
+    let now = Time(whole_seconds(now));
     let conditions = wanted.iter().map(|says| {
         let status = format!("{:?}", says.status);
         let since = find(says)

@@ -11,7 +11,7 @@ use crate::api::eviction::{condition_type, reason};
 use crate::api::{
     CONTROLLER_EVICTION_FIELD_MANAGER, Condition, ConditionStatus, StorageFenceRequest,
 };
-use crate::controller::context::{Class, Context};
+use crate::controller::context::Context;
 use crate::controller::request::validate::Verdict;
 use crate::kubernetes::apply::{Result, Target, apply_status};
 use crate::kubernetes::events::Happening;
@@ -38,13 +38,9 @@ pub async fn evict_all(
             }
             Ok(Outcome::Gone) => done.gone.push(pod.clone()),
             Ok(Outcome::DisruptionBudget(words)) => done.held.push((pod.clone(), words)),
-            // Another pod may be had although this one is not. KubeVirt's webhook says no with the code of an overloaded server.
-            Err(error)
-                if Class::of(&error) == Class::Structural
-                    || ["server", "throttled"].contains(&error.class()) =>
-            {
-                tracing::warn!(request = request.name_any(), %error, "pod not evicted");
-                done.refused.push((pod.clone(), error.to_string()));
+            Ok(Outcome::Refused(words)) => {
+                tracing::warn!(request = request.name_any(), words, "pod not evicted");
+                done.refused.push((pod.clone(), words));
             }
             Err(error) => return Err(error),
         }
@@ -93,7 +89,11 @@ pub async fn say(
 ) -> Result<bool> {
     let stored = request.status.as_ref();
     let stored = stored.and_then(|s| find(&s.conditions, condition_type::WORKLOADS_EVICTED));
-    let wanted = verdict.map(|v| condition(request, v, stored, Timestamp::now()));
+    let (type_, generation) = (
+        condition_type::WORKLOADS_EVICTED,
+        request.metadata.generation,
+    );
+    let wanted = verdict.map(|v| v.condition(type_, generation, stored, Timestamp::now()));
     if stored == wanted.as_ref() {
         return Ok(false);
     }
@@ -130,27 +130,6 @@ fn weight(of: &str) -> Option<bool> {
             Some(true)
         }
         _ => None,
-    }
-}
-
-fn condition(
-    request: &StorageFenceRequest,
-    verdict: &Verdict,
-    stored: Option<&Condition>,
-    now: Timestamp,
-) -> Condition {
-    let same = stored.filter(|s| s.status == verdict.status);
-    Condition {
-        type_: condition_type::WORKLOADS_EVICTED.to_owned(),
-        status: verdict.status,
-        observed_generation: request.metadata.generation,
-        // Whole seconds, as everywhere in Kubernetes.
-        last_transition_time: same.map_or_else(
-            || Timestamp::from_second(now.as_second()).unwrap_or(now),
-            |stored| stored.last_transition_time,
-        ),
-        reason: verdict.reason.clone(),
-        message: verdict.message.chars().take(4096).collect(),
     }
 }
 

@@ -11,6 +11,7 @@ use kube::{Api, ResourceExt};
 use serde_json::json;
 
 use crate::api::CONTROLLER_FIELD_MANAGER;
+use crate::api::condition::whole_seconds;
 use crate::api::node_condition_type::{AGENT_GONE, SAN_PATHS_AVAILABLE, STORAGE_FENCED};
 use crate::controller::context::Context;
 use crate::controller::request::dereference::agent_pod;
@@ -79,7 +80,7 @@ pub fn unknown(stored: &[NodeCondition], now: Timestamp) -> Option<Vec<NodeCondi
     if ours.iter().all(said) {
         return None;
     }
-    let now = Time(Timestamp::from_second(now.as_second()).unwrap_or(now));
+    let now = Time(whole_seconds(now));
     let become_unknown = |c: &NodeCondition| {
         NodeCondition {
         type_: c.type_.clone(),

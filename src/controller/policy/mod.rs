@@ -16,7 +16,7 @@ use serde::Serialize;
 use super::context::Context;
 use super::unreadable;
 use super::watches::Caches;
-use crate::api::condition::find;
+use crate::api::condition::{find, since};
 use crate::api::policy::{condition_type, governing, reason, selects_node, selects_volume_group};
 use crate::api::{
     CONTROLLER_FIELD_MANAGER, Condition, ConditionStatus, EXCLUDE_LABEL, StorageFencePolicy,
@@ -157,10 +157,7 @@ pub fn derive(
     };
     let stored = policy.status.as_ref();
     let stored = stored.and_then(|s| find(&s.conditions, condition_type::ACTIVE));
-    let since = stored.filter(|c| c.status == status).map_or_else(
-        || Timestamp::from_second(now.as_second()).unwrap_or(now),
-        |c| c.last_transition_time,
-    );
+    let since = since(stored, status, now);
     let outranked = tally.outranked.iter().take(OUTRANKED);
     Status {
         observed_generation: policy.metadata.generation,

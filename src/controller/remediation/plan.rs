@@ -10,7 +10,7 @@ use super::dereference::Facts;
 use super::judge::{Stand, Verdict, has_succeeded, timed_out};
 use super::records::{GiveBack, Owed, held_by, note_returning, owed, references};
 use super::{ASK_AGAIN, full_name};
-use crate::api::condition::{find, set};
+use crate::api::condition::{find, set, whole_seconds};
 use crate::api::remediation::{
     FINALIZER, REMEDIATION_ANNOTATION, REMEDIATION_UID_LABEL, StorageFenceRemediationStatus,
     condition_type, reason,
@@ -360,8 +360,7 @@ fn condition(
         type_: type_.to_owned(),
         status,
         observed_generation: remediation.metadata.generation,
-        // Whole seconds, as everywhere in Kubernetes.
-        last_transition_time: Timestamp::from_second(now.as_second()).unwrap_or(now),
+        last_transition_time: whole_seconds(now),
         reason: reason.to_owned(),
         message: message.chars().take(4096).collect(),
     }

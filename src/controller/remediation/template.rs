@@ -8,7 +8,7 @@ use kube::{Api, ResourceExt};
 use serde_json::json;
 
 use super::{Outcome, Template};
-use crate::api::condition::find;
+use crate::api::condition::{find, since};
 use crate::api::node_storage::condition_type::READY as STORAGE_READY;
 use crate::api::remediation::{
     NotReadyNode, StorageFenceRemediationTemplateStatus, condition_type, contract,
@@ -145,17 +145,12 @@ pub fn status<'a>(
         ),
     };
     let before = template.status.as_ref().map(|s| s.conditions.as_slice());
-    let same = before
-        .and_then(|c| find(c, condition_type::READY))
-        .filter(|c| c.status == status);
+    let stored = before.and_then(|c| find(c, condition_type::READY));
     let condition = Condition {
         type_: condition_type::READY.to_owned(),
         status,
         observed_generation: template.metadata.generation,
-        last_transition_time: same.map_or_else(
-            || Timestamp::from_second(now.as_second()).unwrap_or(now),
-            |c| c.last_transition_time,
-        ),
+        last_transition_time: since(stored, status, now),
         reason: reason.to_owned(),
         message,
     };

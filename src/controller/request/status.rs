@@ -80,23 +80,10 @@ fn stamped(
         .as_ref()
         .and_then(|status| find(&status.conditions, type_));
     // Waiting for the agent begins anew after it was not needed, although both are False: the wait is told from this time.
-    let same = stored.filter(|stored| {
-        stored.status == verdict.status
-            && (stored.reason == reason::AGENT_NOT_NEEDED)
-                == (verdict.reason == reason::AGENT_NOT_NEEDED)
+    let stored = stored.filter(|stored| {
+        (stored.reason == reason::AGENT_NOT_NEEDED) == (verdict.reason == reason::AGENT_NOT_NEEDED)
     });
-    Condition {
-        type_: type_.to_owned(),
-        status: verdict.status,
-        observed_generation: request.metadata.generation,
-        // The API server keeps whole seconds; what is finer would never compare equal to what it stored.
-        last_transition_time: same.map_or_else(
-            || Timestamp::from_second(now.as_second()).unwrap_or(now),
-            |stored| stored.last_transition_time,
-        ),
-        reason: verdict.reason.clone(),
-        message: bounded(verdict.message.clone()),
-    }
+    verdict.condition(type_, request.metadata.generation, stored, now)
 }
 
 /// Phase and message of a request.
@@ -206,7 +193,8 @@ fn rebooted_since(request: &StorageFenceRequest, facts: &Facts) -> Option<String
     ))
 }
 
-fn bounded(mut message: String) -> String {
+/// As long as the schema takes it.
+pub(super) fn bounded(mut message: String) -> String {
     if let Some((end, _)) = message.char_indices().nth(MESSAGE_LIMIT - 1) {
         message.truncate(end);
         message.push('…');

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::api::condition::find;
+use super::status::bounded;
+use crate::api::condition::{find, since};
 use crate::api::node_storage::VolumeGroupStatus;
 use crate::api::request::{VolumeGroupMode, WhenPathsRemain, condition_type, reason};
-use crate::api::{ConditionStatus, NodeStorageStatus, StorageFenceRequest};
+use crate::api::{Condition, ConditionStatus, NodeStorageStatus, StorageFenceRequest};
 use crate::controller::facts::{
     AgentMode, Facts, REFUSALS, Settings, agents_word, all_paths_gone, needs_agent,
 };
@@ -31,6 +32,25 @@ impl Verdict {
             status,
             reason: reason.to_owned(),
             message,
+        }
+    }
+
+    /// The condition that says so of that generation, and has said so since `stored` did.
+    #[must_use]
+    pub fn condition(
+        &self,
+        type_: &str,
+        generation: Option<i64>,
+        stored: Option<&Condition>,
+        now: Timestamp,
+    ) -> Condition {
+        Condition {
+            type_: type_.to_owned(),
+            status: self.status,
+            observed_generation: generation,
+            last_transition_time: since(stored, self.status, now),
+            reason: self.reason.clone(),
+            message: bounded(self.message.clone()),
         }
     }
 

@@ -16,9 +16,6 @@ use crate::controller::request::validate::Verdict;
 use crate::kubernetes::apply::{Result, Target, apply, apply_status};
 use crate::kubernetes::events::Happening;
 
-/// Longest message that the schema takes, in characters.
-const MESSAGE_LIMIT: usize = 4096;
-
 /// Writes all of it. Whether all of it was taken.
 pub async fn carry_out(view: &View, plan: &Plan, context: &Context) -> bool {
     let mut all = true;
@@ -68,18 +65,8 @@ pub fn desired(
     let Some(verdict) = verdict else {
         return stored.map(|_| Vec::new());
     };
-    let since = stored.filter(|c| c.status == verdict.status).map_or_else(
-        || Timestamp::from_second(now.as_second()).unwrap_or(now),
-        |c| c.last_transition_time,
-    );
-    let wanted = Condition {
-        type_: condition_type::TAKEN_OVER.to_owned(),
-        status: verdict.status,
-        observed_generation: request.metadata.generation,
-        last_transition_time: since,
-        reason: verdict.reason.clone(),
-        message: verdict.message.chars().take(MESSAGE_LIMIT).collect(),
-    };
+    let (type_, generation) = (condition_type::TAKEN_OVER, request.metadata.generation);
+    let wanted = verdict.condition(type_, generation, stored, now);
     (stored != Some(&wanted)).then(|| vec![wanted])
 }
 

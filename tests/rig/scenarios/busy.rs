@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use super::outage::{agent_in, ended, released};
+use super::outage::{agent_in, cut_off_and_alive, ended, released};
 use super::speed::send_programs;
 use crate::harness::node::Node;
 use crate::harness::writer::Writer;
-use crate::harness::{Cluster, Result, Scenario, Shape, ensure, say};
+use crate::harness::{Cluster, Result, Scenario, Shape, say};
 
 /// The scenarios of this file; they take minutes.
 pub fn long() -> Vec<Scenario> {
@@ -60,12 +60,5 @@ fn policy_busy(cluster: &mut Cluster) -> Result {
     free(n1)?;
     let outage = ended(n1)?;
     say(format!("    {outage}"));
-    let targets = n1.lv_targets("san")?;
-    ensure(
-        !targets.is_empty() && targets.iter().all(|(_, kind)| kind == "error"),
-        "every volume is cut off",
-    )?;
-    let written = writer.wait_for_end(n1, Duration::from_secs(20))?;
-    ensure(written.errno == Some(5), "the writer got EIO")?;
-    ensure(n1.boot_id()? == boot, "the node was not reset")
+    cut_off_and_alive(n1, &writer, &boot)
 }

@@ -48,10 +48,13 @@ pub fn agree(node: &Node) -> Result {
     let mut last = String::new();
     let agreed = until("LVM says the same", Duration::from_secs(30), || {
         let (ours, theirs) = (inspected(node)?, reported(node, &inspected(node)?)?);
-        last = format!("{ours:#?}\n{theirs:#?}");
+        last = different(&ours, &theirs);
         Ok((ours == theirs).then_some(ours))
     });
-    let groups = agreed.map_err(|e| format!("{e}: {last}"))?;
+    let groups = agreed.map_err(|e| {
+        let devices = node.sh("dmsetup info -c --noheadings -o name,uuid");
+        format!("{e}: {last}; {}", devices.unwrap_or_default())
+    })?;
     let volumes: usize = groups.values().map(|g| g.volumes.len()).sum();
     let open = groups.values().flat_map(|g| g.devices.values());
     let open = open.filter(|(_, open)| *open).count();
@@ -64,6 +67,21 @@ pub fn agree(node: &Node) -> Result {
         ),
     )?;
     stacked(node)
+}
+
+/// The lines of either that the other does not have.
+fn different(ours: &Groups, theirs: &Groups) -> String {
+    let (ours, theirs) = (format!("{ours:#?}"), format!("{theirs:#?}"));
+    let only = |a: &str, b: &str| -> Vec<String> {
+        let b: BTreeSet<&str> = b.lines().collect();
+        let lines = a.lines().filter(|line| !b.contains(line));
+        lines.map(|line| line.trim().to_owned()).collect()
+    };
+    format!(
+        "only ours: {:?}; only theirs: {:?}",
+        only(&ours, &theirs),
+        only(&theirs, &ours)
+    )
 }
 
 fn json(node: &Node, command: &str) -> Result<Value> {
@@ -123,12 +141,15 @@ fn reported(node: &Node, ours: &Groups) -> Result<Groups> {
     }
     for lv in report(
         "lv",
-        "vg_uuid,lv_uuid,lv_active,lv_kernel_major,lv_kernel_minor,lv_device_open -a",
+        "vg_uuid,lv_uuid,lv_active,lv_role,lv_kernel_major,lv_kernel_minor,lv_device_open -a",
     )? {
         let vg = plain(&lv["vg_uuid"]);
         let uuid = format!("LVM-{vg}{}", plain(&lv["lv_uuid"]));
         let group = groups.get_mut(&vg).context("a volume of no volume group")?;
-        if lv["lv_active"] == "active" {
+        // To LVM an external origin is inactive while its inner layer is in use: the one thing that it is not asked for.
+        let beneath = text(&lv["lv_role"]).contains("extthinorigin");
+        let known = ours.get(&vg).is_some_and(|g| g.volumes.contains(&uuid));
+        if lv["lv_active"] == "active" || beneath && known {
             group.volumes.insert(uuid.clone());
         }
         // Of a thin pool and the like LVM tells of a layer.

@@ -229,12 +229,17 @@ fn no_memory(cluster: &mut Cluster) -> Result {
     say(format!(
         "    ended by the kernel for want of memory: {killed:?}"
     ));
-    let targets = n1.lv_targets("san")?;
+    cut_off_and_alive(n1, &writer, &boot)
+}
+
+/// As a fence leaves a node: its volumes are cut off, who wrote knows it, and it is in the boot that it was in.
+pub fn cut_off_and_alive(node: &Node, writer: &Writer, boot: &str) -> Result {
+    let targets = node.lv_targets("san")?;
     ensure(
         !targets.is_empty() && targets.iter().all(|(_, kind)| kind == "error"),
         "every volume is cut off",
     )?;
-    let written = writer.wait_for_end(n1, Duration::from_secs(20))?;
+    let written = writer.wait_for_end(node, Duration::from_secs(20))?;
     ensure(written.errno == Some(5), "the writer got EIO")?;
-    ensure(n1.boot_id()? == boot, "the node was not reset")
+    ensure(node.boot_id()? == boot, "the node was not reset")
 }

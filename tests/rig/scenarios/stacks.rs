@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use super::oracles::agree;
 use crate::harness::node::{COMMAND_LIMIT, Node};
 use crate::harness::writer::Writer;
 use crate::harness::{Cluster, Context, Result, Scenario, Shape, ensure, say, until};
@@ -157,11 +158,6 @@ fn stacks(cluster: &mut Cluster) -> Result {
             begin.elapsed().as_secs_f64()
         ));
     }
-    n1.sh_within(&format!("{names}{LEFT_BEHIND}"), COMMAND_LIMIT)?;
-    ensure(
-        suspended(n1)? == "san--a-susp",
-        "somebody has left a suspended device, one with a table that waits, and one without any",
-    )?;
     n1.sh(&format!("lvcreate -y -aey -L 32M -n other {B}"))?;
     let mut bystanders = vec![Writer::start(n1, "other", &format!("/dev/{B}/other"))?];
     for (how, target) in LOCAL {
@@ -169,6 +165,12 @@ fn stacks(cluster: &mut Cluster) -> Result {
         let name = format!("local-{}", target.rsplit('/').next().context("a name")?);
         bystanders.push(Writer::start(n1, &name, target)?);
     }
+    agree(n1)?;
+    n1.sh_within(&format!("{names}{LEFT_BEHIND}"), COMMAND_LIMIT)?;
+    ensure(
+        suspended(n1)? == "san--a-susp",
+        "somebody has left a suspended device, one with a table that waits, and one without any",
+    )?;
     let uuid = vg_uuid(n1)?;
     let before = others(&tables(n1)?, &uuid);
     ensure(

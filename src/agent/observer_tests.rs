@@ -1,0 +1,54 @@
+//! How often it looks, by the wall's clock.
+
+use std::time::Instant;
+
+use super::*;
+use crate::fence::{DevNo, Monotonic};
+use crate::host::simulated::{Group, Layout, Simulation};
+use crate::host::{DiskInfo, Result, System};
+
+/// A node that takes its time to answer.
+struct Slow(Arc<dyn System>);
+
+impl System for Slow {
+    fn boot_id(&self) -> Result<String> {
+        std::thread::sleep(Duration::from_millis(20));
+        self.0.boot_id()
+    }
+    fn monotonic(&self) -> Monotonic {
+        self.0.monotonic()
+    }
+    fn disk(&self, dev: DevNo) -> Option<DiskInfo> {
+        self.0.disk(dev)
+    }
+    fn rcu_expedited(&self) -> Result<u32> {
+        unreachable!("a look swaps nothing")
+    }
+    fn set_rcu_expedited(&self, _: u32) -> Result<()> {
+        unreachable!("a look changes nothing")
+    }
+}
+
+#[test]
+fn it_rests_for_as_long_as_it_has_looked_however_often_somebody_rings() {
+    let groups = vec![Group::target("vg1")];
+    let mut host = Simulation::in_real_time(&Layout { groups }).host();
+    host.system = Arc::new(Slow(host.system));
+    let lengths = Arc::new(Mutex::new(Vec::new()));
+    let tell = Arc::clone(&lengths);
+    let began = Instant::now();
+    let took = move |length| tell.lock().expect("lock").push(length);
+    let observer = Observer::start(host, Duration::from_mins(1), took).expect("a thread");
+    while lengths.lock().expect("lock").len() < 8 {
+        observer.look();
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let elapsed = began.elapsed();
+    let lengths = lengths.lock().expect("lock").clone();
+    let looked: Duration = lengths.iter().sum();
+    let last = lengths.last().copied().unwrap_or_default();
+    assert!(
+        elapsed + last >= looked * 2,
+        "{lengths:?} within {elapsed:?}"
+    );
+}
