@@ -113,6 +113,28 @@ impl Affected {
         pods
     }
 
+    /// What both have.
+    #[must_use]
+    pub fn both(&self, other: &Self) -> Self {
+        let mut both = Self::default();
+        for (group, pods) in &self.0 {
+            let Some(others) = other.0.get(group) else {
+                continue;
+            };
+            for (uid, volumes) in pods {
+                let Some(others) = others.get(uid) else {
+                    continue;
+                };
+                let volumes: BTreeSet<String> = volumes.intersection(others).cloned().collect();
+                if !volumes.is_empty() {
+                    let pods = both.0.entry(group.clone()).or_default();
+                    pods.insert(uid.clone(), volumes);
+                }
+            }
+        }
+        both
+    }
+
     /// With what was known before a search that did not come to its end: who was not met again may still be there, as long as the device is open.
     pub fn keep(&mut self, before: &Self, doors: &Doors) {
         let open: BTreeSet<&String> = doors.0.values().map(|door| &door.name).collect();

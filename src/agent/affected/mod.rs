@@ -1,5 +1,8 @@
 //! Tells of each fence that stands which pods hold its volumes open: `status.affectedPods` of its request. Evidence for whoever moves them.
 //!
+//! A pod counts once two searches in a row have met it: many a program looks at every disk of the node for a moment (lsblk, blkid), and no pod is to be
+//! evicted for that.
+//!
 //! Never on the way of a fence: nothing is searched before the locks are settled, and nothing at all while no fence stands. procfs is read by a thread
 //! that may hang, since whatever a process has open may lie on a storage that does not answer. It is one at a time.
 
@@ -28,6 +31,8 @@ use crate::kubernetes::backoff::Backoff;
 
 /// How long a search may take. What was found by then is told.
 pub const SEARCH: Duration = Duration::from_secs(10);
+/// Between two searches while somebody was met by one only.
+const CONFIRM: Duration = Duration::from_secs(1);
 /// How often it is looked whether a search has ended.
 const POLL: Duration = Duration::from_millis(50);
 /// Something was written just now: the watch brings it soon.
@@ -103,7 +108,7 @@ impl Task {
                 backoff.wait()
             } else {
                 backoff.reset();
-                self.pause
+                search.pause(self.pause)
             };
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
@@ -169,13 +174,25 @@ struct UnderWay {
     groups: BTreeSet<String>,
 }
 
+/// What a search has found.
+struct Sighting {
+    affected: Affected,
+    /// UUIDs of the volume groups that it was of.
+    groups: BTreeSet<String>,
+    at: Instant,
+    /// It came to its end.
+    complete: bool,
+}
+
 /// Searches, one at a time.
 struct Searcher {
     host: Host,
     limit: Duration,
     under_way: Option<UnderWay>,
-    /// What was found last, of which volume groups, when, and whether the search came to its end.
-    last: Option<(Affected, BTreeSet<String>, Instant, bool)>,
+    /// What the last one met.
+    met: Option<Sighting>,
+    /// What the last two have met.
+    known: Option<Sighting>,
 }
 
 impl Searcher {
@@ -184,33 +201,42 @@ impl Searcher {
             host,
             limit,
             under_way: None,
-            last: None,
+            met: None,
+            known: None,
         }
     }
 
     fn forget(&mut self) {
-        self.last = None;
+        self.met = None;
+        self.known = None;
+    }
+
+    /// How long to wait for the next search, where `pause` is usual.
+    fn pause(&self, pause: Duration) -> Duration {
+        let known = self.known.as_ref().map(|k| (&k.affected, &k.groups));
+        match &self.met {
+            Some(met) if known != Some((&met.affected, &met.groups)) => CONFIRM.min(pause),
+            _ => pause,
+        }
     }
 
     /// The list for some volume groups. None: nothing is known yet.
     fn list(&self, groups: &BTreeSet<String>, boot_id: &str) -> Option<AffectedPods> {
-        let (affected, of, _, complete) = self.last.as_ref()?;
-        of.is_superset(groups)
-            .then(|| list(affected, groups, boot_id, !complete))
+        let known = self.known.as_ref()?;
+        let list = || list(&known.affected, groups, boot_id, !known.complete);
+        known.groups.is_superset(groups).then(list)
     }
 
-    /// Searches, unless that was done for the same volume groups within `pause`.
+    /// Searches, unless that was done for the same volume groups just now.
     async fn search(&mut self, standing: &[Standing], pause: Duration) {
         let settled = standing
             .iter()
             .filter(|s| s.locks != crate::fence::report::LocksOutcome::Pending);
         let groups: BTreeSet<String> = settled.clone().map(|s| s.group.uuid.clone()).collect();
         let lvmlock: BTreeSet<String> = settled.filter_map(|s| s.group.lvmlock.clone()).collect();
-        let recent = self
-            .last
-            .as_ref()
-            .is_some_and(|(_, of, at, _)| *of == groups && at.elapsed() < pause);
-        if recent {
+        let wait = self.pause(pause);
+        let met = self.met.as_ref();
+        if met.is_some_and(|met| met.groups == groups && met.at.elapsed() < wait) {
             return;
         }
         if self.under_way.is_none() {
@@ -251,10 +277,24 @@ impl Searcher {
             // What is known stays as it is.
             return;
         };
-        if !complete && let Some((before, ..)) = &self.last {
-            affected.keep(before, &doors);
+        if let Some(known) = self.known.as_ref().filter(|_| !complete) {
+            affected.keep(&known.affected, &doors);
         }
-        self.last = Some((affected, groups, Instant::now(), complete));
+        let at = Instant::now();
+        if let Some(before) = self.met.take() {
+            self.known = Some(Sighting {
+                affected: affected.both(&before.affected),
+                groups: groups.intersection(&before.groups).cloned().collect(),
+                at,
+                complete,
+            });
+        }
+        self.met = Some(Sighting {
+            affected,
+            groups,
+            at,
+            complete,
+        });
     }
 
     fn start(&mut self, groups: BTreeSet<String>, lvmlock: BTreeSet<String>) {

@@ -219,7 +219,35 @@ async fn nothing_is_searched_before_the_locks_are_settled() {
     assert!(count.0.load(Ordering::Relaxed) > 0);
 }
 
-/// The first time it finds one pod and comes back; after that, it finds nobody and hangs.
+/// Meets two pods at one time, and one of them at the next.
+struct Looks(AtomicUsize);
+
+impl Openers for Looks {
+    fn of(&self, devices: &[DmDevice], found: &mut dyn FnMut(Opener)) {
+        let odd = self.0.fetch_add(1, Ordering::Relaxed) % 2 == 1;
+        for pod in ["holds", "looks"].into_iter().take(2 - usize::from(odd)) {
+            found(Opener {
+                dev: devices[0].dev,
+                who: "process".into(),
+                pod_uid: Some(pod.into()),
+            });
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_pod_that_only_looks_for_a_moment_is_not_told() {
+    let looks = Arc::new(Looks(AtomicUsize::new(0)));
+    let bench = Bench::new(Some(looks.clone()));
+    bench.asks(vec![subject("u1", &["a"], None)]);
+    bench.stands(&[("a", LocksOutcome::Released)]);
+    let (_, status) = bench.next(0).await;
+    assert_eq!(pods(&status), ["holds [\"a-lv0\"]"]);
+    bench.quiet(1).await;
+    assert!(looks.0.load(Ordering::Relaxed) > 2);
+}
+
+/// Twice it finds one pod and comes back; after that, it finds nobody and hangs.
 struct Hangs {
     searches: AtomicUsize,
     release: Mutex<std::sync::mpsc::Receiver<()>>,
@@ -227,7 +255,7 @@ struct Hangs {
 
 impl Openers for Hangs {
     fn of(&self, devices: &[DmDevice], found: &mut dyn FnMut(Opener)) {
-        if self.searches.fetch_add(1, Ordering::Relaxed) == 0 {
+        if self.searches.fetch_add(1, Ordering::Relaxed) < 2 {
             found(Opener {
                 dev: devices[0].dev,
                 who: "process".into(),
@@ -257,7 +285,7 @@ async fn a_search_that_hangs_denies_nobody_and_is_not_joined_by_others() {
     assert_eq!(pods(&status).len(), 1, "{status}");
     assert_eq!(status["affectedPods"]["incomplete"], true);
     bench.quiet(2).await;
-    assert_eq!(hangs.searches.load(Ordering::Relaxed), 2);
+    assert_eq!(hangs.searches.load(Ordering::Relaxed), 3);
     // It comes back, and found nobody.
     drop(release);
     let (_, status) = bench.next(2).await;

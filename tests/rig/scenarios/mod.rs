@@ -8,6 +8,7 @@ mod ceph;
 mod chart_hook;
 mod deaths;
 mod demo;
+mod evict;
 mod fence;
 mod gone;
 mod hanging;
@@ -55,6 +56,7 @@ pub fn long() -> Vec<Scenario> {
     long.extend(chart_hook::long());
     long.extend(timeouts::long());
     long.extend(hanging::long());
+    long.extend(evict::long());
     long.extend(takeover::long());
     long.extend(ceph::long());
     long.extend(speed::long());
