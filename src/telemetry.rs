@@ -62,6 +62,7 @@ pub async fn serve(
     before_metrics: impl Fn() + Send + Sync + 'static,
 ) -> std::io::Result<()> {
     let listener = tokio::net::TcpListener::bind(listen).await?;
+    tracing::info!(address = %listener.local_addr()?, "health and metrics are served");
     let registry = Arc::new(registry);
     let ready = Arc::new(ready);
     let before_metrics = Arc::new(before_metrics);

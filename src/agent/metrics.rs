@@ -12,6 +12,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::report::refusal;
 use crate::fence::report::{FenceReport, Outcome, StepKind};
+use crate::kubernetes::client::Calls;
 
 /// How a fence ended.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -37,6 +38,8 @@ pub struct ErrorLabels {
 /// The metrics.
 #[derive(Clone, Debug)]
 pub struct Metrics {
+    /// Calls of the API server.
+    pub api_calls: Calls,
     fences: Family<OutcomeLabels, Counter<u64, AtomicU64>>,
     steps: Family<StepLabels, Histogram, fn() -> Histogram>,
     observations: Histogram,
@@ -52,6 +55,7 @@ fn steps() -> Histogram {
 impl Default for Metrics {
     fn default() -> Self {
         Self {
+            api_calls: Calls::default(),
             fences: Family::default(),
             steps: Family::new_with_constructor(steps),
             observations: Histogram::new([0.001, 0.005, 0.02, 0.1, 0.5, 2.0, 10.0]),
@@ -66,6 +70,7 @@ impl Metrics {
     /// Registers all of them.
     pub fn register(&self, registry: &mut Registry) {
         let registry = registry.sub_registry_with_prefix("storage_fence_agent");
+        self.api_calls.register(registry);
         registry.register(
             "fences",
             "Fences that ended, by result",

@@ -238,12 +238,12 @@ impl Agent {
         config: &kube::Config,
         stop: CancellationToken,
     ) -> Result<(), Error> {
-        let write = client(config, Purpose::Write)?;
+        let write = client(config, Purpose::Write, &self.metrics.api_calls)?;
         let (events, events_task) =
             Events::start(write.clone(), AGENT_FIELD_MANAGER, self.options.instance());
         self.desk.send_events(events);
         let requests: Api<DeserializeGuard<StorageFenceRequest>> =
-            Api::all(client(config, Purpose::Watch)?);
+            Api::all(client(config, Purpose::Watch, &self.metrics.api_calls)?);
         let selector = format!("spec.nodeName={}", self.options.node_name);
         let watch = watch(
             requests,
@@ -252,7 +252,7 @@ impl Agent {
         );
 
         let (watcher, node_name) = (
-            client(config, Purpose::Watch)?,
+            client(config, Purpose::Watch, &self.metrics.api_calls)?,
             self.options.node_name.clone(),
         );
         let (counts, outlook) = (self.metrics.clone(), self.outlook.clone());

@@ -8,6 +8,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
+use crate::kubernetes::client::Calls;
+
 /// Which controller, and how it went.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct ReconcileLabels {
@@ -43,6 +45,8 @@ pub struct ReasonLabels {
 /// The metrics.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
+    /// Calls of the API server.
+    pub api_calls: Calls,
     /// Reconciliations.
     pub reconciliations: Family<ReconcileLabels, Counter<u64, AtomicU64>>,
     /// Watch events.
@@ -65,6 +69,7 @@ impl Metrics {
     /// Registers all of them.
     pub fn register(&self, registry: &mut Registry) {
         let registry = registry.sub_registry_with_prefix("storage_fence_controller");
+        self.api_calls.register(registry);
         registry.register(
             "reconciliations",
             "Reconciliations by kind and result",

@@ -104,7 +104,7 @@ pub async fn run_until(
     tracing::info!(identity, ?options, "controller starts");
     let metrics = Metrics::default();
     let watches = watches::start(
-        &client(config, Purpose::Watch)?,
+        &client(config, Purpose::Watch, &metrics.api_calls)?,
         &options.namespace,
         &options.agent_selector,
         Backoff::controller(),
@@ -113,13 +113,13 @@ pub async fn run_until(
     let caches = watches.caches.clone();
     let (leading_tx, leading) = watch::channel(false);
     let (events, events_task) = Events::start(
-        client(config, Purpose::Write)?,
+        client(config, Purpose::Write, &metrics.api_calls)?,
         crate::api::CONTROLLER_FIELD_MANAGER,
         &identity,
     );
     let context = Arc::new(Context {
-        client: client(config, Purpose::Write)?,
-        evictor: client(config, Purpose::Evict)?,
+        client: client(config, Purpose::Write, &metrics.api_calls)?,
+        evictor: client(config, Purpose::Evict, &metrics.api_calls)?,
         settings: options.settings(),
         caches: caches.clone(),
         events,
@@ -138,13 +138,13 @@ pub async fn run_until(
     let drained = CancellationToken::new();
     let election = leader::run(
         election,
-        client(config, Purpose::Lease)?,
+        client(config, Purpose::Lease, &metrics.api_calls)?,
         leading_tx,
         drained.clone(),
     );
     let http = serve(&options, &caches, leading.clone(), metrics.clone());
     let bell = Arc::clone(&watches.bell.remediations);
-    let watcher = client(config, Purpose::Watch)?;
+    let watcher = client(config, Purpose::Watch, &metrics.api_calls)?;
     let remediations = remediation::Watch::start(&watcher, &bell, Backoff::controller(), &metrics);
     let remediations = remediation::run(Arc::clone(&context), remediations, bell, stop.clone());
     let remediations = AbortOnDropHandle::new(tokio::spawn(remediations));

@@ -3,11 +3,21 @@
 //! kube 5 sets no limit on how long an answer may take, and by itself retries an overloaded server for minutes. Neither suits a
 //! process that has something better to do than to wait.
 
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use axum::http;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use kube::client::ClientBuilder;
 use kube::{Client, Config};
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::registry::Registry;
+use tower::layer::layer_fn;
 use tower::util::MapFutureLayer;
+use tower::{Service, ServiceBuilder};
 
 /// What a client is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +30,83 @@ pub enum Purpose {
     Evict,
     /// The leader's lease: an answer that comes late is worse than none.
     Lease,
+}
+
+impl Purpose {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Watch => "watch",
+            Self::Write => "write",
+            Self::Evict => "evict",
+            Self::Lease => "lease",
+        }
+    }
+}
+
+/// What was asked of the API server. Every label has a bounded set of values.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct CallLabels {
+    /// What the client is for.
+    purpose: &'static str,
+    /// Of HTTP.
+    method: String,
+    /// HTTP's status, or `none`: no answer.
+    code: String,
+}
+
+/// Counts what a process asks of the API server, and how that is answered. What a client repeats by itself is one call.
+#[derive(Clone, Debug, Default)]
+pub struct Calls(Family<CallLabels, Counter<u64, AtomicU64>>);
+
+impl Calls {
+    /// As `api_calls`.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "api_calls",
+            "Calls of the API server by purpose, method and status; a watch is one when it is opened, and `none` is no answer",
+            self.0.clone(),
+        );
+    }
+}
+
+/// Counts the calls that go through it.
+#[derive(Clone)]
+struct Counting<S> {
+    inner: S,
+    purpose: Purpose,
+    calls: Calls,
+}
+
+impl<S, A, B> Service<http::Request<A>> for Counting<S>
+where
+    S: Service<http::Request<A>, Response = http::Response<B>>,
+    S::Future: Send + 'static,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = BoxFuture<'static, Result<S::Response, S::Error>>;
+
+    fn poll_ready(
+        &mut self,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: http::Request<A>) -> Self::Future {
+        let (purpose, method) = (self.purpose.word(), request.method().to_string());
+        let calls = self.calls.clone();
+        let count = move |answer: &Result<S::Response, S::Error>| {
+            let code = answer.as_ref().map(|a| a.status().as_u16().to_string());
+            let labels = CallLabels {
+                purpose,
+                method,
+                code: code.unwrap_or_else(|_| "none".to_owned()),
+            };
+            calls.0.get_or_create(&labels).inc();
+        };
+        self.inner.call(request).inspect(count).boxed()
+    }
 }
 
 /// The client cannot be made.
@@ -52,11 +139,11 @@ pub async fn config() -> Result<Config, Error> {
         .map_err(|error| Error::Config(Box::new(error)))
 }
 
-/// Makes a client.
+/// Makes a client, whose calls are counted.
 ///
 /// # Errors
 /// When the configuration does not work.
-pub fn client(config: &Config, purpose: Purpose) -> Result<Client, Error> {
+pub fn client(config: &Config, purpose: Purpose, calls: &Calls) -> Result<Client, Error> {
     let mut config = config.clone();
     config.connect_timeout = Some(Duration::from_secs(5));
     config.write_timeout = Some(Duration::from_secs(10));
@@ -74,7 +161,15 @@ pub fn client(config: &Config, purpose: Purpose) -> Result<Client, Error> {
     });
     config.reset_reader_on_write = true;
     let builder = ClientBuilder::try_from(config).map_err(|e| Error::Build(Box::new(e)))?;
-    let layer = MapFutureLayer::new(move |answer| within(limit, answer));
+    let calls = calls.clone();
+    let layer = ServiceBuilder::new()
+        .layer(layer_fn(move |inner| Counting {
+            inner,
+            purpose,
+            calls: calls.clone(),
+        }))
+        .layer(MapFutureLayer::new(move |answer| within(limit, answer)))
+        .into_inner();
     Ok(builder.with_layer(&layer).build())
 }
 
@@ -107,11 +202,18 @@ mod tests {
             }
         });
         let config = Config::new(url.parse().unwrap());
-        let client = client(&config, Purpose::Lease).unwrap();
+        let calls = Calls::default();
+        let client = client(&config, Purpose::Lease, &calls).unwrap();
         let began = std::time::Instant::now();
         let error = Api::<Node>::all(client).get("n1").await.unwrap_err();
         assert!(began.elapsed() >= Duration::from_secs(3), "{error}");
         assert!(began.elapsed() < Duration::from_secs(30), "{error}");
         held.abort();
+        let mut registry = Registry::default();
+        calls.register(&mut registry);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        let counted = "api_calls_total{purpose=\"lease\",method=\"GET\",code=\"none\"} 1\n";
+        assert!(text.contains(counted), "{text}");
     }
 }

@@ -131,7 +131,7 @@ mod tests {
     use kube::Config;
 
     use super::*;
-    use crate::kubernetes::client::{Purpose, client};
+    use crate::kubernetes::client::{Calls, Purpose, client};
 
     #[tokio::test]
     async fn a_server_that_is_away_is_tried_less_and_less_often() {
@@ -139,7 +139,8 @@ mod tests {
         let url = format!("http://{}", nobody.local_addr().unwrap());
         drop(nobody);
         let config = Config::new(url.parse().unwrap());
-        let api: Api<DeserializeGuard<Node>> = Api::all(client(&config, Purpose::Watch).unwrap());
+        let api: Api<DeserializeGuard<Node>> =
+            Api::all(client(&config, Purpose::Watch, &Calls::default()).unwrap());
         let backoff = Backoff::new(Duration::from_millis(10), Duration::from_mins(1));
         let watch = watch(api, watcher::Config::default(), backoff);
         let tries = watch.filter(|seen| std::future::ready(matches!(seen, Seen::Broken(_))));

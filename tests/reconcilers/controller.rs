@@ -1,11 +1,15 @@
 //! The built controller as a process, with the credentials that the chart gives it.
 
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::Lease;
 use nix::sys::signal::Signal;
+use serde_json::Value;
 
 use crate::bed::{Bed, NAMESPACE};
 use crate::support::process::Guarded;
@@ -89,6 +93,40 @@ impl Controllers {
             Ok(number.context(format!("no {name}"))?.parse()?)
         };
         Ok((of("VmRSS:")?, of("VmHWM:")?))
+    }
+
+    /// What the only one has asked of the API server so far, by purpose, method and status, as its metrics tell.
+    pub async fn calls(&self) -> Result<BTreeMap<String, u64>> {
+        const NAME: &str = "storage_fence_controller_api_calls_total{";
+        self.all_alive()?;
+        let log = {
+            let replicas = self.replicas();
+            let replica = replicas.first().context("no controller runs")?;
+            std::fs::read_to_string(&replica.log)?
+        };
+        let lines = log
+            .lines()
+            .filter_map(|l| serde_json::from_str::<Value>(l).ok());
+        let address = lines
+            .filter(|l| l["message"] == "health and metrics are served")
+            // A replica of the same name may have been here before.
+            .filter_map(|l| l["address"].as_str().map(str::to_owned))
+            .last()
+            .context("no address in the controller's log")?;
+        let fetch = move || {
+            let mut stream = TcpStream::connect(address)?;
+            stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;
+            let mut text = String::new();
+            stream.read_to_string(&mut text)?;
+            Result::Ok(text)
+        };
+        let text = tokio::task::spawn_blocking(fetch).await??;
+        let calls = text.lines().filter_map(|l| l.strip_prefix(NAME));
+        let calls = calls.filter_map(|l| {
+            let (labels, count) = l.split_once("} ")?;
+            Some((labels.to_owned(), count.parse().ok()?))
+        });
+        Ok(calls.collect())
     }
 
     /// Ends all of them as a Deployment does; they give the lease back.

@@ -1,5 +1,6 @@
 //! A big cluster on its worst night: a thousand nodes, and a hundred of them ask at once. The figures are printed; docs/measurements.md has them.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
@@ -57,17 +58,21 @@ async fn bystanders(bed: &Bed, like: &NodeStorage, count: usize) -> Result {
     Ok(())
 }
 
-/// Requests to our kinds and of events that the API server answered between two looks.
-fn between(
-    before: &std::collections::BTreeMap<String, u64>,
-    after: &std::collections::BTreeMap<String, u64>,
-) -> Value {
-    let ours = |key: &str| key.starts_with("storagefence.io/") || key.starts_with("events.k8s.io/");
-    let grown = after.iter().filter(|(key, _)| ours(key)).map(|(key, n)| {
+/// What has grown between two looks, and by how much.
+fn grown(before: &BTreeMap<String, u64>, after: &BTreeMap<String, u64>) -> BTreeMap<String, u64> {
+    let more = after.iter().map(|(key, n)| {
         let n = n - before.get(key).copied().unwrap_or_default();
-        (key.clone(), json!(n))
+        (key.clone(), n)
     });
-    Value::Object(grown.filter(|(_, n)| *n != json!(0)).collect())
+    more.filter(|(_, n)| *n > 0).collect()
+}
+
+/// Requests to our kinds and of events that the API server answered between two looks.
+fn between(before: &BTreeMap<String, u64>, after: &BTreeMap<String, u64>) -> Value {
+    let ours = |key: &str| key.starts_with("storagefence.io/") || key.starts_with("events.k8s.io/");
+    let grown = grown(before, after).into_iter();
+    let grown = grown.filter(|(key, _)| ours(key));
+    Value::Object(grown.map(|(key, n)| (key, json!(n))).collect())
 }
 
 pub async fn a_hundred_requests_at_once_among_a_thousand_nodes(bed: &Bed) -> Result {
@@ -89,6 +94,7 @@ pub async fn a_hundred_requests_at_once_among_a_thousand_nodes(bed: &Bed) -> Res
     tokio::time::sleep(Duration::from_secs(5)).await;
     let (idle, _) = bed.controllers.memory()?;
     let before = answered(bed).await?;
+    let called_before = bed.controllers.calls().await?;
 
     let began = Instant::now();
     let asked = nodes.iter().map(|(node, _)| async {
@@ -124,10 +130,12 @@ pub async fn a_hundred_requests_at_once_among_a_thousand_nodes(bed: &Bed) -> Res
     // What is told afterwards.
     tokio::time::sleep(Duration::from_secs(10)).await;
     let spent = between(&before, &answered(bed).await?);
+    let called = grown(&called_before, &bed.controllers.calls().await?);
     let (_, busy) = bed.controllers.memory()?;
     say(format!(
         "measured: {NODES} nodes, {REQUESTS} requests within {} ms, all fenced and released after {:.1} s; the controller has {idle} kB resident \
-         before, at most {busy} kB; requests to the API server, the agents' and this look's own among them: {spent}",
+         before, at most {busy} kB; requests to the API server, the agents' and this look's own among them: {spent}; \
+         of these the controller's: {called:?}",
         asked.as_millis(),
         fenced.as_secs_f64()
     ));
