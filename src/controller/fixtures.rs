@@ -2,11 +2,18 @@
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::runtime::reflector::{Store, store};
+use kube::runtime::watcher::Event;
+use kube::{Client, Resource};
 use serde_json::{Value, json};
 use std::time::Duration;
+use tokio::sync::watch;
 
+use super::context::{Context, Failures, Written};
 use super::facts::{AgentMode, AgentPod, Facts, NodeFacts, Settings};
+use super::watches::Caches;
 use crate::api::{Condition, ConditionStatus, NodeStorageStatus, StorageFenceRequest};
+use crate::kubernetes::events::Events;
 
 /// A way in which the world may be otherwise, and its name.
 pub type Otherwise = (&'static str, fn(&mut Facts));
@@ -106,5 +113,48 @@ pub fn facts() -> Facts {
         storage: Some(storage()),
         agent_pods: vec![pod(true)],
         governed_by: None,
+    }
+}
+
+/// A cache that holds these.
+pub fn cache<K>(objects: impl IntoIterator<Item = K>) -> Store<K>
+where
+    K: Resource<DynamicType = ()> + Clone + 'static,
+{
+    let (reader, mut writer) = store();
+    for object in objects {
+        writer.apply_watcher_event(&Event::Apply(object));
+    }
+    reader
+}
+
+pub fn empty_caches() -> Caches {
+    Caches {
+        requests: cache([]),
+        policies: cache([]),
+        storages: cache([]),
+        nodes: cache([]),
+        pods: cache([]),
+    }
+}
+
+/// A controller that leads, in front of that API server. Within a runtime.
+pub fn context_of(client: Client, caches: Caches) -> Context {
+    let (events, _) = Events::start(client.clone(), "test", "test");
+    Context {
+        client: client.clone(),
+        evictor: client,
+        settings: settings(AgentMode::Resident),
+        caches,
+        events,
+        metrics: super::metrics::Metrics::default(),
+        leading: watch::channel(true).1,
+        written: Written::default(),
+        failures: Failures::default(),
+        absences: super::node::absence::Absences::default(),
+        boots: super::node::boot::Boots::default(),
+        unreadable: super::unreadable::Told::default(),
+        limits: super::limits::Limits::default(),
+        rounds: super::eviction::rounds::Rounds::default(),
     }
 }

@@ -1,11 +1,11 @@
 //! Gathers what bears on a remediation: which node is meant, what the cluster knows of it, and the request.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
+use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams};
 use kube::runtime::reflector::ObjectRef;
 use kube::{Api, ResourceExt};
 
-use super::plan::request_name;
+use super::plan::{has_finalizer, request_name};
 use super::records;
 use crate::api::governing::outranked_by;
 use crate::api::remediation::{REMEDIATION_UID_LABEL, contract};
@@ -15,6 +15,7 @@ use crate::api::{
 use crate::controller::context::Context;
 use crate::controller::node::boot::boot_id;
 use crate::controller::request::dereference as requests;
+use crate::controller::watches::Request;
 use crate::kubernetes::apply::{Result, call};
 
 /// All of it.
@@ -39,6 +40,8 @@ pub struct Facts {
     /// What policies had the node fence by itself, as its agent has recorded it: what a success would rest on now; of a deleted remediation, what
     /// its success rested on, as far as it is there.
     pub records: Vec<StorageFenceRequest>,
+    /// Of a remediation that was deleted just now: what its success rests on beyond that, and its status does not name yet.
+    pub unnoted: Vec<StorageFenceRequest>,
     /// All requests for the node, whosever they are.
     pub requests: Vec<StorageFenceRequest>,
 }
@@ -62,6 +65,7 @@ pub async fn dereference(
         policies: context.caches.readable_policies(),
         name_taken: false,
         records: Vec::new(),
+        unnoted: Vec::new(),
         requests: Vec::new(),
     };
     let uid = remediation.uid().unwrap_or_default();
@@ -74,18 +78,33 @@ pub async fn dereference(
         facts.node_exists = context.caches.nodes.get(&ObjectRef::new(node)).is_some();
         let name = request_name(remediation, node);
         facts.name_taken = facts.request.is_none() && readable().any(|r| r.name_any() == name);
-        let others = context.caches.requests_of(node);
+        let deleted = remediation.metadata.deletion_timestamp.is_some();
+        let mut others = context.caches.requests_of(node);
+        let is_news = deleted && records::is_news(remediation, facts.request.as_ref());
+        if is_news {
+            // What stood before the deletion may reach the cache after it: another watch brings it.
+            others = stored_requests_of(node, context).await?;
+            facts.request = others.iter().find(ours).cloned();
+        }
         if let Some(request) = &facts.request {
             facts.governed_by = outranked_by(request, &others).cloned();
             let about = requests::dereference(request, &context.caches);
             facts.storage = about.current_agent().map(|(_, storage)| storage.clone());
         }
-        let deleted = remediation.metadata.deletion_timestamp.is_some();
+        let rests_on = records::rests_on(remediation, facts.governed_by.as_ref(), &others);
         facts.records = if deleted {
             records::noted(remediation, &others)
         } else {
-            records::rests_on(remediation, facts.governed_by.as_ref(), &others)
+            rests_on.clone()
         };
+        if is_news {
+            facts.unnoted = records::unnoted(remediation, rests_on);
+        }
+        let goes = deleted && records::owed(remediation, &facts.records).is_nothing();
+        if goes && facts.request.is_none() && has_finalizer(remediation) {
+            // What was made a moment ago may not be in the cache yet, and nobody would be left to take it back.
+            facts.request = stored_request(&name, context).await?.filter(|r| ours(&r));
+        }
         let owes = facts.request.is_some() || !facts.records.is_empty();
         if deleted && owes && facts.node_exists {
             facts.node_boot_id = boot_id(node, context).await?;
@@ -93,6 +112,23 @@ pub async fn dereference(
         facts.requests = others;
     }
     Ok(facts)
+}
+
+/// A request as the API server has it now, if it can be read.
+async fn stored_request(name: &str, context: &Context) -> Result<Option<StorageFenceRequest>> {
+    let api: Api<Request> = Api::all(context.client.clone());
+    let found = call(format!("read request {name}"), api.get_opt(name)).await?;
+    Ok(found.and_then(|r| r.0.ok()))
+}
+
+/// The node's requests as the API server has them now, as far as they can be read.
+async fn stored_requests_of(node: &str, context: &Context) -> Result<Vec<StorageFenceRequest>> {
+    let api: Api<Request> = Api::all(context.client.clone());
+    let of_it = ListParams::default().fields(&format!("spec.nodeName={node}"));
+    let what = format!("list the requests for node {node}");
+    let found = call(what, api.list(&of_it)).await?;
+    let readable = found.items.into_iter().filter_map(|r| r.0.ok());
+    Ok(readable.collect())
 }
 
 /// Where a remediation says which node it is about, in the order of the contract. Pure.
@@ -162,3 +198,7 @@ async fn node_of(
         )
     }))
 }
+
+#[cfg(test)]
+#[path = "dereference_tests.rs"]
+mod tests;

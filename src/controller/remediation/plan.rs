@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::dereference::Facts;
 use super::judge::{Stand, Verdict, has_succeeded, timed_out};
-use super::records::{GiveBack, Owed, held_by, note_returning, owed, references};
+use super::records::{GiveBack, Owed, held_by, note, note_returning, owed, references};
 use super::{ASK_AGAIN, full_name};
 use crate::api::condition::{find, set, whole_seconds};
 use crate::api::remediation::{
@@ -94,7 +94,7 @@ pub fn plan(
     now: Timestamp,
 ) -> Plan {
     if remediation.metadata.deletion_timestamp.is_some() {
-        return on_deletion(remediation, facts, now);
+        return on_deletion(remediation, facts, verdict, now);
     }
     let request = match (&facts.request, &facts.node) {
         (None, Ok(node)) if wants_request(remediation, facts) => make(remediation, node),
@@ -134,7 +134,22 @@ pub fn plan(
 
 /// Deletion says that the node is healthy: the request goes, records on which its success rested are given back, and the remediation stays until
 /// that is done, so that the health controller does not count the node as healthy before. It does not stay for what another request holds back.
-fn on_deletion(remediation: &StorageFenceRemediation, facts: &Facts, now: Timestamp) -> Plan {
+fn on_deletion(
+    remediation: &StorageFenceRemediation,
+    facts: &Facts,
+    verdict: &Verdict,
+    now: Timestamp,
+) -> Plan {
+    if let Some(status) = note_first(remediation, facts, verdict) {
+        return Plan {
+            finalizer: Finalizer::Keep,
+            request: Request::Keep,
+            give_back: Vec::new(),
+            status: Some(status),
+            notice: None,
+            look_again: Some(ASK_AGAIN),
+        };
+    }
     let request = match &facts.request {
         Some(request) if request.metadata.deletion_timestamp.is_none() => delete(request),
         _ => Request::Keep,
@@ -170,6 +185,22 @@ fn on_deletion(remediation: &StorageFenceRemediation, facts: &Facts, now: Timest
         status,
         notice: holder.map(stays_fenced),
     }
+}
+
+/// The status that names the records which came to stand before the deletion and that nobody had noted. It is written before anything else is done: it is
+/// what a successor goes by, and what comes to stand later answers another outage.
+fn note_first(
+    remediation: &StorageFenceRemediation,
+    facts: &Facts,
+    verdict: &Verdict,
+) -> Option<StorageFenceRemediationStatus> {
+    let succeeded = verdict.stand == Stand::Succeeded || has_succeeded(remediation);
+    if !succeeded || facts.unnoted.is_empty() || !facts.node_exists {
+        return None;
+    }
+    let mut status = remediation.status.clone().unwrap_or_default();
+    note(&mut status.records, &facts.unnoted);
+    (remediation.status.as_ref() != Some(&status)).then_some(status)
 }
 
 /// Why a deleted remediation goes before its node has its storage back.
@@ -247,7 +278,9 @@ fn rebooted(remediation: &StorageFenceRemediation, facts: &Facts) -> bool {
     matches!((then, &facts.node_boot_id), (Some(then), Some(now)) if then != *now)
 }
 
-fn has_finalizer(remediation: &StorageFenceRemediation) -> bool {
+/// Whether ours is on it.
+#[must_use]
+pub fn has_finalizer(remediation: &StorageFenceRemediation) -> bool {
     remediation.finalizers().iter().any(|f| f == FINALIZER)
 }
 

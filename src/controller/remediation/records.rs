@@ -101,6 +101,32 @@ pub fn noted(
     requests.iter().filter(is_noted).cloned().collect()
 }
 
+/// Whether nothing was done yet about the deletion of a remediation: its `own` request, which goes first, does not go yet.
+#[must_use]
+pub fn is_news(remediation: &StorageFenceRemediation, own: Option<&StorageFenceRequest>) -> bool {
+    own.is_some_and(|own| own.metadata.deletion_timestamp.is_none()) && !timed_out(remediation)
+}
+
+/// Of the records that a success `rests_on` those that the remediation's status does not name.
+#[must_use]
+pub fn unnoted(
+    remediation: &StorageFenceRemediation,
+    rests_on: Vec<StorageFenceRequest>,
+) -> Vec<StorageFenceRequest> {
+    let noted: Vec<_> = noted(remediation, &rests_on)
+        .iter()
+        .filter_map(ResourceExt::uid)
+        .collect();
+    let is_new = |r: &StorageFenceRequest| r.uid().is_some_and(|uid| !noted.contains(&uid));
+    rests_on.into_iter().filter(is_new).collect()
+}
+
+/// Names `unnoted` in a status as well, as far as there is room.
+pub fn note(records: &mut Vec<RecordReference>, unnoted: &[StorageFenceRequest]) {
+    records.extend(references(unnoted));
+    records.truncate(MOST);
+}
+
 /// What a deleted remediation still owes the node of these.
 #[derive(Clone, Debug, Default)]
 pub struct Owed<'a> {
@@ -203,3 +229,6 @@ fn whom(remediation: &StorageFenceRemediation) -> String {
 #[cfg(test)]
 #[path = "records_tests.rs"]
 mod tests;
+#[cfg(test)]
+#[path = "unnoted_tests.rs"]
+mod unnoted_tests;

@@ -15,7 +15,7 @@ const TRUE: ConditionStatus = ConditionStatus::True;
 const FALSE: ConditionStatus = ConditionStatus::False;
 
 /// A record whose fence of `san` stands; `spec` on top.
-fn record(name: &str, spec: &Value) -> StorageFenceRequest {
+pub(super) fn record(name: &str, spec: &Value) -> StorageFenceRequest {
     let mut record = fenced(request(spec), TRUE, said::PROVEN);
     record = with(record, condition("LocksReleased", TRUE, said::RELEASED));
     record.metadata.name = Some(name.into());
@@ -33,12 +33,12 @@ fn record(name: &str, spec: &Value) -> StorageFenceRequest {
     record
 }
 
-fn auto(spec: &Value) -> StorageFenceRequest {
+pub(super) fn auto(spec: &Value) -> StorageFenceRequest {
     record("auto-n1-1", spec)
 }
 
 /// Of a remediation whose success rests on this record alone: what is planned, and what is planned once it was deleted.
-fn succeeded(record: &StorageFenceRequest) -> StorageFenceRemediation {
+pub(super) fn succeeded(record: &StorageFenceRequest) -> StorageFenceRemediation {
     let mut asks = remediation(&json!({}));
     let mut facts = facts(Some(request(&json!({}))));
     facts.governed_by = Some(record.clone());
@@ -52,20 +52,23 @@ fn succeeded(record: &StorageFenceRequest) -> StorageFenceRemediation {
     asks
 }
 
-fn goes(mut remediation: StorageFenceRemediation) -> StorageFenceRemediation {
+pub(super) fn goes(mut remediation: StorageFenceRemediation) -> StorageFenceRemediation {
     remediation.metadata.deletion_timestamp = deleted(None).metadata.deletion_timestamp;
     remediation.metadata.finalizers = deleted(None).metadata.finalizers;
     remediation
 }
 
 /// What is known once it was deleted, and its own request is gone.
-fn afterwards(remediation: &StorageFenceRemediation, record: &StorageFenceRequest) -> Facts {
+pub(super) fn afterwards(
+    remediation: &StorageFenceRemediation,
+    record: &StorageFenceRequest,
+) -> Facts {
     let mut facts = facts(None);
     facts.records = noted(remediation, std::slice::from_ref(record));
     facts
 }
 
-fn given_back(plan: &Plan) -> Vec<&str> {
+pub(super) fn given_back(plan: &Plan) -> Vec<&str> {
     plan.give_back.iter().map(|g| g.uid.as_str()).collect()
 }
 
