@@ -136,7 +136,7 @@ async fn stored_requests_of(node: &str, context: &Context) -> Result<Vec<Storage
 pub enum Source {
     /// This is its name.
     Name(String),
-    /// The node of the Machine that owns it.
+    /// The node of this Machine.
     Machine(OwnerReference),
 }
 
@@ -147,19 +147,38 @@ pub fn source(remediation: &StorageFenceRemediation) -> Source {
         .status
         .as_ref()
         .and_then(|s| s.node_name.clone());
-    let annotated = remediation.annotations().get(contract::NODE_NAME).cloned();
-    if let Some(name) = found.or(annotated).filter(|name| !name.is_empty()) {
+    if let Some(name) = found.filter(|name| !name.is_empty()) {
         return Source::Name(name);
     }
-    let machine = remediation
-        .owner_references()
-        .iter()
-        .find(|o| o.kind == "Machine");
-    match machine {
-        Some(machine) => Source::Machine(machine.clone()),
-        // As older versions of NHC have it.
-        None => Source::Name(remediation.name_any()),
+    let annotated = remediation.annotations().get(contract::NODE_NAME).cloned();
+    let annotated = annotated.filter(|name| !name.is_empty());
+    let owners = remediation.owner_references();
+    // NHC knows nodes: it names them in the annotation, and older versions of it in the name.
+    if owners.iter().any(|o| o.kind == "NodeHealthCheck") {
+        return Source::Name(annotated.unwrap_or_else(|| remediation.name_any()));
     }
+    match (annotated, machine_of(remediation)) {
+        // A health check of Machines that writes the Machine's name there, as NHC did for some time, knows no better; and there may be a node of
+        // that name on another Machine.
+        (Some(name), Some(machine)) if name == machine.name => Source::Machine(machine),
+        (Some(name), _) => Source::Name(name),
+        (None, Some(machine)) => Source::Machine(machine),
+        (None, None) => Source::Name(remediation.name_any()),
+    }
+}
+
+/// The Machine that owns a remediation; where only its MachineHealthCheck does, the Machine that the remediation is called after.
+fn machine_of(remediation: &StorageFenceRemediation) -> Option<OwnerReference> {
+    let owners = remediation.owner_references();
+    let of_kind = |kind: &str| owners.iter().find(|o| o.kind == kind);
+    of_kind("Machine").cloned().or_else(|| {
+        of_kind("MachineHealthCheck").map(|check| OwnerReference {
+            api_version: check.api_version.clone(),
+            kind: "Machine".to_owned(),
+            name: remediation.name_any(),
+            ..OwnerReference::default()
+        })
+    })
 }
 
 async fn node_of(

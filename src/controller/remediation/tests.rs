@@ -91,6 +91,38 @@ fn the_node_is_found_in_the_order_of_the_contract() {
     assert_eq!(source(&remediation(&both)), name("n7"));
     let empty = json!({ "annotations": { contract::NODE_NAME: "" }, "ownerReferences": machine });
     assert!(matches!(source(&remediation(&empty)), Source::Machine(owner) if owner.name == "m1"));
+    // Versions of NHC that check Machines write the Machine's name there, and a node of that name may be another Machine's.
+    let wrong = json!({ contract::NODE_NAME: "m1" });
+    let misled = json!({ "name": "m1", "annotations": wrong, "ownerReferences": machine });
+    assert!(
+        matches!(source(&remediation(&misled)), Source::Machine(owner) if owner.name == "m1" && owner.uid == "u")
+    );
+    let check = json!([
+        { "apiVersion": "machine.openshift.io/v1beta1", "kind": "MachineHealthCheck", "name": "mhc", "uid": "u" },
+    ]);
+    for annotations in [
+        json!({}),
+        json!({ contract::NODE_NAME: "" }),
+        json!({ contract::NODE_NAME: "m2" }),
+    ] {
+        let checked = json!({ "name": "m2", "annotations": annotations, "ownerReferences": check });
+        assert!(
+            matches!(source(&remediation(&checked)), Source::Machine(owner)
+                if owner.name == "m2" && owner.api_version == "machine.openshift.io/v1beta1"),
+            "{annotations}"
+        );
+    }
+    let newer = json!({ "name": "m2", "annotations": annotated, "ownerReferences": check });
+    assert_eq!(source(&remediation(&newer)), name("n7"));
+    // One that checks nodes means what it says, whatever the Machine is called.
+    let mut owners = nhc.as_array().unwrap().clone();
+    owners.extend(machine.as_array().unwrap().clone());
+    let called = json!({ "name": "m1-xyz", "annotations": wrong, "ownerReferences": owners });
+    assert_eq!(source(&remediation(&called)), name("m1"));
+    assert_eq!(
+        source(&remediation(&json!({ "ownerReferences": owners }))),
+        name("n1")
+    );
     // Nobody turns it to another node later.
     let mut found = remediation(&both);
     found.status = Some(StorageFenceRemediationStatus::default());
