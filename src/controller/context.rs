@@ -131,13 +131,12 @@ impl Failures {
 pub struct Written(Mutex<HashMap<String, u64>>);
 
 impl Written {
-    /// Notes the version that the server gave our write.
+    /// Notes the version that the server gave our write. Several stages write the same object, and the answer to the last one may come first.
     pub fn note(&self, object: &impl Resource) {
         if let (Some(uid), Some(version)) = (object.meta().uid.clone(), version(object)) {
-            self.0
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .insert(uid, version);
+            let mut written = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let last = written.entry(uid).or_default();
+            *last = version.max(*last);
         }
     }
 
@@ -241,5 +240,9 @@ mod tests {
             !written.is_ahead_of(&object("9")),
             "forgotten once it was seen"
         );
+        // The answers of two stages in the wrong order.
+        written.note(&object("12"));
+        written.note(&object("11"));
+        assert!(written.is_ahead_of(&object("11")));
     }
 }

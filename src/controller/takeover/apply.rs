@@ -1,10 +1,13 @@
-//! Carries a plan out: first what is said of the requests, then who is asked.
+//! Carries a plan out: first who is asked, then what is said of the requests.
+
+use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{Api, Resource, ResourceExt};
 use serde_json::json;
 
+use super::memory::Memory;
 use super::plan::{Plan, View};
 use crate::api::condition::find;
 use crate::api::takeover::{condition_type, reason};
@@ -16,25 +19,28 @@ use crate::controller::request::validate::Verdict;
 use crate::kubernetes::apply::{Result, Target, apply, apply_status};
 use crate::kubernetes::events::Happening;
 
-/// Writes all of it. Whether all of it was taken.
-pub async fn carry_out(view: &View, plan: &Plan, context: &Context) -> bool {
-    let mut all = true;
-    let mut failed = |what: &str, name: &str, error: &crate::kubernetes::apply::Error| {
-        tracing::warn!(name, %error, "{what} not written yet");
-        all = false;
+/// What became of the tasks.
+#[derive(Debug, Default)]
+pub struct Given {
+    /// Nodes whose tasks the API server will not take, and why.
+    pub refused: Vec<(String, String)>,
+    /// UIDs of the requests for which somebody was to be asked and was not.
+    pub unasked: BTreeSet<String>,
+    /// Whether there is nothing to try again soon.
+    pub all: bool,
+}
+
+/// Asks. What was taken is in the view then.
+pub async fn give(view: &mut View, plan: &Plan, memory: &mut Memory, context: &Context) -> Given {
+    let mut given = Given {
+        all: true,
+        ..Given::default()
     };
-    // A condition first: it is what outlives the tasks.
-    for (request, verdict) in view.requests.iter().zip(&plan.verdicts) {
-        if let Err(error) = say(request, verdict.as_ref(), context).await
-            && !error.is_not_found()
-            && !error.is_conflict()
-        {
-            failed("TakenOver", &request.name_any(), &error);
-        }
-    }
     let api = Api::<NodeStorage>::all(context.client.clone());
     for (name, tasks) in &plan.tasks {
-        let Some(peer) = view.peers.iter().find(|p| p.name == *name) else {
+        let peer = view.peers.iter_mut().find(|p| p.name == *name);
+        // What was refused a moment ago would be again.
+        let Some(peer) = peer.filter(|p| p.refused.is_none()) else {
             continue;
         };
         let target = Target {
@@ -45,9 +51,48 @@ pub async fn carry_out(view: &View, plan: &Plan, context: &Context) -> bool {
         };
         let content = json!({ "spec": { "declareDead": tasks } });
         match apply(&api, target, &content).await {
-            Ok(_) => tracing::info!(node = name, ?tasks, "peers to be declared dead"),
-            Err(error) if error.is_not_found() || error.is_conflict() => {}
-            Err(error) => failed("tasks", name, &error),
+            Ok(stored) => {
+                context.written.note(&stored);
+                memory.gave(name, tasks);
+                peer.tasks.clone_from(tasks);
+                tracing::info!(node = name, ?tasks, "peers to be declared dead");
+            }
+            Err(error) => {
+                tracing::warn!(node = name, %error, "tasks not written");
+                let new = tasks.iter().filter(|t| !peer.tasks.contains(t));
+                given.unasked.extend(new.map(|t| t.request_uid.clone()));
+                if error.is_invalid() || error.is_forbidden() {
+                    given.refused.push((name.clone(), error.to_string()));
+                } else {
+                    // Also one that is gone or another by now: the cache is behind.
+                    given.all = false;
+                }
+            }
+        }
+    }
+    given
+}
+
+/// Says of each request how far it is, but for those that are `unasked`: what the plan says of them is not so. Whether all of it was taken.
+pub async fn say_all(
+    view: &View,
+    plan: &Plan,
+    unasked: &BTreeSet<String>,
+    context: &Context,
+) -> bool {
+    let mut all = true;
+    for (request, verdict) in view.requests.iter().zip(&plan.verdicts) {
+        let uid = request.metadata.uid.as_deref().unwrap_or_default();
+        // What we would compare with is no longer there; the watch brings our own write, and rings.
+        if unasked.contains(uid) || context.written.is_ahead_of(request) {
+            continue;
+        }
+        if let Err(error) = say(request, verdict.as_ref(), context).await
+            && !error.is_not_found()
+            && !error.is_conflict()
+        {
+            tracing::warn!(request = request.name_any(), %error, "TakenOver not written yet");
+            all = false;
         }
     }
     all
@@ -85,7 +130,8 @@ async fn say(
         uid: request.metadata.uid.as_deref(),
         manager: TAKEOVER_FIELD_MANAGER,
     };
-    apply_status(&api, target, &json!({ "conditions": conditions })).await?;
+    let stored = apply_status(&api, target, &json!({ "conditions": conditions })).await?;
+    context.written.note(&stored);
     if let Some(verdict) = verdict {
         tell(request, verdict, context);
     }

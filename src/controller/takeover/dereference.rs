@@ -3,22 +3,25 @@
 use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
 
+use super::memory::Memory;
 use super::plan::{Peer, View};
 use crate::api::condition::find;
 use crate::api::request::Takeover;
-use crate::api::takeover::condition_type;
+use crate::api::takeover::{DeclareDead, condition_type};
 use crate::api::{NodeStorage, StorageFenceRequest};
-use crate::controller::limits::Limits;
+use crate::controller::context::Context;
 use crate::controller::request::dereference::agent_pods;
 use crate::controller::watches::Caches;
 
 /// Gathers; None when nobody asks for a take-over and nothing is left of one.
 #[must_use]
-pub fn dereference(caches: &Caches, limits: &Limits) -> Option<View> {
+pub fn dereference(context: &Context, memory: &Memory) -> Option<View> {
+    let caches = &context.caches;
     let requests = requests(caches);
     let storages = caches.storages.state();
     let readable = || storages.iter().filter_map(|s| s.0.as_ref().ok());
-    let tasks = readable().any(|s| !s.spec.declare_dead.is_empty());
+    let tasks_of = |storage: &NodeStorage| tasks_of(storage, context, memory);
+    let tasks = readable().any(|s| !tasks_of(s).is_empty());
     if requests.is_empty() && !tasks {
         return None;
     }
@@ -36,7 +39,8 @@ pub fn dereference(caches: &Caches, limits: &Limits) -> Option<View> {
             uid: storage.uid().unwrap_or_default(),
             answers,
             storage: status,
-            tasks: storage.spec.declare_dead.clone(),
+            tasks: tasks_of(storage),
+            refused: None,
             name,
         }
     };
@@ -44,13 +48,21 @@ pub fn dereference(caches: &Caches, limits: &Limits) -> Option<View> {
     peers.sort_by(|a, b| a.name.cmp(&b.name));
     let held_back = requests
         .iter()
-        .filter_map(|r| Some((r.uid()?, limits.held_back(r, caches)?)))
+        .filter_map(|r| Some((r.uid()?, context.limits.held_back(r, caches)?)))
         .collect();
     Some(View {
         requests,
         peers,
         held_back,
     })
+}
+
+/// What a node was asked. A cache that does not know our last write yet would have us ask twice, or count on a task that is not there any more.
+#[must_use]
+pub fn tasks_of(storage: &NodeStorage, context: &Context, memory: &Memory) -> Vec<DeclareDead> {
+    let ours = memory.given(&storage.name_any());
+    let ours = ours.filter(|_| context.written.is_ahead_of(storage));
+    ours.map_or_else(|| storage.spec.declare_dead.clone(), <[_]>::to_vec)
 }
 
 /// Those that ask for it, and those that say something of it.

@@ -6,17 +6,18 @@
 pub mod apply;
 pub mod dereference;
 pub mod fitness;
+pub mod memory;
 pub mod plan;
 pub mod proof;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
+use self::memory::Memory;
+use self::plan::View;
 use super::context::Context;
-use crate::api::takeover::DeclareDead;
 
 /// Several changes within this time are one.
 const GATHER: Duration = Duration::from_millis(20);
@@ -25,35 +26,12 @@ const AGAIN: Duration = Duration::from_mins(1);
 /// For writes that failed: twice as long each time that they fail again.
 const SOON: Duration = Duration::from_secs(1);
 
-/// Since when nodes have had their tasks, as this replica has seen it.
-#[derive(Debug, Default)]
-struct Asked(BTreeMap<(String, DeclareDead), Instant>);
-
-impl Asked {
-    fn note(&mut self, view: &plan::View, now: Instant) {
-        let tasks = view.peers.iter().flat_map(|p| {
-            let name = p.name.clone();
-            p.tasks.iter().map(move |t| (name.clone(), t.clone()))
-        });
-        self.0 = tasks
-            .map(|key| {
-                let since = self.0.get(&key).copied().unwrap_or(now);
-                (key, since)
-            })
-            .collect();
-    }
-
-    fn waited(&self, node: &str, task: &DeclareDead, now: Instant) -> Duration {
-        let since = self.0.get(&(node.to_owned(), task.clone()));
-        since.map_or(Duration::ZERO, |since| {
-            now.saturating_duration_since(*since)
-        })
-    }
-}
+/// Nodes whose tasks the API server refuses are passed over until so many were tried; the others have their turn in the next round.
+const MOST_TRIES: usize = 8;
 
 /// Works for ever.
 pub async fn run(context: Arc<Context>, changed: Arc<Notify>) {
-    let mut asked = Asked::default();
+    let mut memory = Memory::default();
     let mut again = AGAIN;
     let mut failures: u32 = 0;
     loop {
@@ -63,18 +41,56 @@ pub async fn run(context: Arc<Context>, changed: Arc<Notify>) {
         if !context.leads() {
             continue;
         }
-        let Some(view) = dereference::dereference(&context.caches, &context.limits) else {
+        let Some(view) = dereference::dereference(&context, &memory) else {
             continue;
         };
-        let now = Instant::now();
-        asked.note(&view, now);
-        let plan = plan::plan(&view, &|node, task| asked.waited(node, task, now));
-        if apply::carry_out(&view, &plan, &context).await {
+        let round = round(view, &mut memory, &context).await;
+        if round.all {
             failures = 0;
         } else {
             again = SOON.saturating_mul(1 << failures.min(6)).min(AGAIN);
             failures = failures.saturating_add(1);
         }
-        again = plan.look_again.map_or(again, |left| left.min(again));
+        again = round.look_again.map_or(again, |left| left.min(again));
     }
 }
+
+/// How one round went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Round {
+    /// Whether the API server has taken all of it, or has said that it never will.
+    all: bool,
+    /// Look again after this time even if nothing changes.
+    look_again: Option<Duration>,
+}
+
+/// Asks first, and then says who was asked: what the API server did not take was not asked.
+async fn round(mut view: View, memory: &mut Memory, context: &Context) -> Round {
+    let now = Instant::now();
+    let (mut all, mut tries) = (true, MOST_TRIES);
+    loop {
+        memory.compare(&mut view, now);
+        let plan = plan::plan(&view, &|node, task| memory.waited(node, task, now));
+        let given = apply::give(&mut view, &plan, memory, context).await;
+        for (node, why) in &given.refused {
+            memory.refused(node, why, now);
+        }
+        all &= given.all;
+        tries = tries.saturating_sub(1);
+        // Somebody else may do. Where the API server does not answer, another try now only takes longer.
+        if !given.refused.is_empty() && given.all && tries > 0 {
+            continue;
+        }
+        all &= given.refused.is_empty();
+        all &= apply::say_all(&view, &plan, &given.unasked, context).await;
+        let waits = plan.look_again.into_iter().chain(memory.look_again(now));
+        return Round {
+            all,
+            look_again: waits.min(),
+        };
+    }
+}
+
+#[cfg(test)]
+#[path = "round_tests.rs"]
+mod tests;

@@ -38,6 +38,8 @@ pub struct Peer {
     pub storage: NodeStorageStatus,
     /// What it was asked.
     pub tasks: Vec<DeclareDead>,
+    /// Why the API server did not take its tasks, a moment ago.
+    pub refused: Option<String>,
 }
 
 /// All of it.
@@ -223,8 +225,12 @@ impl<'a> Planner<'a> {
     /// Of the nodes that are fit and were not asked, one with the fewest tasks.
     fn choose(&self, pin: &DeclareDead) -> Option<&'a Peer> {
         let load = |peer: &Peer| self.tasks.get(&peer.name).map_or(0, Vec::len);
-        let fits =
-            |p: &&Peer| !p.tasks.contains(pin) && load(p) < MOST_TASKS && fit(p, pin).is_ok();
+        let fits = |p: &&Peer| {
+            !p.tasks.contains(pin)
+                && p.refused.is_none()
+                && load(p) < MOST_TASKS
+                && fit(p, pin).is_ok()
+        };
         // In turn, so that each comes to be asked.
         let asked = self.view.peers.iter().filter(|p| p.tasks.contains(pin));
         let last = asked.map(|p| p.name.as_str()).max().unwrap_or_default();
@@ -246,12 +252,21 @@ impl<'a> Planner<'a> {
     fn nobody(&self, pin: &DeclareDead, failures: &[String]) -> Stand {
         let others = self.view.peers.iter().filter(|p| p.name != pin.node_name);
         let unasked = others.filter(|p| !p.tasks.contains(pin));
+        let refused = unasked.clone().filter(|p| fit(p, pin).is_ok());
+        let refused = refused.filter_map(|p| {
+            let why = p.refused.as_ref()?;
+            Some(format!(
+                "{}: the API server does not take its task: {why}",
+                p.name
+            ))
+        });
+        let failures: Vec<String> = failures.iter().cloned().chain(refused).collect();
         let unfit: Vec<(&str, Unfit)> = unasked
             .filter_map(|p| Some((p.name.as_str(), fit(p, pin).err()?)))
             .collect();
         // Those that do not have the volume group are beside the point.
         let near = unfit.iter().filter(|(_, why)| *why != Unfit::Elsewhere);
-        let mut why = failures.to_vec();
+        let mut why = failures.clone();
         why.extend(near.clone().map(|(name, why)| format!("{name}: {why}")));
         let too_old = near.clone().all(|(_, why)| matches!(why, Unfit::TooOld(_)));
         let (reason, what) = if why.is_empty() {
@@ -357,4 +372,4 @@ fn few(all: &[String]) -> String {
 
 #[cfg(test)]
 #[path = "plan_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -13,7 +13,7 @@ const UUID: &str = "uuid-of-san";
 type Spoilt = (&'static str, fn(&mut Peer), &'static str);
 
 /// A request for n1 that its agent has proven: host 1, generation 3.
-fn request(spec: &Value) -> StorageFenceRequest {
+pub(in super::super) fn request(spec: &Value) -> StorageFenceRequest {
     let condition = |type_: &str| {
         json!({ "type": type_, "status": "True", "reason": "R", "message": "m", "observedGeneration": 1,
                 "lastTransitionTime": "2026-01-01T00:00:00Z" })
@@ -46,7 +46,7 @@ fn but(at: &str, to: Value) -> StorageFenceRequest {
     serde_json::from_value(object).unwrap()
 }
 
-fn pin() -> DeclareDead {
+pub(in super::super) fn pin() -> DeclareDead {
     DeclareDead {
         request_uid: "uid".into(),
         request: "n1-san".into(),
@@ -60,7 +60,7 @@ fn pin() -> DeclareDead {
 }
 
 /// A node that has joined the lockspace, with that host id.
-fn peer(name: &str, host_id: i64) -> Peer {
+pub(in super::super) fn peer(name: &str, host_id: i64) -> Peer {
     let path = json!({ "device": "sda", "active": true, "deviceState": "running" });
     Peer {
         name: name.into(),
@@ -77,6 +77,7 @@ fn peer(name: &str, host_id: i64) -> Peer {
         }))
         .unwrap(),
         tasks: Vec::new(),
+        refused: None,
     }
 }
 
@@ -88,7 +89,7 @@ fn fenced() -> Peer {
     n1
 }
 
-fn view(requests: Vec<StorageFenceRequest>, others: Vec<Peer>) -> View {
+pub(in super::super) fn view(requests: Vec<StorageFenceRequest>, others: Vec<Peer>) -> View {
     let mut peers = vec![fenced()];
     peers.extend(others);
     View {
