@@ -4,7 +4,7 @@
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -20,8 +20,12 @@ use crate::wait::{LIMIT, until};
 
 /// Where templates and remediations are.
 pub const NAMESPACE: &str = "node-health";
-const NHC: &str = "remediation.medik8s.io/v1alpha1";
-const CAPI: &str = "cluster.x-k8s.io/v1beta2";
+/// API of medik8s' NHC.
+pub const NHC: &str = "remediation.medik8s.io/v1alpha1";
+/// API of Cluster API.
+pub const CAPI: &str = "cluster.x-k8s.io/v1beta2";
+/// The controllers' own kinds.
+const DEFINITIONS: &str = "tests/reconcilers/health-crds/";
 
 /// What a health controller can tell from the conditions' types and statuses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,8 +43,10 @@ pub enum Phase {
 /// One of them, with a template.
 pub struct HealthController<'a> {
     bed: &'a Bed,
-    client: Client,
-    name: String,
+    /// Its access: what our role gives it.
+    pub client: Client,
+    namespace: String,
+    template: String,
     owner: Option<DynamicObject>,
 }
 
@@ -56,46 +62,28 @@ pub async fn prepare(bed: &Bed) -> Result {
         namespace,
     )
     .await?;
-    for (group, version, kind, plural, scope) in [
-        (
-            "remediation.medik8s.io",
-            "v1alpha1",
-            "NodeHealthCheck",
-            "nodehealthchecks",
-            "Cluster",
-        ),
-        (
-            "cluster.x-k8s.io",
-            "v1beta2",
-            "Machine",
-            "machines",
-            "Namespaced",
-        ),
+    for kind in [
+        "nodehealthchecks.remediation.medik8s.io",
+        "machinehealthchecks.cluster.x-k8s.io",
+        "machines.cluster.x-k8s.io",
     ] {
-        let schema = json!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true });
-        let crd = json!({ "spec": {
-            "group": group, "scope": scope,
-            "names": { "kind": kind, "plural": plural, "singular": kind.to_lowercase() },
-            "versions": [{ "name": version, "served": true, "storage": true, "schema": { "openAPIV3Schema": schema } }],
-        }});
-        let name = format!("{plural}.{group}");
-        let api = bed.all::<CustomResourceDefinition>();
-        made(
-            bed,
-            &name,
-            "apiextensions.k8s.io/v1",
-            "CustomResourceDefinition",
-            &api,
-            crd,
-        )
-        .await?;
+        let there = bed.all::<CustomResourceDefinition>().get_opt(kind).await?;
+        is_ours("CustomResourceDefinition", kind, there.as_ref())?;
     }
+    bed.kubectl(&[
+        "apply",
+        "--server-side",
+        "--force-conflicts",
+        "-f",
+        DEFINITIONS,
+    ])
+    .await?;
     bed.kubectl(&[
         "wait",
         "--for=condition=Established",
         "--timeout=240s",
-        "crd/nodehealthchecks.remediation.medik8s.io",
-        "crd/machines.cluster.x-k8s.io",
+        "-f",
+        DEFINITIONS,
     ])
     .await?;
     for (role, label, user) in [
@@ -134,6 +122,21 @@ pub async fn prepare(bed: &Bed) -> Result {
             binding,
         )
         .await?;
+        // The role's rules are collected a moment after the role is there.
+        let theirs = HealthController::of(bed, user, NAMESPACE, "", None)?;
+        until(&format!("{user} has its rights"), LIMIT, async || {
+            let seen = theirs.remediations().list(&ListParams::default()).await;
+            Ok(seen.map(drop).map_err(|e| e.to_string()))
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+/// What a developer's cluster has already is not replaced.
+fn is_ours<K: Resource>(kind: &str, name: &str, there: Option<&K>) -> Result {
+    if there.is_some_and(|o| !o.labels().contains_key(crate::node::LABEL)) {
+        return Err(format!("{kind} {name} is there already, and is not ours to replace: a health controller is installed in this cluster").into());
     }
     Ok(())
 }
@@ -151,10 +154,7 @@ async fn made<K: Resource + Clone + DeserializeOwned + std::fmt::Debug>(
     object["metadata"]["name"] = json!(name);
     object["metadata"]["labels"] = json!({ crate::node::LABEL: "" });
     let params = PatchParams::apply("test").force();
-    let there = api.get_opt(name).await?;
-    if there.is_some_and(|o| !o.labels().contains_key(crate::node::LABEL)) {
-        return Err(format!("{kind} {name} is there already, and is not ours to replace: a health controller is installed in this cluster").into());
-    }
+    is_ours(kind, name, api.get_opt(name).await?.as_ref())?;
     // What was being deleted may have to go first.
     until(&format!("{kind} {name} is made"), LIMIT, async || {
         bed.controllers.all_alive()?;
@@ -167,10 +167,19 @@ async fn made<K: Resource + Clone + DeserializeOwned + std::fmt::Debug>(
 impl<'a> HealthController<'a> {
     /// NHC, with a NodeHealthCheck and a template of that name.
     pub async fn nhc(bed: &'a Bed, name: &str) -> Result<Self> {
-        let mut nhc = Self::with_template(bed, name, "nhc").await?;
-        let check = json!({ "apiVersion": NHC, "kind": "NodeHealthCheck", "metadata": { "name": name }, "spec": {} });
-        let checks = foreign(&bed.client, NHC, "NodeHealthCheck", false);
-        nhc.owner = Some(make(&checks, check).await?);
+        template(bed, name).await?;
+        let reference = json!({
+            "apiVersion": "storagefence.io/v1alpha1", "kind": "StorageFenceRemediationTemplate", "name": name, "namespace": NAMESPACE,
+        });
+        let check = json!({
+            "apiVersion": NHC, "kind": "NodeHealthCheck", "metadata": { "name": name },
+            "spec": {
+                "selector": { "matchLabels": { crate::node::LABEL: "" } }, "maxUnhealthy": "100%", "remediationTemplate": reference,
+            },
+        });
+        let checks = foreign(&bed.client, NHC, "NodeHealthCheck", None);
+        let check = make(&checks, check).await?;
+        let nhc = Self::of(bed, "nhc", NAMESPACE, name, Some(check))?;
         // NHC generates names for templates that say that they support that.
         nhc.sees_template(|t| {
             t.annotations()
@@ -180,31 +189,27 @@ impl<'a> HealthController<'a> {
         Ok(nhc)
     }
 
-    /// Cluster API's MachineHealthCheck, with a template of that name.
-    pub async fn mhc(bed: &'a Bed, name: &str) -> Result<Self> {
-        Self::with_template(bed, name, "mhc").await
-    }
-
-    async fn with_template(bed: &'a Bed, name: &str, user: &str) -> Result<Self> {
-        let templates: Api<StorageFenceRemediationTemplate> =
-            Api::namespaced(bed.client.clone(), NAMESPACE);
-        let template = serde_json::from_value(json!({
-            "apiVersion": "storagefence.io/v1alpha1", "kind": "StorageFenceRemediationTemplate",
-            "metadata": { "name": name }, "spec": { "template": { "spec": { "unfenceAfterSeconds": 0 } } },
-        }))?;
-        templates.create(&PostParams::default(), &template).await?;
+    /// One that is called like that user, and makes remediations from a template that is there.
+    pub fn of(
+        bed: &'a Bed,
+        user: &str,
+        namespace: &str,
+        template: &str,
+        owner: Option<DynamicObject>,
+    ) -> Result<Self> {
         let mut access = bed.config.clone();
         access.auth_info.impersonate = Some(user.to_owned());
         Ok(Self {
             bed,
             client: client(&access)?,
-            name: name.to_owned(),
-            owner: None,
+            namespace: namespace.to_owned(),
+            template: template.to_owned(),
+            owner,
         })
     }
 
     fn remediations(&self) -> Api<StorageFenceRemediation> {
-        Api::namespaced(self.client.clone(), NAMESPACE)
+        Api::namespaced(self.client.clone(), &self.namespace)
     }
 
     /// A node is unhealthy: NHC makes a remediation for it.
@@ -214,7 +219,7 @@ impl<'a> HealthController<'a> {
             "generateName": format!("{node}-"),
             "annotations": {
                 "remediation.medik8s.io/node-name": node,
-                "remediation.medik8s.io/template-name": self.name,
+                "remediation.medik8s.io/template-name": self.template,
             },
             "labels": { "app.kubernetes.io/part-of": "node-healthcheck-controller" },
             "ownerReferences": [{
@@ -230,9 +235,9 @@ impl<'a> HealthController<'a> {
             &self.client,
             "storagefence.io/v1alpha1",
             "StorageFenceRemediationTemplate",
-            true,
+            Some(&self.namespace),
         );
-        let template = templates.get(&self.name).await?;
+        let template = templates.get(&self.template).await?;
         let types = template.types.context("a template without a kind")?;
         let made = json!({
             "apiVersion": types.api_version,
@@ -367,10 +372,10 @@ impl<'a> HealthController<'a> {
     ) -> Result<StorageFenceRemediationTemplate> {
         // NHC may read templates, but that is for later.
         let templates: Api<StorageFenceRemediationTemplate> =
-            Api::namespaced(self.bed.client.clone(), NAMESPACE);
-        until(&format!("template {}", self.name), LIMIT, async || {
+            Api::namespaced(self.bed.client.clone(), &self.namespace);
+        until(&format!("template {}", self.template), LIMIT, async || {
             self.bed.controllers.all_alive()?;
-            let template = templates.get(&self.name).await?;
+            let template = templates.get(&self.template).await?;
             Ok(if is_so(&template) {
                 Ok(template)
             } else {
@@ -379,34 +384,39 @@ impl<'a> HealthController<'a> {
         })
         .await
     }
+}
 
-    /// A Machine of Cluster API, and its node once it has one.
-    pub async fn machine(&self, name: &str, node: Option<&str>) -> Result<DynamicObject> {
-        let machines = foreign(&self.bed.client, CAPI, "Machine", true);
-        let mut machine = json!({ "apiVersion": CAPI, "kind": "Machine", "metadata": { "name": name }, "spec": {} });
-        if let Some(node) = node {
-            machine["status"] = json!({ "nodeRef": { "name": node } });
-        }
-        let params = PatchParams::apply("test").force();
-        Ok(machines
-            .patch(name, &params, &Patch::Apply(&machine))
-            .await?)
-    }
+/// A template of that name, beside the remediations that are made from it.
+pub async fn template(bed: &Bed, name: &str) -> Result {
+    let templates: Api<StorageFenceRemediationTemplate> =
+        Api::namespaced(bed.client.clone(), NAMESPACE);
+    let template = serde_json::from_value(json!({
+        "apiVersion": "storagefence.io/v1alpha1", "kind": "StorageFenceRemediationTemplate",
+        "metadata": { "name": name }, "spec": { "template": { "spec": { "unfenceAfterSeconds": 0 } } },
+    }))?;
+    templates.create(&PostParams::default(), &template).await?;
+    Ok(())
 }
 
 /// The API of a kind that is not ours.
-fn foreign(client: &Client, api_version: &str, kind: &str, namespaced: bool) -> Api<DynamicObject> {
+pub fn foreign(
+    client: &Client,
+    api_version: &str,
+    kind: &str,
+    namespace: Option<&str>,
+) -> Api<DynamicObject> {
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
     let kind = kube::api::GroupVersionKind::gvk(group, version, kind);
     let resource = kube::api::ApiResource::from_gvk(&kind);
-    if namespaced {
-        Api::namespaced_with(client.clone(), NAMESPACE, &resource)
+    if let Some(namespace) = namespace {
+        Api::namespaced_with(client.clone(), namespace, &resource)
     } else {
         Api::all_with(client.clone(), &resource)
     }
 }
 
-async fn make(api: &Api<DynamicObject>, object: Value) -> Result<DynamicObject> {
+/// Makes one.
+pub async fn make(api: &Api<DynamicObject>, object: Value) -> Result<DynamicObject> {
     let object: DynamicObject = serde_json::from_value(object)?;
     Ok(api.create(&PostParams::default(), &object).await?)
 }

@@ -8,6 +8,7 @@ mod cases;
 mod controller;
 mod health;
 mod heartbeat;
+mod machines;
 mod node;
 mod objects;
 mod runner;

@@ -190,6 +190,21 @@ impl<'a> TestNode<'a> {
         });
     }
 
+    /// Somebody (a health check, say) sets a condition of the Node, as of now.
+    pub async fn says(&self, type_: &str, status: &str) -> Result {
+        // Whole seconds, as everywhere in Kubernetes.
+        let now = jiff::Timestamp::from_second(jiff::Timestamp::now().as_second())?;
+        let condition = json!({
+            "type": type_, "status": status, "reason": "Test", "lastTransitionTime": now.to_string(),
+        });
+        let patch = Patch::Strategic(json!({ "status": { "conditions": [condition] } }));
+        let nodes = self.bed.all::<Node>();
+        nodes
+            .patch_status(&self.name, &PatchParams::default(), &patch)
+            .await?;
+        Ok(())
+    }
+
     /// The SAN is back, and what had the volumes open has seen its errors and ended.
     pub fn give_back(&self) {
         self.paths(2);

@@ -6,13 +6,14 @@ mod crowd;
 mod definitions;
 mod dry_run;
 mod evictions;
+mod examples;
 mod failures;
 mod half_way;
 mod history;
 mod installation;
 mod life;
+mod machine_health;
 mod on_demand;
-
 mod policies;
 mod policy_health;
 mod refusals;
@@ -81,6 +82,8 @@ pub fn stages() -> Vec<Stage> {
                 case!(policies::of_two_policies_it_is_said_which_governs),
                 case!(policies::the_conditions_say_unknown_when_the_agent_is_gone),
                 case!(policies::an_agent_records_and_tells_for_its_own_node_only),
+                case!(
+                ),
                 case!(history::as_many_records_stay_as_the_policy_says),
                 case!(evictions::the_affected_pods_are_evicted_and_no_other),
                 case!(evictions::no_pod_is_evicted_without_proof),
@@ -99,8 +102,18 @@ pub fn stages() -> Vec<Stage> {
                 case!(remediation::a_remediation_that_times_out_begins_nothing_more),
                 case!(remediation::the_node_is_the_name_where_nothing_else_says_it),
                 case!(remediation::a_lost_node_or_boot_frees_the_remediation),
-                case!(remediation::mhc_has_the_node_of_its_machine_fenced),
                 case!(remediation::a_template_says_whom_it_could_serve),
+                case!(machine_health::mhc_has_the_node_of_its_machine_fenced),
+                case!(machine_health::what_cannot_be_fenced_for_mhc_waits_and_says_why),
+                case!(machine_health::without_its_template_mhc_takes_back_what_it_made),
+                case!(machine_health::a_machine_that_is_deleted_takes_its_remediation_along),
+                case!(
+                    machine_health::a_machine_that_is_called_like_another_node_is_not_taken_for_it
+                ),
+                case!(examples::every_example_is_taken_as_it_is),
+                case!(examples::the_nhc_example_does_what_it_says),
+                case!(examples::the_mhc_example_does_what_it_says),
+                case!(examples::the_node_problem_detector_example_does_what_it_says),
                 case!(policy_health::nhc_gives_back_what_a_policy_had_fenced),
                 case!(policy_health::both_a_request_and_a_record_are_given_back),
                 case!(policy_health::what_nhc_gave_up_or_a_person_asked_for_stays_fenced),
@@ -115,6 +128,7 @@ pub fn stages() -> Vec<Stage> {
                 case!(own cost::an_idle_cluster_is_left_alone),
                 case!(failures::an_unreadable_request_stops_nobody),
                 case!(failures::a_dead_leader_does_not_hold_the_fence_up),
+                case!(policy_health::what_stood_at_the_deletion_is_given_back_by_the_next_leader),
                 case!(own failures::a_fence_needs_no_api_server),
                 case!(own policies::a_policy_needs_no_api_server),
             ],

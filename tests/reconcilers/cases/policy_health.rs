@@ -10,7 +10,7 @@ use storage_fence::api::request::FenceState;
 
 use super::policies::{FENCED, becomes, in_force, recorded, records, withdraw};
 use crate::bed::Bed;
-use crate::health::{HealthController, Phase};
+use crate::health::{self, HealthController, Phase};
 use crate::node::{RunningAgent, TestNode, storage};
 use crate::objects::{phase, summary, word};
 use crate::support::{Context, Result};
@@ -140,24 +140,15 @@ pub async fn nhc_gives_back_what_a_policy_had_fenced(bed: &Bed) -> Result {
     agent.stop().await
 }
 
-/// NHC was first, but its request waited for the paths to go; when they went, both the policy and it have fenced the node. Each would keep the
-/// other's fence.
-pub async fn both_a_request_and_a_record_are_given_back(bed: &Bed) -> Result {
-    let nhc = HealthController::nhc(bed, "policy-both").await?;
-    let (node, agent, record) = fenced_itself(bed, "sfp-2").await?;
-    let record = record.name_any();
-    let made = nhc.remediate(&node.name).await?;
-    let name = made.name_any();
-    nhc.sees(&name, Phase::Succeeded).await?;
-    // The other way round: the record steps aside until the request has its turn, and comes back.
-    let wants = async |state: &str| -> Result {
-        let patch = Patch::Merge(json!({ "spec": { "fenceState": state } }));
-        bed.requests()
-            .patch(&record, &PatchParams::default(), &patch)
-            .await?;
-        Ok(())
-    };
-    wants("Unfenced").await?;
+/// The other way round: the record steps aside until the remediation's own request has its turn, and the remediation rests on that alone.
+async fn steps_aside(
+    bed: &Bed,
+    nhc: &HealthController<'_>,
+    node: &TestNode<'_>,
+    name: &str,
+    record: &str,
+) -> Result<StorageFenceRequest> {
+    wants(bed, record, "Unfenced").await?;
     let own = until("the request has fenced it too", LIMIT, async || {
         let all = records(bed, &node.name).await?;
         let own = all.iter().find(|r| r.name_any() != record);
@@ -167,23 +158,69 @@ pub async fn both_a_request_and_a_record_are_given_back(bed: &Bed) -> Result {
         })
     })
     .await?;
-    wants("Fenced").await?;
-    bed.sees(&record, "it stands", |r| {
-        word(r, "Fenced") == "Fenced=True/Proven"
-    })
-    .await?;
-    // What is deleted before the controller has seen the record stand again does not rest on it.
-    until("it rests on both", LIMIT, async || {
-        let done = nhc.sees(&name, Phase::Succeeded).await?;
+    until("it rests on its own request", LIMIT, async || {
+        let done = nhc.sees(name, Phase::Succeeded).await?;
         let records = done.status.map(|s| s.records).unwrap_or_default();
-        let rests = records.iter().any(|r| r.name == record);
-        Ok(if rests {
+        Ok(if records.is_empty() {
             Ok(())
         } else {
             Err(format!("{records:?}"))
         })
     })
     .await?;
+    Ok(own)
+}
+
+async fn comes_back(bed: &Bed, record: &str) -> Result {
+    wants(bed, record, "Fenced").await?;
+    bed.sees(record, "it stands", |r| {
+        word(r, "Fenced") == "Fenced=True/Proven"
+    })
+    .await
+    .map(drop)
+}
+
+async fn wants(bed: &Bed, record: &str, state: &str) -> Result {
+    let patch = Patch::Merge(json!({ "spec": { "fenceState": state } }));
+    let params = PatchParams::default();
+    bed.requests().patch(record, &params, &patch).await?;
+    Ok(())
+}
+
+/// The record stands again, and the remediation is deleted, before any controller has seen the one or the other.
+pub async fn what_stood_at_the_deletion_is_given_back_by_the_next_leader(bed: &Bed) -> Result {
+    health::prepare(bed).await?;
+    let nhc = HealthController::nhc(bed, "policy-next").await?;
+    let (node, agent, record) = fenced_itself(bed, "sfp-5").await?;
+    let record = record.name_any();
+    let name = nhc.remediate(&node.name).await?.name_any();
+    nhc.sees(&name, Phase::Succeeded).await?;
+    let own = steps_aside(bed, &nhc, &node, &name, &record).await?;
+    bed.controllers.stop_all().await;
+    comes_back(bed, &record).await?;
+    node.give_back();
+    nhc.delete(&name).await?;
+    bed.controllers.only_one(bed, "Resident").await?;
+    nhc.gone(&name).await?;
+    bed.forgets(&own.name_any()).await?;
+    becomes(bed, &node.name, FENCED, "False").await?;
+    withdraw(bed, "sfp-5").await?;
+    agent.stop().await?;
+    node.unharmed()
+}
+
+/// NHC was first, but its request waited for the paths to go; when they went, both the policy and it have fenced the node. Each would keep the
+/// other's fence.
+pub async fn both_a_request_and_a_record_are_given_back(bed: &Bed) -> Result {
+    let nhc = HealthController::nhc(bed, "policy-both").await?;
+    let (node, agent, record) = fenced_itself(bed, "sfp-2").await?;
+    let record = record.name_any();
+    let made = nhc.remediate(&node.name).await?;
+    let name = made.name_any();
+    nhc.sees(&name, Phase::Succeeded).await?;
+    let own = steps_aside(bed, &nhc, &node, &name, &record).await?;
+    comes_back(bed, &record).await?;
+    // Nobody may have noted that it rests on both.
     node.give_back();
     nhc.delete(&name).await?;
     nhc.gone(&name).await?;

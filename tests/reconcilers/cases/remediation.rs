@@ -248,42 +248,6 @@ pub async fn a_lost_node_or_boot_frees_the_remediation(bed: &Bed) -> Result {
     Ok(())
 }
 
-/// Cluster API: called like the Machine, beside it, and owned by it; it reads no status and deletes when the node is healthy.
-pub async fn mhc_has_the_node_of_its_machine_fenced(bed: &Bed) -> Result {
-    let mhc = HealthController::mhc(bed, "machine").await?;
-    let node = TestNode::join(bed, "rem-7").await?;
-    let agent = node.start_agent().await?;
-    let machine = mhc.machine("machine-a", None).await?;
-    let metadata = json!({
-        "name": "machine-a",
-        "labels": { "cluster.x-k8s.io/cluster-name": "c" },
-        "ownerReferences": [{
-            "apiVersion": "cluster.x-k8s.io/v1beta2", "kind": "Machine", "name": "machine-a", "uid": machine.uid(),
-        }],
-    });
-    mhc.create(metadata).await?;
-    // A Machine has no node while it is provisioned.
-    let skipped = mhc.sees(&machine.name_any(), Phase::Failed).await?;
-    ensure_eq(
-        "reason",
-        mhc.reason(&skipped),
-        "RemediationSkippedNodeNotFound".to_owned(),
-    )?;
-    node.untouched()?;
-    mhc.machine("machine-a", Some(&node.name)).await?;
-    let done = mhc.sees("machine-a", Phase::Succeeded).await?;
-    ensure_eq(
-        "node",
-        done.status.and_then(|s| s.node_name),
-        Some("rem-7".to_owned()),
-    )?;
-    node.give_back();
-    mhc.delete("machine-a").await?;
-    mhc.gone("machine-a").await?;
-    agent.stop().await?;
-    node.unharmed()
-}
-
 /// Preflight, and the annotation without which NHC takes no two templates of one kind.
 pub async fn a_template_says_whom_it_could_serve(bed: &Bed) -> Result {
     let nhc = HealthController::nhc(bed, "preflight").await?;
