@@ -289,7 +289,7 @@ impl Bed {
             &["delete", "nodes", "-l", crate::node::LABEL],
             &[
                 "delete",
-                "crds,clusterroles,clusterrolebindings,namespaces",
+                "crds,clusterroles,clusterrolebindings,namespaces,validatingadmissionpolicies,validatingadmissionpolicybindings",
                 "-l",
                 crate::node::LABEL,
                 "--wait=false",

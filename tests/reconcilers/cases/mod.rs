@@ -16,6 +16,7 @@ mod machine_health;
 mod on_demand;
 mod policies;
 mod policy_health;
+mod policy_settings;
 mod refusals;
 mod remediation;
 mod takeover;
@@ -77,12 +78,18 @@ pub fn stages() -> Vec<Stage> {
                 case!(credentials::no_agent_changes_what_is_asked_of_a_node),
                 case!(takeover::a_healthy_peer_declares_a_fenced_node_dead),
                 case!(takeover::a_peer_that_sees_another_generation_refuses),
+                case!(takeover::a_task_that_the_api_server_refuses_is_told_and_goes_to_another),
                 case!(policies::a_node_fences_itself_by_policy_and_records_it_once),
                 case!(policies::a_policy_that_reports_touches_nothing),
                 case!(policies::of_two_policies_it_is_said_which_governs),
                 case!(policies::the_conditions_say_unknown_when_the_agent_is_gone),
                 case!(policies::an_agent_records_and_tells_for_its_own_node_only),
+                case!(policy_settings::a_policy_with_dry_run_plans_and_touches_nothing),
+                case!(policy_settings::a_policy_that_keeps_the_locks_fences_and_releases_none),
+                case!(policy_settings::a_policy_has_its_fenced_node_declared_dead),
+                case!(policy_settings::a_condition_of_the_node_sets_a_policy_off),
                 case!(
+                    policy_settings::a_condition_fences_working_paths_only_where_the_policy_says_so
                 ),
                 case!(history::as_many_records_stay_as_the_policy_says),
                 case!(evictions::the_affected_pods_are_evicted_and_no_other),

@@ -11,10 +11,10 @@ use crate::bed::{Bed, client, refusal};
 use crate::node::TestNode;
 use crate::objects::{message, word};
 use crate::support::{Context, Result};
-use crate::wait::{ensure, ensure_eq};
+use crate::wait::{LIMIT, ensure, ensure_eq, until};
 
 /// A volume group of its own, shared by the nodes of one case: in every other one `san` is host 7's.
-fn storage(group: &str, active_paths: u32) -> Layout {
+pub(super) fn storage(group: &str, active_paths: u32) -> Layout {
     let group = Group {
         under: vec![Under::Map {
             active: active_paths,
@@ -29,7 +29,12 @@ fn storage(group: &str, active_paths: u32) -> Layout {
 }
 
 /// A node that has joined the lockspace as host `id`, and sees host 7 alive in generation 3.
-async fn peer<'a>(bed: &'a Bed, name: &str, group: &str, id: u64) -> Result<TestNode<'a>> {
+pub(super) async fn peer<'a>(
+    bed: &'a Bed,
+    name: &str,
+    group: &str,
+    id: u64,
+) -> Result<TestNode<'a>> {
     let node = TestNode::join_with(bed, name, &storage(group, 2)).await?;
     let lockspace = format!("lvm_{group}");
     node.simulation.state(|s| {
@@ -46,16 +51,14 @@ async fn peer<'a>(bed: &'a Bed, name: &str, group: &str, id: u64) -> Result<Test
     Ok(node)
 }
 
-fn declared(node: &TestNode<'_>) -> Vec<String> {
+pub(super) fn declared(node: &TestNode<'_>) -> Vec<String> {
     let log = node.simulation.log().into_iter();
     log.filter(|l| l.starts_with("declare_dead")).collect()
 }
 
-pub async fn a_healthy_peer_declares_a_fenced_node_dead(bed: &Bed) -> Result {
-    let n1 = TestNode::join_with(bed, "dead-1", &storage("pair", 0)).await?;
-    let n2 = peer(bed, "dead-2", "pair", 8).await?;
-    let (first, second) = (n1.start_agent().await?, n2.start_agent().await?);
-    bed.reports(&n2.name, "it can declare a peer dead", |s| {
+/// Waits until a node reports that it can.
+pub(super) async fn can_declare(bed: &Bed, node: &TestNode<'_>) -> Result {
+    bed.reports(&node.name, "it can declare a peer dead", |s| {
         let status = s.status.as_ref();
         status.is_some_and(|s| {
             s.paths == "2/2"
@@ -64,7 +67,15 @@ pub async fn a_healthy_peer_declares_a_fenced_node_dead(bed: &Bed) -> Result {
                     .any(|c| c.name == "DeadExt" && format!("{:?}", c.result) == "Passed")
         })
     })
-    .await?;
+    .await
+    .map(drop)
+}
+
+pub async fn a_healthy_peer_declares_a_fenced_node_dead(bed: &Bed) -> Result {
+    let n1 = TestNode::join_with(bed, "dead-1", &storage("pair", 0)).await?;
+    let n2 = peer(bed, "dead-2", "pair", 8).await?;
+    let (first, second) = (n1.start_agent().await?, n2.start_agent().await?);
+    can_declare(bed, &n2).await?;
 
     bed.ask("dead", &n1.name, json!({ "takeover": "Expedite" }))
         .await?;
@@ -193,4 +204,99 @@ pub async fn a_peer_that_sees_another_generation_refuses(bed: &Bed) -> Result {
         agent.stop().await?;
     }
     Ok(())
+}
+
+/// An admission policy of the cluster's owner refuses the task: that node is not called asked, and another one is.
+pub async fn a_task_that_the_api_server_refuses_is_told_and_goes_to_another(bed: &Bed) -> Result {
+    let n1 = TestNode::join_with(bed, "deny-1", &storage("deny", 0)).await?;
+    let n2 = peer(bed, "deny-2", "deny", 8).await?;
+    let agents = (n1.start_agent().await?, n2.start_agent().await?);
+    can_declare(bed, &n2).await?;
+    refuse_tasks_of(bed, "deny-2").await?;
+    bed.ask("deny", &n1.name, json!({ "takeover": "Expedite" }))
+        .await?;
+    let request = bed
+        .settles(
+            "deny",
+            "Fenced",
+            &["LocksReleased=True/Released", "TakenOver=False/NoPeer"],
+        )
+        .await?;
+    let said = message(&request, "TakenOver");
+    for part in ["deny-2: the API server does not take its task", "not today"] {
+        ensure(said.contains(part), format!("'{part}' in: {said}"))?;
+    }
+    let told = bed.events("StorageFenceRequest", "deny").await?;
+    ensure(
+        told.iter().all(|(reason, _)| reason != "Expediting"),
+        format!("nobody is called asked: {told:?}"),
+    )?;
+    // Another one that can.
+    let n3 = peer(bed, "deny-3", "deny", 9).await?;
+    let third = n3.start_agent().await?;
+    bed.settles("deny", "Fenced", &["TakenOver=True/TakenOver"])
+        .await?;
+    ensure_eq(
+        "declarations",
+        (declared(&n2).len(), declared(&n3).len()),
+        (0, 1),
+    )?;
+    bed.kubectl(&[
+        "delete",
+        "validatingadmissionpolicies,validatingadmissionpolicybindings",
+        "test-deny-2",
+    ])
+    .await?;
+    bed.withdraw("deny").await?;
+    for node in [&n1, &n2, &n3] {
+        node.unharmed()?;
+    }
+    agents.0.stop().await?;
+    agents.1.stop().await?;
+    third.stop().await
+}
+
+/// Has the API server refuse tasks for a node, and waits until it does.
+async fn refuse_tasks_of(bed: &Bed, node: &str) -> Result {
+    let name = format!("test-{node}");
+    let labels = json!({ crate::node::LABEL: "" });
+    let policy = json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy",
+        "metadata": { "name": name, "labels": labels },
+        "spec": {
+            "matchConstraints": { "resourceRules": [{
+                "apiGroups": ["storagefence.io"], "apiVersions": ["*"], "operations": ["UPDATE"], "resources": ["nodestorages"],
+                "resourceNames": [node],
+            }]},
+            "validations": [{
+                "expression": "!has(object.spec.declareDead) || size(object.spec.declareDead) == 0", "message": "not today",
+            }],
+        },
+    });
+    let binding = json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicyBinding",
+        "metadata": { "name": name, "labels": labels },
+        "spec": { "policyName": name, "validationActions": ["Deny"] },
+    });
+    let both = json!({ "apiVersion": "v1", "kind": "List", "items": [policy, binding] });
+    let path = bed.dir().join(format!("{name}.json"));
+    std::fs::write(&path, both.to_string())?;
+    bed.kubectl(&["apply", "-f", &path.display().to_string()])
+        .await?;
+    let task = json!({ "spec": { "declareDead": [{
+        "requestUid": "u", "request": "r", "nodeName": "n", "bootId": "b", "volumeGroupUuid": "v", "lockspace": "l", "hostId": 1, "generation": 1,
+    }]}});
+    let dry = PatchParams {
+        dry_run: true,
+        ..PatchParams::default()
+    };
+    let storages = bed.all::<NodeStorage>();
+    until("tasks are refused", LIMIT, async || {
+        let tried = storages.patch(node, &dry, &Patch::Merge(&task)).await;
+        Ok(match tried {
+            Err(kube::Error::Api(status)) if status.message.contains("not today") => Ok(()),
+            other => Err(format!("{other:?}")),
+        })
+    })
+    .await
 }
