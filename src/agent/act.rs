@@ -354,7 +354,7 @@ impl Observer {
             .name("observe".into())
             .stack_size(256 * 1024)
             .spawn(move || {
-                let mut kept = Kept::default();
+                let mut kept = Kept::listening(&host);
                 let mut before = None;
                 let mut failing = None;
                 loop {

@@ -26,6 +26,8 @@ use crate::fence::{
 const GROUPS: usize = 64;
 const VOLUMES: usize = 64;
 const PATHS: usize = 64;
+/// In place of the state of a disk that runs, when its target denies the LUN.
+const NO_SUCH_LUN: &str = "no-such-lun";
 const OPEN_DEVICES: usize = 128;
 
 /// Who reports.
@@ -310,7 +312,11 @@ fn physical_volume(pv: &PhysicalVolume) -> PhysicalVolumeStatus {
             .map(|p| PathStatus {
                 device: cut(&p.name, 64),
                 active: p.active,
-                device_state: cut(&p.device_state, 32),
+                device_state: if p.denied {
+                    NO_SUCH_LUN.to_owned()
+                } else {
+                    cut(&p.device_state, 32)
+                },
             })
             .collect(),
     }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::executor::limited::Pending;
+use crate::fence::denials::Denials;
 use crate::fence::stacks::Stacks;
 use crate::fence::topology::{Disk, Look, MapState};
 use crate::fence::unfence::Standing;
@@ -15,7 +16,7 @@ use crate::fence::{
     DevNo, DmDevice, Inventory, LockManager, Lockspace, LockspaceState, Monotonic, MultipathMap,
     PhysicalVolume, PvKind, Watchdog,
 };
-use crate::host::{Bell, DeviceMapper, Host, Result, SanlockStatus, System, multipath};
+use crate::host::{Bell, DeviceMapper, Host, Result, SanlockStatus, ScsiLog, System, multipath};
 
 /// How long a daemon is waited for. Their sockets have limits of their own, shorter than this.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -40,9 +41,35 @@ pub struct Kept {
     at: Option<Monotonic>,
     took: Duration,
     heard: u64,
+    log: Option<Box<dyn ScsiLog>>,
+    denials: Denials,
 }
 
 impl Kept {
+    /// For looks that also take in what the kernel logs from now on.
+    #[must_use]
+    pub fn listening(host: &Host) -> Self {
+        Self {
+            log: host.system.scsi_log(),
+            ..Self::default()
+        }
+    }
+
+    /// Takes in what was logged of disks since the last look.
+    fn read_log(&mut self, now: Monotonic) {
+        let Some(log) = &mut self.log else { return };
+        let denials = &mut self.denials;
+        match log.read(&mut |line| denials.note(line, now)) {
+            Ok(true) => {}
+            Ok(false) => denials.forget(),
+            Err(error) => {
+                tracing::warn!(%error, "what becomes of LUNs is not told any more");
+                denials.forget();
+                self.log = None;
+            }
+        }
+    }
+
     /// The devices: those of before while nothing was heard of a change, but for the maps, which are read each time. To read thousands of devices
     /// takes a while, and hardly any of them ever changes.
     fn stacks(&mut self, host: &Host, heard: Option<u64>) -> Result<&mut Stacks> {
@@ -101,18 +128,22 @@ impl Kept {
 pub fn observe_again(host: &Host, kept: &mut Kept, heard: Option<u64>) -> Result<Inventory> {
     let taken_at = host.system.monotonic();
     let boot_id = host.system.boot_id()?;
+    // Before the paths: one that works by then has the last word.
+    kept.read_log(taken_at);
     let stacks = kept.stacks(host, heard)?;
     let maps = maps(host.device_mapper.as_ref(), stacks);
     let disks = disks(host.system.as_ref(), stacks, &maps);
     let (lock_manager, watchdog) = daemons(host);
-    Ok(stacks.inventory(Look {
+    let mut inventory = stacks.inventory(Look {
         taken_at,
         boot_id,
         maps,
         disks,
         lock_manager,
         watchdog,
-    }))
+    });
+    kept.denials.mark(&mut inventory);
+    Ok(inventory)
 }
 
 /// The physical volumes of a volume group whose own devices no longer lead to them: its maps, looked up by UUID, and its disks by number.

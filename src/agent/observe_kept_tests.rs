@@ -3,6 +3,8 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::fence::denials::{Logged, Says};
+use crate::host::Error;
 use crate::host::simulated::{Group, Layout, Simulation, State, Under};
 
 /// What happens to a node between two looks.
@@ -174,5 +176,81 @@ fn a_list_that_breaks_off_is_no_look() {
     node.state(|s| s.listing_fails = false);
     let again = observe_again(&host, &mut kept, Some(1)).unwrap();
     assert_eq!(again, before);
+    node.end();
+}
+
+/// What was logged, look by look; None breaks it.
+struct Log(Vec<Option<(bool, Vec<Logged>)>>);
+
+impl ScsiLog for Log {
+    fn read(&mut self, take: &mut dyn FnMut(&Logged)) -> Result<bool> {
+        let Some((all, lines)) = self.0.remove(0) else {
+            return Err(Error::Refused {
+                what: "the log".into(),
+                detail: "broken".into(),
+            });
+        };
+        lines.iter().for_each(take);
+        Ok(all)
+    }
+}
+
+#[test]
+fn a_path_that_its_target_denies_is_seen_so_until_something_speaks_against_it() {
+    let node = Simulation::new(&Layout {
+        groups: vec![Group::target("vg0")],
+    });
+    let host = node.host();
+    let line = |disk: &str, says| Logged {
+        disk: disk.into(),
+        tag: 3,
+        says,
+    };
+    let (illegal_request, no_such_unit) = (true, true);
+    let says = [
+        Says::Failed,
+        Says::Key { illegal_request },
+        Says::Sense { no_such_unit },
+    ];
+    let refusal: Vec<Logged> = ["sd0", "sd16"]
+        .iter()
+        .flat_map(|disk| says.map(|says| line(disk, says)))
+        .collect();
+    let nothing = || Some((true, vec![]));
+    let mut kept = Kept {
+        log: Some(Box::new(Log(vec![
+            Some((true, refusal.clone())),
+            nothing(),
+            nothing(),
+            // A path works meanwhile.
+            nothing(),
+            Some((true, refusal.clone())),
+            Some((false, vec![])),
+            Some((true, refusal)),
+            None,
+        ]))),
+        ..Kept::default()
+    };
+    let mut look = |paths: u32| {
+        node.state(|s| {
+            s.devices.values_mut().for_each(|d| d.active_paths = paths);
+        });
+        let inventory = observe_again(&host, &mut kept, None).unwrap();
+        let paths = inventory.volume_groups[0]
+            .pvs
+            .iter()
+            .flat_map(PhysicalVolume::paths);
+        paths.map(|p| p.denied).collect::<BTreeSet<bool>>()
+    };
+    let (denied, not) = (BTreeSet::from([true]), BTreeSet::from([false]));
+    assert_eq!(look(2), not, "a path that works is not denied");
+    assert_eq!(look(0), denied);
+    assert_eq!(look(0), denied);
+    assert_eq!(look(2), not);
+    assert_eq!(look(0), denied, "denied anew");
+    assert_eq!(look(0), not, "lines were lost");
+    assert_eq!(look(0), denied);
+    assert_eq!(look(0), not, "the log cannot be read");
+    assert_eq!(look(0), not, "and is not asked any more");
     node.end();
 }

@@ -259,7 +259,8 @@ pub struct PathStatus {
     pub device: String,
     /// Whether I/O can use it, as far as the kernel knows.
     pub active: bool,
-    /// State of the device in sysfs (running, offline, blocked, transport-offline) or `gone`.
+    /// State of the device in sysfs (running, offline, blocked, transport-offline); `gone` when it is not there; `no-such-lun` when it runs, and
+    /// its target says that it has no such LUN (any more).
     #[schemars(length(max = 32))]
     pub device_state: String,
 }

@@ -133,7 +133,8 @@ pub struct Triggers {
     /// No path of the volume group works (they may return): for so long.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub all_paths_down: Option<AllPathsDownTrigger>,
-    /// No path works, and the devices are gone for good: unmapped at the array, dropped after dev_loss_tmo, or given up by the kernel (offline).
+    /// No path works, and the devices are gone for good: denied by their targets (unmapped at the array), dropped after dev_loss_tmo, or given up by the
+    /// kernel (offline).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub permanent_device_loss: Option<PermanentDeviceLossTrigger>,
     /// sanlock cannot renew the lease of the volume group, although paths may look alive (a black hole). It fences whatever the paths look like.

@@ -87,6 +87,8 @@ pub struct Path {
     pub device_state: String,
     /// What the kernel counts of its I/O; None when it is not told.
     pub io: Option<IoCount>,
+    /// Whether its target says that it has no such LUN, while the disk runs: see [`super::denials`]. Only looks that follow one another tell.
+    pub denied: bool,
 }
 
 /// The kernel's own account of a disk's I/O: read without touching the disk.
@@ -138,6 +140,15 @@ impl PhysicalVolume {
         match &self.kind {
             PvKind::Multipath(m) => &m.paths,
             PvKind::Disk(p) => std::slice::from_ref(p),
+        }
+    }
+
+    /// The same, to be marked.
+    #[must_use]
+    pub fn paths_mut(&mut self) -> &mut [Path] {
+        match &mut self.kind {
+            PvKind::Multipath(m) => &mut m.paths,
+            PvKind::Disk(p) => std::slice::from_mut(p),
         }
     }
 

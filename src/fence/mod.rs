@@ -4,6 +4,7 @@
 
 pub mod affected;
 pub mod budget;
+pub mod denials;
 pub mod inventory;
 pub mod limits;
 pub mod order;

@@ -4,7 +4,7 @@
 //! | what | how it is told |
 //! | --- | --- |
 //! | all paths down (it may return) | no path works, and some disk of each physical volume is still there |
-//! | gone for good | no path works, and all disks of a physical volume were unmapped, dropped or given up by the kernel |
+//! | gone for good | no path works, and each disk of a physical volume was dropped or given up by the kernel, or is [denied](super::denials) by its target |
 //! | silent (a black hole) | paths look alive, commands are under way, and none ends |
 //!
 //! Flapping is damped: an outage is over only when a path has worked for [`SETTLE`]. It *began* with the first look that found none.
@@ -78,7 +78,9 @@ pub fn loss(group: &VolumeGroup, had_paths: impl Fn(&PhysicalVolume) -> bool) ->
     let for_good = |pv: &PhysicalVolume| match pv.paths() {
         // multipathd takes a path out of its map when the disk goes, and leaves the map.
         [] => had_paths(pv),
-        paths => paths.iter().all(|p| never_returns(&p.device_state)),
+        paths => paths
+            .iter()
+            .all(|p| p.denied || never_returns(&p.device_state)),
     };
     Some(if group.pvs.iter().any(for_good) {
         Loss::DeviceGone

@@ -8,6 +8,7 @@ fn path(minor: u32, active: bool, state: &str) -> Path {
         active,
         device_state: state.into(),
         io: None,
+        denied: false,
     }
 }
 
@@ -66,6 +67,13 @@ fn lost_for_good_takes_every_disk_of_a_physical_volume() {
         let paths = (0..).zip(states).map(|(n, s)| path(n, false, s)).collect();
         map("m", paths)
     };
+    let denied = |denied: &[bool]| {
+        let denied = (0..).zip(denied).map(|(n, denied)| Path {
+            denied: *denied,
+            ..path(n, false, "running")
+        });
+        map("m", denied.collect())
+    };
     let alive = map("n", vec![path(9, true, "running")]);
     for (pvs, expected) in [
         (vec![states(&["running", "running"])], Some(PathsDown)),
@@ -80,6 +88,8 @@ fn lost_for_good_takes_every_disk_of_a_physical_volume() {
         (vec![states(&["gone", "gone"])], Some(DeviceGone)),
         (vec![states(&["offline", "offline"])], Some(DeviceGone)),
         (vec![states(&["dead"])], Some(DeviceGone)),
+        (vec![denied(&[true, true])], Some(DeviceGone)),
+        (vec![denied(&[true, false])], Some(PathsDown)),
         // One of two is enough: the volume group does not come back as a whole.
         (
             vec![states(&["gone"]), states(&["running"])],

@@ -340,6 +340,7 @@ fn path(dev: DevNo, active_in_map: bool, disks: &BTreeMap<DevNo, Disk>) -> Path 
             active: active_in_map && lets_commands_through(&disk.state),
             device_state: disk.state.clone(),
             io: disk.io,
+            denied: false,
         },
         None => Path {
             dev,
@@ -347,6 +348,7 @@ fn path(dev: DevNo, active_in_map: bool, disks: &BTreeMap<DevNo, Disk>) -> Path 
             active: false,
             device_state: GONE.to_owned(),
             io: None,
+            denied: false,
         },
     }
 }
@@ -359,6 +361,7 @@ fn bottomless(device: &DmDevice) -> Path {
         active: kind.as_ref().is_some_and(|k| k != "error"),
         device_state: kind.unwrap_or_else(|| "no table".to_owned()),
         io: None,
+        denied: false,
     }
 }
 

@@ -16,6 +16,7 @@ mod paths;
 pub mod procfs;
 mod real;
 pub mod sanlock;
+pub mod scsi_log;
 pub mod simulated;
 mod socket;
 pub mod system;
@@ -27,6 +28,7 @@ pub mod wdmd;
 pub use bell::Bell;
 pub use kernel_events::{Heard, KernelEvents};
 pub use paths::Paths;
+pub use scsi_log::ScsiLog;
 pub use underway::Underway;
 
 use std::time::Duration;
@@ -201,6 +203,10 @@ pub trait System: Send + Sync {
     /// made with for as long as it lives. None when there is no such device, or the kernel does not tell (before 5.15).
     fn sequence(&self, dev: DevNo) -> Option<u64> {
         let _ = dev;
+        None
+    }
+    /// Begins to read what the kernel logs of SCSI commands that fail from now on. None when it does not tell; why, is in our own log.
+    fn scsi_log(&self) -> Option<Box<dyn ScsiLog>> {
         None
     }
     /// `/sys/kernel/rcu_expedited`: above 0, the kernel hurries its grace periods along.

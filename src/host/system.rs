@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 
-use super::{DiskInfo, Error, Paths, Result, System, procfs};
+use super::scsi_log::Kmsg;
+use super::{DiskInfo, Error, Paths, Result, ScsiLog, System, procfs};
 use crate::fence::{DevNo, Monotonic};
 
 /// The real one.
@@ -85,6 +86,13 @@ impl System for Sysfs {
     fn sequence(&self, dev: DevNo) -> Option<u64> {
         let path = self.paths.sys.join(format!("dev/block/{dev}/diskseq"));
         fs::read_to_string(path).ok()?.trim().parse().ok()
+    }
+
+    fn scsi_log(&self) -> Option<Box<dyn ScsiLog>> {
+        let log = Kmsg::open(&self.paths).inspect_err(|error| {
+            tracing::warn!(%error, "a LUN that is unmapped counts as one that may return until its disks are gone");
+        });
+        Some(Box::new(log.ok()?))
     }
 
     fn rcu_expedited(&self) -> Result<u32> {

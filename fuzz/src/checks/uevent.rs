@@ -1,6 +1,8 @@
-//! The kernel's uevents.
+//! What the kernel tells by itself: uevents, and the lines of its log about SCSI commands.
 
 use super::Values;
+use crate::fence::denials::{Logged, Says};
+use crate::host::scsi_log;
 use crate::host::uevent::{Uevent, parse};
 
 /// One message.
@@ -8,6 +10,7 @@ use crate::host::uevent::{Uevent, parse};
 /// # Panics
 /// When something does not hold.
 pub fn check(data: &[u8]) {
+    check_log(data);
     let values = &mut Values(data);
     let made = Uevent {
         action: values.word(10),
@@ -42,6 +45,28 @@ pub fn check(data: &[u8]) {
         ..uevent
     };
     assert!(failed.concerns_paths());
+}
+
+/// A record of the kernel's log.
+fn check_log(data: &[u8]) {
+    if let Some(line) = scsi_log::parse(data) {
+        let level = data.split(|b| matches!(b, b',' | b';')).next();
+        let level = level.and_then(|l| std::str::from_utf8(l).ok()?.parse::<u32>().ok());
+        assert!(level.is_some_and(|l| l < 8), "somebody else's, not the kernel's");
+        assert!(!line.disk.is_empty() && line.disk.len() <= data.len());
+    }
+    // Whatever stands before it in the record, a refusal is told only by the kernel's own words.
+    let refusal = b"6,1,1,-;sd 0:0:0:1: [sdb] tag#7 Add. Sense: Logical unit not supported";
+    let mut record = refusal.to_vec();
+    record.push(b'\n');
+    record.extend(data);
+    let no_such_unit = true;
+    let expected = Logged {
+        disk: "sdb".into(),
+        tag: 7,
+        says: Says::Sense { no_such_unit },
+    };
+    assert_eq!(scsi_log::parse(&record), Some(expected));
 }
 
 /// As the kernel's `kobject_uevent_env` writes it.

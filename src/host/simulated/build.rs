@@ -429,6 +429,7 @@ impl State {
                 "offline".into()
             },
             io: None,
+            denied: false,
         };
         let kind = match self.devices.get(&dev) {
             Some(d) => PvKind::Multipath(MultipathMap {

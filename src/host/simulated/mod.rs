@@ -416,7 +416,7 @@ impl System for Simulation {
         let state = self.lock();
         let runs = !state.dead_disks.contains(&dev);
         Some(super::DiskInfo {
-            name: "sda".into(),
+            name: format!("sd{}", dev.minor),
             state: if runs { "running" } else { "offline" }.into(),
             io: None,
         })

@@ -39,6 +39,7 @@ pub fn power_on(
         payload: payload.to_owned(),
         local_disk,
         scsi: Vec::new(),
+        tells_unmapped: true,
         wires: wires.collect(),
         memory: 1536,
         append: String::new(),

@@ -36,6 +36,8 @@ pub struct Shape {
     pub ceph: bool,
     /// Memory of a node in MiB, where it is not the usual.
     pub memory: Option<u64>,
+    /// Whether nodes hear of a LUN that is unmapped, and not only by the answers to their commands.
+    pub tells_unmapped: bool,
 }
 
 impl Shape {
@@ -54,6 +56,7 @@ impl Shape {
             kubernetes: false,
             ceph: false,
             memory: None,
+            tells_unmapped: true,
         }
     }
 
@@ -348,6 +351,7 @@ impl Cluster {
             payload: self.payload.clone(),
             local_disk,
             scsi,
+            tells_unmapped: self.shape.tells_unmapped,
             wires: if self.shape.ceph {
                 vec![ceph::wire(&self.run, spec.host_id, false)]
             } else {

@@ -162,7 +162,7 @@ impl Node {
         Ok(())
     }
 
-    /// The LUN is there no more, on any path, and does not come back before the next boot.
+    /// The LUN is there no more, on any path, and does not come back before the next boot. Whether the node is told: [`super::Shape`].
     pub fn unmap(&mut self, lun: usize) -> Result {
         self.dirty = true;
         for path in 0..self.spec.paths {

@@ -43,6 +43,9 @@ pub struct Hardware {
     pub local_disk: PathBuf,
     /// Paths to the SAN.
     pub scsi: Vec<ScsiPath>,
+    /// Whether the HBA tells the node of a LUN that is unmapped. If not, its disks stay, and commands to them get the target's answer: ILLEGAL
+    /// REQUEST, LOGICAL UNIT NOT SUPPORTED (but for LUN 0, which every target has).
+    pub tells_unmapped: bool,
     /// Wires to other VMs.
     pub wires: Vec<Wire>,
     /// Memory in MiB.
@@ -239,7 +242,11 @@ fn arguments(
         .max()
         .unwrap_or(0);
     for hba in 0..hbas {
-        arg("-device", format!("virtio-scsi-pci,id=hba{hba}"));
+        let hotplug = if hardware.tells_unmapped { "on" } else { "off" };
+        arg(
+            "-device",
+            format!("virtio-scsi-pci,id=hba{hba},hotplug={hotplug}"),
+        );
     }
     for ScsiPath { path, lun, socket } in &hardware.scsi {
         arg(

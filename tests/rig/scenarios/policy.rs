@@ -14,7 +14,7 @@ use super::outage::Outage;
 /// Longer than it takes a person to see that nothing happens, and than the policy's delay.
 pub const QUIET: Duration = Duration::from_secs(25);
 /// The policy's delay.
-const DELAY: u64 = 10;
+pub const DELAY: u64 = 10;
 
 /// The scenarios of this file that always run.
 pub fn scenarios() -> Vec<Scenario> {
@@ -55,7 +55,7 @@ fn black_hole_scenario() -> Scenario {
 }
 
 /// With io_timeout 2, renewals come every 4 s: 20 s are five of them.
-const RENEWALS: &str = "    renewalsFailing: {forSeconds: 20}\n";
+pub const RENEWALS: &str = "    renewalsFailing: {forSeconds: 20}\n";
 
 fn policy_yaml(delay: u64, more: &str) -> String {
     format!(
@@ -300,7 +300,7 @@ fn alone(cluster: &mut Cluster) -> Result {
 }
 
 /// The node whose pod leads.
-fn leader_node(cluster: &Cluster) -> Result<String> {
+pub fn leader_node(cluster: &Cluster) -> Result<String> {
     let control_plane = cluster.control_plane()?;
     let lease = control_plane.kubectl(&[
         "get",
@@ -381,7 +381,7 @@ fn idle() -> String {
 }
 
 /// From the kernel's failing the last path to the agent's knowing, and to the proof.
-fn figures(node: &Node) -> Result {
+pub fn figures(node: &Node) -> Result {
     if !node.spec.multipath() {
         return Ok(());
     }
