@@ -1,16 +1,19 @@
 //! What a fence's agent and the kill hook do with their lives, in the order of the real ones (`agent::act`, `agent::hook::run`): all of it is the
 //! product's own code, from the journal to the guard.
 
+use std::ops::Range;
 use std::time::Duration;
 
-use super::host::{BOOT_ID, Seat, of_agent};
+use super::group::Group;
+use super::host::{BOOT_ID, HOOKED, Seat, VGS, of_agent};
 use super::stage::{HOOK, Stage};
 use crate::agent::executor::{resume, run};
 use crate::agent::guard::Guard;
-use crate::agent::journal::{Journal, Record, Turn};
+use crate::agent::journal::{Journal, Record, Standing, Turn};
 use crate::fence::order::{Order, Selection, WhenPathsRemain};
 use crate::fence::report::{FenceReport, LocksOutcome, Outcome};
 use crate::host::Bell;
+use crate::host::simulated::uuid_of;
 
 /// A guard that finds nothing to do that often has done its work.
 const QUIET: u32 = 2;
@@ -26,12 +29,14 @@ pub(super) enum Ended {
     Fenced(Outcome, LocksOutcome),
 }
 
-pub(super) fn order(when_paths_remain: WhenPathsRemain) -> Order {
+/// For the volume groups of these numbers.
+pub(super) fn order(groups: Range<usize>, when_paths_remain: WhenPathsRemain) -> Order {
+    let names = groups.map(|n| VGS[n].to_owned()).collect();
     Order {
         name: "request".into(),
         uid: "uid".into(),
         generation: 1,
-        volume_groups: Selection::Named(vec![super::host::VG.into()]),
+        volume_groups: Selection::Named(names),
         when_paths_remain,
         drain_timeout: Duration::from_secs(5),
         ..Order::default()
@@ -45,7 +50,16 @@ pub(super) fn agent(stage: &Stage, order: &Order) -> Ended {
     let turn = Turn::take(stage.directory(), "agent", SECOND).expect("a turn");
     journal.hold(turn);
     let stands = journal.standings().all().expect("standings");
-    let report = if left.as_ref().is_some_and(Record::unfinished) || stands.is_empty() {
+    let nothing_stands = stands.is_empty();
+    let unfinished = left.as_ref().is_some_and(Record::unfinished);
+    let stands = |n: usize| stands.iter().find(|s| s.group.uuid == uuid_of(VGS[n]));
+    // What came into use anew is fenced when its paths are gone, whatever of an earlier fence is still there.
+    let wanted = |(n, group): (usize, &Group)| {
+        let anew = |s: &Standing| group.lock.map(|l| l.generation) > s.generation && !group.up;
+        group.held() && stands(n).is_none_or(anew)
+    };
+    let wanted = stage.world(|w| w.groups.iter().enumerate().any(wanted));
+    let report = if unfinished || nothing_stands || wanted {
         Some(fence(&seat, &mut journal, left, order))
     } else {
         None
@@ -55,7 +69,7 @@ pub(super) fn agent(stage: &Stage, order: &Order) -> Ended {
     report.map_or(Ended::Watched, |r| Ended::Fenced(r.outcome, r.locks))
 }
 
-/// The kill hook, which finds an agent that does not move.
+/// The kill hook, which finds an agent that does not move. It is called for one volume group.
 pub(super) fn hook(stage: &Stage) {
     let seat = Seat {
         stage: stage.clone(),
@@ -64,7 +78,8 @@ pub(super) fn hook(stage: &Stage) {
     let turn = Turn::take(stage.directory(), "kill-hook", Duration::ZERO).expect("a turn");
     let (mut journal, left) = Journal::open(stage.directory(), BOOT_ID).expect("a journal");
     journal.hold(turn);
-    fence(&seat, &mut journal, left, &order(WhenPathsRemain::Fence));
+    let order = order(HOOKED..HOOKED + 1, WhenPathsRemain::Fence);
+    fence(&seat, &mut journal, left, &order);
 }
 
 fn fence(seat: &Seat, journal: &mut Journal, left: Option<Record>, order: &Order) -> FenceReport {

@@ -1,8 +1,9 @@
 //! What the kernel and the daemons of host A do when they are asked, and what of it must not be.
 
-use super::world::{Daemon, LETS_GO, Lock, State, Table, Timer, Volume, World};
+use super::group::{Group, LETS_GO, Lock, State, Table, Timer, Volume};
+use super::world::{Daemon, World};
 
-/// What a process asks of the kernel or a daemon.
+/// What a process asks of the kernel or a daemon. The first number is the volume group's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Call {
     /// Everything at once: what a fence begins with.
@@ -10,17 +11,17 @@ pub(super) enum Call {
     Version,
     BootId,
     List,
-    Device(usize),
-    Paths,
+    Device(usize, usize),
+    Paths(usize),
     /// The map's table.
-    Map,
-    Load(usize),
+    Map(usize),
+    Load(usize, usize),
     /// By that process.
-    Swap(usize, u8),
-    FailIfNoPath,
-    Disable,
-    Kill,
-    Drop,
+    Swap(usize, usize, u8),
+    FailIfNoPath(usize),
+    Disable(usize),
+    Kill(usize),
+    Drop(usize),
     Lockspaces,
     Sanlock,
     Wdmd,
@@ -36,7 +37,8 @@ pub(super) enum Answer {
     World(Box<World>),
     Volume(Volume),
     Flag(bool),
-    Lock(Option<Lock>),
+    /// By volume group.
+    Locks(Vec<Option<Lock>>),
     /// Not yet: the kernel waits for I/O.
     Waits,
 }
@@ -49,14 +51,10 @@ impl World {
         answer
     }
 
-    fn volume(&mut self, at: usize) -> Option<&mut Volume> {
-        self.volumes.get_mut(at)?.as_mut()
-    }
-
     fn answer_it(&mut self, call: Call) -> Answer {
         let daemon = match call {
-            Call::Disable => Some(Daemon::Multipathd),
-            Call::Kill | Call::Drop | Call::Lockspaces => Some(Daemon::Lvmlockd),
+            Call::Disable(_) => Some(Daemon::Multipathd),
+            Call::Kill(_) | Call::Drop(_) | Call::Lockspaces => Some(Daemon::Lvmlockd),
             Call::Sanlock => Some(Daemon::Sanlock),
             _ => None,
         };
@@ -67,40 +65,112 @@ impl World {
             Call::Version | Call::BootId => Answer::Done,
             Call::Inventory => Answer::World(Box::new(self.clone())),
             Call::List => {
-                self.seen();
+                self.groups.iter_mut().for_each(Group::seen);
                 Answer::World(Box::new(self.as_listed()))
             }
-            Call::Device(at) => self.volume(at).map_or(Answer::Gone, |v| Answer::Volume(*v)),
-            Call::Paths => Answer::Flag(self.up),
-            Call::Map => Answer::Flag(self.queueing),
-            Call::Load(at) => self.load(at),
-            Call::Swap(at, process) => self.swap(at, process),
-            Call::FailIfNoPath => {
-                self.queueing = false;
-                self.fail_queued();
-                Answer::Done
+            Call::Device(group, at) => self.groups[group]
+                .volume(at)
+                .map_or(Answer::Gone, |v| Answer::Volume(*v)),
+            Call::Paths(group) => Answer::Flag(self.groups[group].up),
+            Call::Map(group) => Answer::Flag(self.groups[group].queueing),
+            Call::Load(group, at) => self.load(group, at),
+            Call::Swap(group, at, process) => self.groups[group].swap(at, process),
+            Call::FailIfNoPath(group) => self.groups[group].stop_queueing(),
+            Call::Disable(group) => {
+                self.groups[group].told = true;
+                self.groups[group].stop_queueing()
             }
-            Call::Disable => {
-                self.told = true;
-                self.queueing = false;
-                self.fail_queued();
-                Answer::Done
+            Call::Kill(group) => self.kill(group),
+            Call::Drop(group) => self.drop_lockspace(group),
+            Call::Lockspaces | Call::Sanlock | Call::Wdmd => {
+                Answer::Locks(self.groups.iter().map(|g| g.lock).collect())
             }
-            Call::Kill => self.kill(),
-            Call::Drop => self.drop_lockspace(),
-            Call::Lockspaces | Call::Sanlock | Call::Wdmd => Answer::Lock(self.lock),
         }
     }
 
-    fn load(&mut self, at: usize) -> Answer {
-        let anew = self.in_use_anew();
-        let Some(v) = self.volume(at) else {
+    fn load(&mut self, group: usize, at: usize) -> Answer {
+        let of = &mut self.groups[group];
+        let anew = of.in_use_anew();
+        let Some(v) = of.volume(at) else {
             return Answer::Gone;
         };
         v.inactive = Some(Table::Error);
-        if anew {
+        let v = *v;
+        if anew && of.is_of_this_life(v) {
             self.blame("a volume that is in use under new locks was fenced");
         }
+        Answer::Done
+    }
+
+    fn kill(&mut self, group: usize) -> Answer {
+        if self.groups[group].in_use_anew() {
+            self.blame("the locks of another generation were frozen");
+        }
+        match &mut self.groups[group].lock {
+            Some(l) => {
+                l.frozen = true;
+                Answer::Done
+            }
+            None => Answer::Refused,
+        }
+    }
+
+    fn drop_lockspace(&mut self, group: usize) -> Answer {
+        let now = self.now;
+        // All or nothing: one volume group that falls short keeps the locks of all that are fenced together.
+        let short = |g: &Group| g.held() && !g.in_use_anew() && !g.proof;
+        let unproven = self.groups.iter().any(short);
+        let of = &mut self.groups[group];
+        let Some(lock) = of.lock else {
+            return Answer::Refused;
+        };
+        let mut wrong = Vec::new();
+        if lock.generation != of.allowed {
+            wrong.push("a lockspace of another generation was dropped");
+        }
+        if lock.state == State::Healthy {
+            if !of.proof {
+                wrong.push("locks were released without proof");
+            }
+            if unproven {
+                wrong.push("locks were released while another volume group was not proven");
+            }
+            if of.volumes.iter().flatten().any(|v| v.leads()) {
+                wrong.push("locks were released while a volume was open");
+            }
+            if !of.timers.iter().any(|t| t.1 == Timer::LetsGo) {
+                of.timers.push((now + LETS_GO, Timer::LetsGo));
+                of.timers.push((now + 2 * LETS_GO, Timer::Forgets));
+            }
+        }
+        wrong.into_iter().for_each(|what| self.blame(what));
+        Answer::Done
+    }
+
+    /// Only what a list of the devices shows.
+    fn as_listed(&self) -> Self {
+        let listed = |group: &Group| {
+            let mut volumes = group.volumes.clone();
+            for v in volumes.iter_mut().flatten() {
+                (v.late, v.swapping) = (false, None);
+            }
+            Group {
+                volumes,
+                queueing: group.queueing,
+                ..Group::cut_off(0)
+            }
+        };
+        Self {
+            groups: self.groups.iter().map(listed).collect(),
+            ..Self::cut_off(&[])
+        }
+    }
+}
+
+impl Group {
+    fn stop_queueing(&mut self) -> Answer {
+        self.queueing = false;
+        self.fail_queued();
         Answer::Done
     }
 
@@ -124,96 +194,71 @@ impl World {
         v.suspended = false;
         Answer::Done
     }
-
-    /// Whether there is another lockspace than the one that may be fenced.
-    fn in_use_anew(&self) -> bool {
-        self.lock
-            .is_some_and(|l| l.state == State::Healthy && l.generation != self.allowed)
-    }
-
-    fn kill(&mut self) -> Answer {
-        if self.in_use_anew() {
-            self.blame("the locks of another generation were frozen");
-        }
-        match &mut self.lock {
-            Some(l) => {
-                l.frozen = true;
-                Answer::Done
-            }
-            None => Answer::Refused,
-        }
-    }
-
-    fn drop_lockspace(&mut self) -> Answer {
-        let Some(lock) = self.lock else {
-            return Answer::Refused;
-        };
-        if lock.generation != self.allowed {
-            self.blame("a lockspace of another generation was dropped");
-        }
-        if lock.state == State::Healthy {
-            if !self.proof {
-                self.blame("locks were released without proof");
-            }
-            if self.volumes.iter().flatten().any(|v| v.leads()) {
-                self.blame("locks were released while a volume was open");
-            }
-            if !self.timers.iter().any(|t| t.1 == Timer::LetsGo) {
-                self.timers.push((self.now + LETS_GO, Timer::LetsGo));
-                self.timers.push((self.now + 2 * LETS_GO, Timer::Forgets));
-            }
-        }
-        Answer::Done
-    }
-
-    /// Only what a list of the devices shows.
-    fn as_listed(&self) -> Self {
-        let mut volumes = self.volumes.clone();
-        for v in volumes.iter_mut().flatten() {
-            (v.late, v.swapping) = (false, None);
-        }
-        Self {
-            volumes,
-            queueing: self.queueing,
-            ..Self::cut_off(0)
-        }
-    }
-
-    /// The agent has listed the devices.
-    fn seen(&mut self) {
-        if self.held() {
-            self.proof =
-                self.writes.is_empty() && self.volumes.iter().flatten().all(|v| v.closed());
-            for v in self.volumes.iter_mut().flatten() {
-                v.late = false;
-            }
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::agent::model::world::Write;
+    use crate::agent::model::group::{Write, activated};
+
+    const TWO: &str = "two hosts can write one volume: a table leads to the array without a lock";
 
     #[test]
     fn a_release_without_proof_and_a_writer_without_a_lock_are_seen() {
-        let mut world = World::at_work(1);
-        world.allowed = 3;
-        world.answer(Call::Drop);
+        let mut world = World::at_work(&[1]);
+        world.groups[0].allowed = 3;
+        world.answer(Call::Drop(0));
         assert_eq!(world.wrong, Some("locks were released without proof"));
         world.wrong = None;
         world.move_to(world.now + LETS_GO);
-        let two = "two hosts can write one volume: a table leads to the array without a lock";
-        assert_eq!(world.wrong, Some(two));
-        world.volumes.fill(None);
+        assert_eq!(world.wrong, Some(TWO));
+        world.groups[0].volumes.fill(None);
         world.wrong = None;
-        world.writes.push(Write {
+        world.groups[0].writes.push(Write {
             volume: 0,
             sent: true,
         });
         world.follow();
         let late = "two hosts can write one volume: I/O is in flight without a lock";
         assert_eq!(world.wrong, Some(late));
+    }
+
+    #[test]
+    fn a_release_beside_a_volume_group_that_is_not_proven_is_seen() {
+        let mut world = World::at_work(&[1, 1]);
+        for group in &mut world.groups {
+            group.allowed = 3;
+        }
+        let volume = world.groups[0].volume(0).expect("it is active");
+        volume.table = Table::Error;
+        world.groups[0].writes.clear();
+        world.answer(Call::List);
+        assert_eq!(world.proofs(), [true, false]);
+        world.answer(Call::Drop(0));
+        let other = "locks were released while another volume group was not proven";
+        assert_eq!(world.wrong, Some(other));
+    }
+
+    #[test]
+    fn what_a_fence_left_behind_has_no_lock_of_the_next_generation() {
+        let mut world = World::cut_off(&[1]);
+        let group = &mut world.groups[0];
+        (group.lock, group.up, group.allowed) = (None, true, 3);
+        group.writes.clear();
+        group.volume(0).expect("it is active").table = Table::Error;
+        group.rejoin(true, world.now);
+        world.move_to(world.now + 5000);
+        let made: Vec<_> = world.groups[0].volumes.iter().flatten().collect();
+        assert_eq!(made.iter().map(|v| v.made).collect::<Vec<_>>(), [3, 4]);
+        assert_eq!(world.wrong, None, "the new one has its lock");
+        let mut fenced = world.clone();
+        fenced.answer(Call::Load(0, 0));
+        assert_eq!(fenced.wrong, None, "what is left may be closed");
+        fenced.answer(Call::Load(0, 1));
+        let anew = "a volume that is in use under new locks was fenced";
+        assert_eq!(fenced.wrong, Some(anew));
+        world.groups[0].volumes[0] = Some(activated(false, 3));
+        world.follow();
+        assert_eq!(world.wrong, Some(TWO), "the old one is open without a lock");
     }
 }

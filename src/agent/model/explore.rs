@@ -10,9 +10,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::agent::{Ended, agent};
-use super::events::Event;
+use super::events::{Event, Happening};
 use super::eye::{Budget, Eye, Notes, Seen, hash};
 use super::files::Files;
+use super::group::Volume;
+use super::host::HOOKED;
 use super::stage::{Left, Script, Stage};
 use super::world::World;
 use crate::fence::Order;
@@ -141,9 +143,9 @@ impl Search {
             return;
         }
         let alone = self.bounds.alone;
-        let any = Event::ANY.into_iter().filter(|_| !alone);
-        for event in any.chain(Event::ALONE) {
-            if event == Event::HookTakesOver || !event.possible(&node.world) {
+        let any = Happening::any(&node.world).into_iter().filter(|_| !alone);
+        for event in any.chain(Happening::alone(&node.world)) {
+            if event.is_hook() || !event.possible(&node.world) {
                 continue;
             }
             let mut story = node.story.clone();
@@ -154,7 +156,7 @@ impl Search {
                 self.violations.entry(what.into()).or_insert(story);
                 continue;
             }
-            let files = match event {
+            let files = match event.what {
                 Event::JournalLost => node.files.without_journal(),
                 Event::JournalTorn => node.files.torn(),
                 _ => node.files.clone(),
@@ -203,7 +205,7 @@ impl Search {
                 });
             }
             for (at, event, next) in notes.turns {
-                let mut events: Vec<(usize, Event)> = events.clone();
+                let mut events: Vec<(usize, Happening)> = events.clone();
                 events.push((at, event));
                 let what = format!("{event:?} at point {at}, before {next:?}");
                 let own = story.iter().skip(node.story.len()).cloned();
@@ -225,15 +227,12 @@ impl Search {
     fn live(
         &self,
         node: &Node,
-        events: Vec<(usize, Event)>,
+        events: Vec<(usize, Happening)>,
         budget: Budget,
     ) -> (Left, Option<Ended>, Notes) {
         let notes = Arc::new(Mutex::new(Notes::default()));
-        let hooks = events
-            .iter()
-            .filter(|e| e.1 == Event::HookTakesOver)
-            .count();
-        let last_is_hook = events.last().is_some_and(|e| e.1 == Event::HookTakesOver);
+        let hooks = events.iter().filter(|e| e.1.is_hook()).count();
+        let last_is_hook = events.last().is_some_and(|e| e.1.is_hook());
         let eye = Eye {
             seen: Arc::clone(&self.alive),
             notes: Arc::clone(&notes),
@@ -279,7 +278,8 @@ impl Search {
         }
         self.count.hooks += usize::from(left.hooked);
         // What the hook did instead, the agent need not know.
-        let explained = world.hindered || world.hole || (left.hooked && !world.held());
+        let hole = world.groups.iter().any(|g| g.hole);
+        let explained = world.hindered || hole || (left.hooked && !world.groups[HOOKED].held());
         if world.reset {
             self.count.resets += 1;
             return (!explained)
@@ -288,23 +288,19 @@ impl Search {
         let Some(ended) = ended else {
             return Some("the agent died by itself".into());
         };
-        if left.files.standing() && world.writes.is_empty() {
-            let volumes = || world.volumes.iter().flatten();
-            if volumes().any(|v| v.suspended) {
-                return Some("a volume of a fence that stands was left suspended".into());
-            }
-            if volumes().any(|v| !v.closed()) {
-                return Some("a volume of a fence that stands was left open".into());
-            }
+        if let Some(what) = left_open(left) {
+            return Some(what.into());
         }
         let Ended::Fenced(outcome, locks) = ended else {
             return None;
         };
         self.count.proven += usize::from(*outcome == Outcome::Proven);
-        if *outcome == Outcome::Proven && !left.files.standing() && !world.hindered {
+        let groups = || world.groups.iter().enumerate();
+        let noted = groups().all(|(n, _)| left.files.stands(n).is_some());
+        if *outcome == Outcome::Proven && !noted && !world.hindered {
             return Some("a proven fence was not noted as standing".into());
         }
-        let held = world.lock.is_some_and(|l| l.generation == world.allowed) && world.held();
+        let held = groups().any(|(_, g)| g.held() && !g.in_use_anew());
         if *locks == LocksOutcome::Released && held {
             return Some("locks were called released that are held".into());
         }
@@ -313,6 +309,25 @@ impl Search {
         (!completed && !refused && !explained)
             .then(|| format!("the fence ended as {ended:?}, and nothing kept it from its end"))
     }
+}
+
+/// Of a fence that stands, everything is closed, but for what came into use under new locks.
+fn left_open(left: &Left) -> Option<&'static str> {
+    for (n, group) in left.world.groups.iter().enumerate() {
+        let Some(of) = left.files.stands(n).filter(|_| group.writes.is_empty()) else {
+            continue;
+        };
+        let anew = group.lock.is_some_and(|l| l.generation > of);
+        let ours = |v: &&Volume| !(anew && group.is_of_this_life(**v));
+        let volumes = || group.volumes.iter().flatten().filter(ours);
+        if volumes().any(|v| v.suspended) {
+            return Some("a volume of a fence that stands was left suspended");
+        }
+        if volumes().any(|v| !v.closed()) {
+            return Some("a volume of a fence that stands was left open");
+        }
+    }
+    None
 }
 
 /// A state directory, in memory where that can be had.

@@ -7,8 +7,9 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::answers::Call;
-use super::events::Event;
+use super::events::Happening;
 use super::files::Files;
+use super::group::Group;
 use super::stage::{AGENT, HOOK, Next, Watch};
 use super::world::World;
 
@@ -62,7 +63,7 @@ pub(super) struct Notes {
     /// What is left when it crashes: each once.
     pub crashes: Vec<(World, Files, String)>,
     /// What else may happen in it.
-    pub turns: Vec<(usize, Event, Next)>,
+    pub turns: Vec<(usize, Happening, Next)>,
     pub points: usize,
 }
 
@@ -114,14 +115,15 @@ impl Eye {
         self.calm.1 > QUIET
     }
 
-    fn turns(&self, world: &World, next: Next) -> Vec<Event> {
+    fn turns(&self, world: &World, next: Next) -> Vec<Happening> {
         let possible = |w: &World| {
             let hook = !self.hooked && matches!(next, Next::Call(c) if acts(c));
             let w = w.clone();
-            let now = Event::ANY.into_iter().filter(move |e| e.possible(&w));
-            now.filter(move |e| hook || *e != Event::HookTakesOver)
+            let any = Happening::any(&w).into_iter();
+            let now = any.filter(move |e| e.possible(&w));
+            now.filter(move |e| hook || !e.is_hook())
         };
-        let matters = |e: &Event| {
+        let matters = |e: &Happening| {
             if !may_wait(*e, world, next) {
                 return true;
             }
@@ -141,19 +143,19 @@ impl Eye {
 fn acts(call: Call) -> bool {
     matches!(
         call,
-        Call::Load(_)
+        Call::Load(..)
             | Call::Swap(..)
-            | Call::FailIfNoPath
-            | Call::Kill
-            | Call::Drop
+            | Call::FailIfNoPath(_)
+            | Call::Kill(_)
+            | Call::Drop(_)
             | Call::List
             | Call::Lockspaces
     )
 }
 
 /// Whether nobody can tell if the event comes before or after what is next.
-fn may_wait(event: Event, world: &World, next: Next) -> bool {
-    if event == Event::HookTakesOver {
+fn may_wait(event: Happening, world: &World, next: Next) -> bool {
+    if event.is_hook() {
         return false;
     }
     let (mut before, mut after) = (world.clone(), world.clone());
@@ -161,7 +163,8 @@ fn may_wait(event: Event, world: &World, next: Next) -> bool {
     let same = match next {
         Next::Call(call) => before.answer(call) == after.answer(call),
         Next::Tick(to) => {
-            let swapping = |w: &World| w.volumes.iter().flatten().any(|v| v.swapping.is_some());
+            let any = |g: &Group| g.volumes.iter().flatten().any(|v| v.swapping.is_some());
+            let swapping = |w: &World| w.groups.iter().any(any);
             let woken = swapping(&before) != swapping(world);
             let sooner = before.next().is_some_and(|at| at < to);
             if !sooner {

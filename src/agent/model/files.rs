@@ -7,6 +7,10 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::host::VGS;
+use crate::agent::journal::Standing;
+use crate::host::simulated::uuid_of;
+
 /// The journal...
 const JOURNAL: &str = "journal";
 /// ...and which fences stand.
@@ -90,8 +94,9 @@ impl Files {
         Self::of(contents, Vec::new())
     }
 
-    /// Whether a fence is noted to stand.
-    pub(super) fn standing(&self) -> bool {
-        self.contents.keys().any(|name| name.starts_with(STANDING))
+    /// The generation that a fence of that volume group was about, if one is noted to stand.
+    pub(super) fn stands(&self, group: usize) -> Option<u64> {
+        let name = format!("{STANDING}/{}", uuid_of(VGS[group]));
+        Standing::decode(self.contents.get(&name)?)?.generation
     }
 }

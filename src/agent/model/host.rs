@@ -1,12 +1,12 @@
 //! The world as an agent sees it: the traits of [`crate::host`] on a [`Stage`].
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::answers::{Answer, Call};
+use super::group::{FIRE_TIMEOUT, Group, IO_TIMEOUT, Lock, State, Table, Volume, activated};
 use super::stage::{AGENT, Stage, at};
-use super::world::{FIRE_TIMEOUT, IO_TIMEOUT, Lock, State, Table, Volume, World};
+use super::world::World;
 use crate::fence::topology::{self, Disk, Look, MapState, Observed};
 use crate::fence::unfence::Opener;
 use crate::fence::{
@@ -19,17 +19,43 @@ use crate::host::{
 };
 
 pub(super) const BOOT_ID: &str = "boot";
-pub(super) const VG: &str = "vg";
-const LOCKSPACE: &str = "lvm_vg";
+/// Volume groups by number.
+pub(super) const VGS: [&str; 2] = ["vg", "wg"];
+/// The one that the kill hook is called for.
+pub(super) const HOOKED: usize = 0;
 const SECTORS: u64 = 2048;
-const MAP: DevNo = dm(0);
-const MAP_UUID: &str = "mpath-map";
-const LEASES: DevNo = dm(1);
+/// Numbers of the devices of each volume group: its map, its leases, and from `FIRST` on its volumes.
+const EACH: u32 = 10;
+const MAP: u32 = 0;
+const LEASES: u32 = 1;
 const FIRST: u32 = 2;
-const PATH: DevNo = DevNo { major: 8, minor: 0 };
 
-const fn dm(minor: u32) -> DevNo {
+fn small(n: usize) -> u32 {
+    u32::try_from(n).expect("few of them")
+}
+
+fn dm(group: usize, which: u32) -> DevNo {
+    let minor = small(group) * EACH + which;
     DevNo { major: 253, minor }
+}
+
+fn path(group: usize) -> DevNo {
+    let minor = small(group) * 16;
+    DevNo { major: 8, minor }
+}
+
+fn map_uuid(group: usize) -> String {
+    format!("mpath-{}", VGS[group])
+}
+
+fn lockspace_name(group: usize) -> String {
+    format!("lvm_{}", VGS[group])
+}
+
+/// The number of a volume group.
+fn group_of(vg: &str) -> usize {
+    let at = VGS.iter().position(|name| *name == vg);
+    at.unwrap_or_else(|| panic!("{vg} is none of the fence's business"))
 }
 
 /// A host on a stage, as that process sees it.
@@ -61,24 +87,34 @@ impl Seat {
             panic!("an inventory");
         };
         // A volume group that is being joined or removed is not one that anybody asked to have fenced.
-        if let Some(lock) = world.lock {
-            self.stage.world(|w| w.allowed = lock.generation);
-        }
-        let state = MapState {
-            queueing: world.queueing,
-            paths: vec![(PATH, world.up)],
+        self.stage.world(|w| {
+            for group in &mut w.groups {
+                group.allowed = group.lock.map_or(group.allowed, |l| l.generation);
+            }
+        });
+        let groups = || world.groups.iter().enumerate();
+        let map = |(n, group): (usize, &Group)| {
+            let state = MapState {
+                queueing: group.queueing,
+                paths: vec![(path(n), group.up)],
+            };
+            (dm(n, MAP), state)
         };
-        let disk = Disk {
-            name: "sda".into(),
-            state: "running".into(),
-            io: None,
+        let disk = |(n, _)| {
+            let disk = Disk {
+                name: format!("sd{n}"),
+                state: "running".into(),
+                io: None,
+            };
+            (path(n), disk)
         };
-        let lockspaces: Vec<Lockspace> = world.lock.map(lockspace).into_iter().collect();
+        let locks: Vec<_> = world.groups.iter().map(|g| g.lock).collect();
+        let lockspaces = lockspaces(&locks);
         let look = Look {
             taken_at: Monotonic(at(world.now)),
             boot_id: BOOT_ID.into(),
-            maps: BTreeMap::from([(MAP, state)]),
-            disks: BTreeMap::from([(PATH, disk)]),
+            maps: groups().map(map).collect(),
+            disks: groups().map(disk).collect(),
             lock_manager: match world.silent {
                 Some(super::world::Daemon::Lvmlockd) => {
                     LockManager::LvmlockdUnavailable("silent".into())
@@ -88,7 +124,7 @@ impl Seat {
                 }
                 _ => LockManager::Running(lockspaces),
             },
-            watchdog: watchdog(world.lock),
+            watchdog: watchdog(&locks),
         };
         topology::build(Observed {
             devices: devices(&world).into_iter().map(Arc::new).collect(),
@@ -114,17 +150,18 @@ impl Seat {
         }
     }
 
-    fn lock(&self, call: Call) -> Result<Option<Lock>> {
+    fn locks(&self, call: Call) -> Result<Vec<Option<Lock>>> {
         match self.ask(call)? {
-            Answer::Lock(lock) => Ok(lock),
+            Answer::Locks(locks) => Ok(locks),
             other => panic!("{call:?} was answered with {other:?}"),
         }
     }
 }
 
-fn table(table: Table) -> (Vec<Target>, Vec<DevNo>) {
+fn table(group: usize, table: Table) -> (Vec<Target>, Vec<DevNo>) {
+    let map = dm(group, MAP);
     let (kind, params, deps) = match table {
-        Table::Linear => ("linear", format!("{MAP} 0"), vec![MAP]),
+        Table::Linear => ("linear", format!("{map} 0"), vec![map]),
         Table::Error => ("error", String::new(), Vec::new()),
     };
     let target = Target {
@@ -136,13 +173,13 @@ fn table(table: Table) -> (Vec<Target>, Vec<DevNo>) {
     (vec![target], deps)
 }
 
-fn volume(number: usize, v: Volume) -> DmDevice {
-    let lv = format!("lv{number}");
-    let (targets, deps) = table(v.table);
+fn volume(group: usize, number: usize, v: Volume) -> DmDevice {
+    let (vg, lv) = (VGS[group], format!("lv{number}"));
+    let (targets, deps) = table(group, v.table);
     DmDevice {
-        dev: dm(FIRST + u32::try_from(number).expect("few volumes")),
-        name: format!("{VG}-{lv}"),
-        uuid: format!("LVM-{}{lv:y<32.32}", uuid_of(VG)),
+        dev: dm(group, FIRST + small(number)),
+        name: format!("{vg}-{lv}"),
+        uuid: format!("LVM-{}{lv:y<32.32}", uuid_of(vg)),
         sectors: SECTORS,
         open_count: 1,
         suspended: v.suspended,
@@ -153,42 +190,52 @@ fn volume(number: usize, v: Volume) -> DmDevice {
     }
 }
 
-fn map(queueing: bool) -> DmDevice {
+fn map(group: usize, queueing: bool) -> DmDevice {
     let features = if queueing { "1 queue_if_no_path" } else { "0" };
+    let path = path(group);
     DmDevice {
-        dev: MAP,
-        name: "map".into(),
-        uuid: MAP_UUID.into(),
+        dev: dm(group, MAP),
+        name: format!("map-{}", VGS[group]),
+        uuid: map_uuid(group),
         sectors: SECTORS,
         targets: vec![Target {
             start: 0,
             length: SECTORS,
             kind: "multipath".into(),
-            params: format!("{features} 0 1 1 service-time 0 1 0 {PATH}"),
+            params: format!("{features} 0 1 1 service-time 0 1 0 {path}"),
         }],
-        deps: vec![PATH],
+        deps: vec![path],
         ..DmDevice::default()
     }
 }
 
 fn devices(world: &World) -> Vec<DmDevice> {
-    let map = map(world.queueing);
-    let leases = DmDevice {
-        dev: LEASES,
-        name: format!("{VG}-lvmlock"),
-        uuid: format!("LVM-{}{:y<32.32}", uuid_of(VG), "lvmlock"),
-        ..volume(0, super::world::activated(false, 0))
+    let of_group = |(n, group): (usize, &Group)| {
+        let leases = DmDevice {
+            dev: dm(n, LEASES),
+            name: format!("{}-lvmlock", VGS[n]),
+            uuid: format!("LVM-{}{:y<32.32}", uuid_of(VGS[n]), "lvmlock"),
+            ..volume(n, 0, activated(false, 0))
+        };
+        let volumes = group.volumes.iter().enumerate();
+        let volumes = volumes.filter_map(move |(at, v)| v.map(|v| volume(n, at, v)));
+        let fixed = [map(n, group.queueing), leases];
+        fixed.into_iter().chain(volumes).collect::<Vec<_>>()
     };
-    let volumes = world.volumes.iter().enumerate();
-    let volumes = volumes.filter_map(|(n, v)| v.map(|v| volume(n, v)));
-    [map, leases].into_iter().chain(volumes).collect()
+    world.groups.iter().enumerate().flat_map(of_group).collect()
 }
 
-fn lockspace(lock: Lock) -> Lockspace {
-    Lockspace {
-        name: LOCKSPACE.into(),
-        vg_name: VG.into(),
-        vg_uuid: uuid_of(VG),
+/// Those that there are, with the number of the volume group.
+fn there(locks: &[Option<Lock>]) -> impl Iterator<Item = (usize, Lock)> {
+    let all = locks.iter().enumerate();
+    all.filter_map(|(n, lock)| lock.map(|lock| (n, lock)))
+}
+
+fn lockspaces(locks: &[Option<Lock>]) -> Vec<Lockspace> {
+    let lockspace = |(n, lock): (usize, Lock)| Lockspace {
+        name: lockspace_name(n),
+        vg_name: VGS[n].into(),
+        vg_uuid: uuid_of(VGS[n]),
         host_id: 7,
         generation: Some(lock.generation),
         io_timeout: IO_TIMEOUT,
@@ -196,38 +243,47 @@ fn lockspace(lock: Lock) -> Lockspace {
         state: lock.state.into(),
         frozen: lock.frozen,
         lv_locks: 1,
-    }
+    };
+    there(locks).map(lockspace).collect()
 }
 
 fn renewed(lock: Lock) -> Monotonic {
     Monotonic::from_secs(u64::from(lock.renewed / 1000))
 }
 
-fn watchdog(lock: Option<Lock>) -> Watchdog {
-    let client = |l: Lock| {
-        let name = crate::fence::budget::watchdog_client(LOCKSPACE, 7);
+fn watchdog(locks: &[Option<Lock>]) -> Watchdog {
+    let client = |(n, l): (usize, Lock)| {
+        let name = crate::fence::budget::watchdog_client(&lockspace_name(n), 7);
         let expires = renewed(l) + crate::fence::budget::lease_lifetime(IO_TIMEOUT);
         (name, expires)
     };
-    let armed = lock.filter(|l| l.state == State::Healthy);
+    let armed = there(locks).filter(|(_, l)| l.state == State::Healthy);
     Watchdog {
         known: true,
         problem: None,
         fire_timeout: FIRE_TIMEOUT,
-        clients: armed.map(client).into_iter().collect(),
+        clients: armed.map(client).collect(),
     }
 }
 
-/// Number of the volume with that UUID; None for the map and the leases.
-fn number(uuid: &str) -> Option<usize> {
-    let rest = uuid.strip_prefix("LVM-")?.strip_prefix(&uuid_of(VG))?;
-    rest.trim_end_matches('y').strip_prefix("lv")?.parse().ok()
+/// Numbers of the volume group and of the volume with that UUID; None for maps and leases.
+fn number(uuid: &str) -> Option<(usize, usize)> {
+    VGS.iter().enumerate().find_map(|(group, vg)| {
+        let rest = uuid.strip_prefix("LVM-")?.strip_prefix(&uuid_of(vg))?;
+        let number = rest.trim_end_matches('y').strip_prefix("lv")?;
+        Some((group, number.parse().ok()?))
+    })
+}
+
+/// Number of the volume group whose map that is.
+fn map_number(uuid: &str) -> Option<usize> {
+    (0..VGS.len()).find(|group| map_uuid(*group) == uuid)
 }
 
 impl Seat {
-    fn of_volume(&self, uuid: &str, call: impl Fn(usize) -> Call) -> Result<Answer> {
+    fn of_volume(&self, uuid: &str, call: impl Fn(usize, usize) -> Call) -> Result<Answer> {
         match number(uuid) {
-            Some(n) => self.ask(call(n)),
+            Some((group, at)) => self.ask(call(group, at)),
             None => panic!("{uuid} is none of the fence's business"),
         }
     }
@@ -249,20 +305,25 @@ impl DeviceMapper for Seat {
     }
 
     fn device(&self, uuid: &str) -> Result<DmDevice> {
-        if uuid == MAP_UUID {
-            let queueing = self.ask(Call::Map)? == Answer::Flag(true);
-            return Ok(map(queueing));
+        if let Some(group) = map_number(uuid) {
+            let queueing = self.ask(Call::Map(group))? == Answer::Flag(true);
+            return Ok(map(group, queueing));
         }
         match self.of_volume(uuid, Call::Device)? {
-            Answer::Volume(v) => Ok(volume(number(uuid).unwrap_or_default(), v)),
+            Answer::Volume(v) => {
+                let (group, at) = number(uuid).unwrap_or_default();
+                Ok(volume(group, at, v))
+            }
             other => panic!("a device was answered with {other:?}"),
         }
     }
 
-    fn status(&self, _: DevNo) -> Result<Vec<(String, String)>> {
-        let up = self.ask(Call::Paths)? == Answer::Flag(true);
+    fn status(&self, dev: DevNo) -> Result<Vec<(String, String)>> {
+        let group = (0..VGS.len()).find(|n| dm(*n, MAP) == dev);
+        let group = group.unwrap_or_else(|| panic!("{dev} is no map"));
+        let up = self.ask(Call::Paths(group))? == Answer::Flag(true);
         let state = if up { "A 0" } else { "F 1" };
-        let line = format!("2 0 0 0 1 1 E 0 1 0 {PATH} {state}");
+        let line = format!("2 0 0 0 1 1 E 0 1 0 {} {state}", path(group));
         Ok(vec![("multipath".into(), line)])
     }
 
@@ -272,7 +333,7 @@ impl DeviceMapper for Seat {
     }
 
     fn swap(&self, uuid: &str) -> Result<()> {
-        self.of_volume(uuid, |n| Call::Swap(n, self.process))
+        self.of_volume(uuid, |group, at| Call::Swap(group, at, self.process))
             .map(drop)
     }
 
@@ -281,8 +342,9 @@ impl DeviceMapper for Seat {
     }
 
     fn message(&self, uuid: &str, message: &str) -> Result<()> {
-        assert_eq!((uuid, message), (MAP_UUID, "fail_if_no_path"));
-        self.ask(Call::FailIfNoPath).map(drop)
+        let group = map_number(uuid).unwrap_or_else(|| panic!("{uuid} is no map"));
+        assert_eq!(message, "fail_if_no_path");
+        self.ask(Call::FailIfNoPath(group)).map(drop)
     }
 
     fn events(&self) -> Result<Box<dyn DeviceEvents>> {
@@ -307,8 +369,9 @@ impl System for Seat {
     }
 
     fn sequence(&self, dev: DevNo) -> Option<u64> {
-        let at = usize::try_from(dev.minor.checked_sub(FIRST)?).ok()?;
-        match self.ask(Call::Device(at)) {
+        let group = usize::try_from(dev.minor / EACH).ok()?;
+        let at = usize::try_from((dev.minor % EACH).checked_sub(FIRST)?).ok()?;
+        match self.ask(Call::Device(group, at)) {
             Ok(Answer::Volume(v)) => Some(v.made),
             _ => None,
         }
@@ -338,8 +401,9 @@ impl System for Seat {
 }
 
 impl Multipathd for Seat {
-    fn disable_queueing(&self, _: &str) -> Result<()> {
-        self.ask(Call::Disable).map(drop)
+    fn disable_queueing(&self, map: &str) -> Result<()> {
+        let vg = map.strip_prefix("map-").unwrap_or(map);
+        self.ask(Call::Disable(group_of(vg))).map(drop)
     }
 
     fn restore_queueing(&self, map: &str) -> Result<()> {
@@ -349,18 +413,15 @@ impl Multipathd for Seat {
 
 impl Lvmlockd for Seat {
     fn lockspaces(&self) -> Result<Vec<Lockspace>> {
-        let lock = self.lock(Call::Lockspaces)?;
-        Ok(lock.map(lockspace).into_iter().collect())
+        Ok(lockspaces(&self.locks(Call::Lockspaces)?))
     }
 
     fn kill_vg(&self, vg: &str) -> Result<()> {
-        assert_eq!(vg, VG);
-        self.ask(Call::Kill).map(drop)
+        self.ask(Call::Kill(group_of(vg))).map(drop)
     }
 
     fn drop_vg(&self, vg: &str, limit: Duration) -> Result<()> {
-        assert_eq!(vg, VG);
-        self.ask(Call::Drop)?;
+        self.ask(Call::Drop(group_of(vg)))?;
         // Its answer comes with the lockspace gone, or not in time.
         let until = self.monotonic() + limit.min(Duration::from_millis(400));
         System::wait(self, &Bell::default(), 0, until);
@@ -370,9 +431,9 @@ impl Lvmlockd for Seat {
 
 impl Sanlock for Seat {
     fn status(&self) -> Result<SanlockStatus> {
-        let lock = self.lock(Call::Sanlock)?;
-        let told = |l: Lock| SanlockLockspace {
-            name: LOCKSPACE.into(),
+        let locks = self.locks(Call::Sanlock)?;
+        let told = |(n, l): (usize, Lock)| SanlockLockspace {
+            name: lockspace_name(n),
             host_id: 7,
             generation: Some(l.generation),
             io_timeout: IO_TIMEOUT,
@@ -381,7 +442,7 @@ impl Sanlock for Seat {
             state: LockspaceState::from(l.state),
         };
         Ok(SanlockStatus {
-            lockspaces: lock.map(told).into_iter().collect(),
+            lockspaces: there(&locks).map(told).collect(),
             ..SanlockStatus::default()
         })
     }
@@ -397,7 +458,7 @@ impl Sanlock for Seat {
 
 impl Wdmd for Seat {
     fn status(&self) -> Watchdog {
-        watchdog(self.lock(Call::Wdmd).ok().flatten())
+        watchdog(&self.locks(Call::Wdmd).unwrap_or_default())
     }
 }
 

@@ -10,6 +10,7 @@ mod events;
 mod explore;
 mod eye;
 mod files;
+mod group;
 mod host;
 mod pool;
 mod stage;
@@ -41,7 +42,7 @@ fn short(world: &World, order: &Order) -> Vec<Bounds> {
 
 /// The short bounds, or as `SFO_MODEL=EVENTS+CRASHES` says.
 fn bounds(world: World, when_paths_remain: WhenPathsRemain) -> Vec<Bounds> {
-    let order = agent::order(when_paths_remain);
+    let order = agent::order(0..world.groups.len(), when_paths_remain);
     let text = std::env::var("SFO_MODEL").unwrap_or_default();
     let mut numbers = text.split('+').map(str::parse);
     match (numbers.next(), numbers.next()) {
@@ -78,12 +79,18 @@ fn check(what: &str, all: Vec<Bounds>) {
 
 #[test]
 fn in_no_state_do_two_hosts_write_when_all_paths_are_lost() {
-    let all = bounds(World::cut_off(1), WhenPathsRemain::Refuse);
+    let all = bounds(World::cut_off(&[1]), WhenPathsRemain::Refuse);
     check("all paths are lost", all);
 }
 
 #[test]
 fn in_no_state_do_two_hosts_write_when_paths_work() {
-    let all = bounds(World::at_work(2), WhenPathsRemain::Fence);
+    let all = bounds(World::at_work(&[2]), WhenPathsRemain::Fence);
     check("paths work", all);
+}
+
+#[test]
+fn in_no_state_do_two_hosts_write_when_two_volume_groups_lose_their_paths() {
+    let all = bounds(World::cut_off(&[1, 1]), WhenPathsRemain::Refuse);
+    check("two volume groups lose all paths", all);
 }

@@ -13,7 +13,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::answers::{Answer, Call};
-use super::events::Event;
+use super::events::Happening;
 use super::files::Files;
 use super::pool;
 use super::world::World;
@@ -47,7 +47,7 @@ pub(super) enum Next {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Script {
     /// Point and event, in order.
-    pub events: Vec<(usize, Event)>,
+    pub events: Vec<(usize, Happening)>,
     /// Whether threads hand over at every call.
     pub interleave: bool,
 }
@@ -66,8 +66,8 @@ struct Thread {
     wake: Arc<Condvar>,
     until: Option<u32>,
     bell: Option<(Bell, u64)>,
-    /// Volume whose swap it waits for.
-    swap: Option<usize>,
+    /// Volume group and volume whose swap it waits for.
+    swap: Option<(usize, usize)>,
     ready: bool,
 }
 
@@ -239,8 +239,7 @@ impl Stage {
         }
         play = self.point(play, me, Next::Call(call));
         loop {
-            let swaps = |w: &World, v: usize| w.volumes[v].is_some_and(|v| v.swapping.is_some());
-            let behind = matches!(call, Call::Swap(v, _) if swaps(&play.world, v));
+            let behind = matches!(call, Call::Swap(g, v, _) if play.world.swapping(g, v));
             let answer = play.world.answer(call);
             let now = play.world.now;
             play.past = hash((play.past, me, call, &answer, now));
@@ -248,11 +247,11 @@ impl Stage {
             if answer != Answer::Waits {
                 return self.finish_call(play, answer);
             }
-            let Call::Swap(volume, _) = call else {
+            let Call::Swap(group, volume, _) = call else {
                 return self.finish_call(play, answer);
             };
             if let Some(t) = play.threads.get_mut(&me) {
-                t.swap = Some(volume);
+                t.swap = Some((group, volume));
             }
             play.pick(None);
             play = self.wait_for_turn(play, me);
@@ -308,9 +307,9 @@ impl Stage {
         if play.over {
             return self.alive(play);
         }
-        if event == Some(Event::HookTakesOver) {
+        if event.is_some_and(Happening::is_hook) {
             let stage = self.clone();
-            let proof = play.world.proof;
+            let proofs = play.world.proofs();
             play.hook_acts = true;
             let hook = play.start(
                 self,
@@ -320,7 +319,9 @@ impl Stage {
                     let mut play = stage.lock();
                     (play.hook_acts, play.hook_ended) = (false, true);
                     play.world.process_ends(HOOK);
-                    play.world.proof = proof;
+                    for (group, proof) in play.world.groups.iter_mut().zip(proofs) {
+                        group.proof = proof;
+                    }
                 }),
             );
             if let Some(t) = play.threads.get_mut(&me) {
@@ -392,7 +393,7 @@ impl Play {
     }
 
     /// One more point. What happens there by the script, for those who have to see to it.
-    fn reach(&mut self, next: Next) -> Option<Event> {
+    fn reach(&mut self, next: Next) -> Option<Happening> {
         let at = self.points;
         let due = self.script.events.iter().find(|e| e.0 == at).map(|e| e.1);
         // Several may be due at one point; each is followed by another look.
@@ -414,7 +415,7 @@ impl Play {
             };
             event.happen(&mut self.world);
             last = Some(event);
-            if event == Event::HookTakesOver {
+            if event.is_hook() {
                 break;
             }
             if self.world.reset || self.world.wrong.is_some() {
@@ -440,7 +441,7 @@ impl Play {
         if !self.acts(t) {
             return false;
         }
-        let swapped = |v: usize| self.world.volumes[v].is_none_or(|v| v.swapping.is_none());
+        let swapped = |(group, volume)| !self.world.swapping(group, volume);
         t.ready
             || t.until.is_some_and(|at| self.world.now >= at)
             || t.bell.as_ref().is_some_and(|(b, seen)| b.rings() > *seen)

@@ -2,115 +2,12 @@
 //! and counted.
 //!
 //! Host A is drawn in detail, as the kernel and the daemons behave towards an agent. Host B is the worst peer there can be: it takes every lock over
-//! and writes in the very moment in which sanlock lets it, so that it needs no state of its own ([`World::held`]).
+//! and writes in the very moment in which sanlock lets it, so that it needs no state of its own ([`Group::held`]).
 
-use crate::fence::budget::{ResetWindow, lease_lifetime};
-use crate::fence::{LockspaceState, Monotonic};
+use super::group::Group;
 
-/// Seconds of sanlock's I/O time-out: everything goes ten times as fast as by default.
-pub(super) const IO_TIMEOUT: u32 = 1;
-/// Seconds of the watchdog.
-pub(super) const FIRE_TIMEOUT: u32 = 5;
 /// How long I/O takes to the array and back.
-const ROUND_TRIP: u32 = 300;
-/// sanlock lets go so long after a drop, and has forgotten the lockspace after as long again.
-pub(super) const LETS_GO: u32 = 200;
-/// How long it takes to join a lockspace.
-const JOIN: u32 = 2000;
-
-/// The generation that the world begins with.
-const FIRST: u64 = 3;
-
-/// What a table does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Table {
-    /// Leads to the map.
-    Linear,
-    /// Leads nowhere.
-    Error,
-}
-
-/// A volume on host A. All of them lie on one multipath map.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Volume {
-    /// The live table.
-    pub table: Table,
-    /// What waits in the inactive slot.
-    pub inactive: Option<Table>,
-    /// Suspended by somebody else.
-    pub suspended: bool,
-    /// The error table that a swap of this process (0: the agent, 1: the hook) brings in as soon as nothing is in flight.
-    pub swapping: Option<u8>,
-    /// Somebody opened it, without any lock, after everything had been seen closed: what no fence can foresee, and what the guard is for.
-    pub late: bool,
-    /// The highest generation of the lockspace when it was made.
-    pub made: u64,
-}
-
-impl Volume {
-    const NEW: Self = Self {
-        table: Table::Linear,
-        inactive: None,
-        suspended: false,
-        swapping: None,
-        late: false,
-        made: FIRST,
-    };
-
-    /// Whether nothing gets through it, now or by a mere resume.
-    pub(super) fn closed(self) -> bool {
-        self.table == Table::Error
-            && self.inactive.is_none()
-            && !self.suspended
-            && self.swapping.is_none()
-    }
-
-    /// Whether it has a way to the array, or a resume gives it one, and nobody opened it behind everybody's back.
-    pub(super) fn leads(self) -> bool {
-        let linear = self.table == Table::Linear || self.inactive == Some(Table::Linear);
-        linear && !self.late
-    }
-}
-
-/// A write that host A has begun.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Write {
-    /// By which volume.
-    pub volume: usize,
-    /// Whether it is on its way to the array; otherwise it queues in the map.
-    pub sent: bool,
-}
-
-/// The lockspace of the volume group on host A.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Lock {
-    pub generation: u64,
-    pub frozen: bool,
-    pub state: State,
-    /// When its lease was renewed last.
-    pub renewed: u32,
-}
-
-/// Where a lockspace is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum State {
-    Adding,
-    Healthy,
-    Removing,
-}
-
-/// What happens by itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) enum Timer {
-    /// What was sent comes back.
-    ComesBack,
-    /// sanlock stops holding the lockspace, and the watchdog for it.
-    LetsGo,
-    /// sanlock has forgotten it.
-    Forgets,
-    /// The lockspace was joined.
-    Joined,
-}
+pub(super) const ROUND_TRIP: u32 = 300;
 
 /// A daemon that may fall silent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -122,32 +19,13 @@ pub(super) enum Daemon {
 
 /// Everything there is, besides the agent's memory and its files.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-#[expect(clippy::struct_excessive_bools, reason = "what is so or not so")]
 pub(super) struct World {
     /// Milliseconds.
     pub now: u32,
-    /// Whether the map has a path to the array.
-    pub up: bool,
-    /// Whether what is sent is swallowed: it neither ends nor fails.
-    pub hole: bool,
-    /// `queue_if_no_path`.
-    pub queueing: bool,
-    /// multipathd was told to keep it off.
-    pub told: bool,
-    /// Volumes by number; None: not active.
-    pub volumes: Vec<Option<Volume>>,
-    pub writes: Vec<Write>,
-    pub lock: Option<Lock>,
-    pub timers: Vec<(u32, Timer)>,
+    pub groups: Vec<Group>,
     pub silent: Option<Daemon>,
     /// The watchdog has fired.
     pub reset: bool,
-    /// The agent that lives now has listed the devices and found all closed and nothing in flight.
-    pub proof: bool,
-    /// The generation that may be fenced: that which was there when the fence began.
-    pub allowed: u64,
-    /// The highest generation so far.
-    pub generations: u64,
     /// Something happened that may keep a fence from its end, other than I/O that hangs.
     pub hindered: bool,
     /// What must never happen, but did.
@@ -155,67 +33,43 @@ pub(super) struct World {
 }
 
 impl World {
-    /// All paths are gone, the map queues, and one write waits in it. `volumes` are active, and there is room for one more.
-    pub(super) fn cut_off(volumes: usize) -> Self {
-        let mut all = vec![Some(Volume::NEW); volumes];
-        all.push(None);
+    /// Volume groups with so many volumes each. All paths are gone, the maps queue, and one write waits in each.
+    pub(super) fn cut_off(volumes: &[usize]) -> Self {
         Self {
             now: 100_000,
-            up: false,
-            hole: false,
-            queueing: true,
-            told: false,
-            volumes: all,
-            writes: vec![Write {
-                volume: 0,
-                sent: false,
-            }],
-            lock: Some(Lock {
-                generation: FIRST,
-                frozen: false,
-                state: State::Healthy,
-                renewed: 98_000,
-            }),
-            timers: Vec::new(),
+            groups: volumes.iter().map(|n| Group::cut_off(*n)).collect(),
             silent: None,
             reset: false,
-            proof: false,
-            allowed: 0,
-            generations: FIRST,
             hindered: false,
             wrong: None,
         }
     }
 
-    /// The paths work, and a write is on its way.
-    pub(super) fn at_work(volumes: usize) -> Self {
+    /// The paths work, and in each volume group a write is on its way.
+    pub(super) fn at_work(volumes: &[usize]) -> Self {
         let mut world = Self::cut_off(volumes);
-        world.up = true;
-        world.send(0);
+        let now = world.now;
+        for group in &mut world.groups {
+            group.up = true;
+            group.send(0, now);
+        }
         world
     }
 
-    /// Whether sanlock keeps host B from taking the locks over.
-    pub(super) fn held(&self) -> bool {
-        self.lock.is_some_and(|l| l.state == State::Healthy)
+    /// Whether a swap of the volume waits for I/O.
+    pub(super) fn swapping(&self, group: usize, volume: usize) -> bool {
+        self.groups[group].volumes[volume].is_some_and(|v| v.swapping.is_some())
     }
 
-    /// Whether the watchdog waits for the lockspace.
-    pub(super) fn armed(&self) -> bool {
-        self.held()
-    }
-
-    /// When the watchdog resets the host.
+    /// When the watchdog resets the host: any lockspace is enough.
     fn resets_at(&self) -> Option<u32> {
-        let lock = self.lock.filter(|_| self.armed() && !self.reset)?;
-        let renewed = Monotonic::from_secs(u64::from(lock.renewed / 1000));
-        let latest = ResetWindow::new(renewed, IO_TIMEOUT, FIRE_TIMEOUT).latest;
-        u32::try_from(latest.0.as_millis()).ok()
+        let groups = self.groups.iter().filter(|_| !self.reset);
+        groups.filter_map(Group::resets_at).min()
     }
 
     /// When something happens by itself next.
     pub(super) fn next(&self) -> Option<u32> {
-        let timers = self.timers.iter().map(|t| t.0);
+        let timers = self.groups.iter().flat_map(|g| &g.timers).map(|t| t.0);
         timers.chain(self.resets_at()).min()
     }
 
@@ -226,167 +80,40 @@ impl World {
             self.now = self.now.max(next.unwrap_or(to));
             let Some(at) = next else { return };
             if self.resets_at() == Some(at) {
-                self.watchdog_fires();
+                self.reset = true;
+                self.groups.iter_mut().for_each(Group::reset);
                 return;
             }
-            self.timers.sort_unstable();
-            if let Some(due) = self.timers.iter().position(|t| t.0 == at) {
-                let (_, what) = self.timers.remove(due);
-                self.happens(what);
-            }
+            // Those of another volume group at the same time come in the next turn.
+            let _ = self.groups.iter_mut().any(|g| g.happens_at(at));
             self.follow();
         }
     }
 
-    /// Nothing of host A's memory is left, nor of what its adapters held.
-    fn watchdog_fires(&mut self) {
-        self.reset = true;
-        self.volumes.fill(None);
-        self.writes.clear();
-        self.timers.clear();
-        self.lock = None;
-    }
-
-    fn happens(&mut self, what: Timer) {
-        match what {
-            Timer::ComesBack if self.hole => {}
-            Timer::ComesBack => self.come_back(),
-            Timer::LetsGo => {
-                if let Some(l) = &mut self.lock {
-                    l.state = State::Removing;
-                }
-            }
-            Timer::Forgets => self.lock = None,
-            Timer::Joined => {
-                if let Some(l) = self.lock.as_mut().filter(|l| l.state == State::Adding) {
-                    l.state = State::Healthy;
-                    l.renewed = self.now;
-                    // A volume comes into use, under a new lock.
-                    self.volumes[0] = Some(activated(false, self.generations));
-                }
-            }
-        }
-    }
-
-    /// What was sent ends, or comes back to the map if there is no path any more.
-    pub(super) fn come_back(&mut self) {
-        let again = !self.up && self.queueing;
-        self.writes.retain(|w| !w.sent || again);
-        self.writes.iter_mut().for_each(|w| w.sent = false);
-        if self.up {
-            self.send_queued();
-        }
-    }
-
-    pub(super) fn send(&mut self, volume: usize) {
-        self.writes.push(Write { volume, sent: true });
-        self.timers.push((self.now + ROUND_TRIP, Timer::ComesBack));
-    }
-
-    pub(super) fn send_queued(&mut self) {
-        if self.writes.iter().any(|w| !w.sent) {
-            self.writes.iter_mut().for_each(|w| w.sent = true);
-            self.timers.push((self.now + ROUND_TRIP, Timer::ComesBack));
-        }
-    }
-
-    /// A path failed and the map does not queue: what waits in it ends with an error.
-    pub(super) fn fail_queued(&mut self) {
-        if !self.queueing && !self.up {
-            self.writes.retain(|w| w.sent);
-        }
-    }
-
-    /// Whether a swap of the volume has to wait.
-    pub(super) fn in_flight(&self, volume: usize) -> bool {
-        self.writes.iter().any(|w| w.volume == volume)
-    }
-
     /// The kernel ends swaps that need wait no longer, whoever is there to see it. Then judges.
     pub(super) fn follow(&mut self) {
-        for at in 0..self.volumes.len() {
-            let waits = self.in_flight(at);
-            if let Some(v) = self.volumes[at].as_mut().filter(|_| !waits)
-                && v.swapping.take().is_some()
-            {
-                v.table = Table::Error;
-                v.suspended = false;
-            }
+        self.groups.iter_mut().for_each(Group::follow);
+        if self.reset {
+            return;
         }
-        self.judge();
+        if let Some(what) = self.groups.iter().find_map(Group::judge) {
+            self.blame(what);
+        }
     }
 
     pub(super) fn blame(&mut self, what: &'static str) {
         self.wrong.get_or_insert(what);
     }
 
-    /// Two hosts never write one volume: while host B may have the lock, nothing of host A leads to the array, and nothing is on its way.
-    fn judge(&mut self) {
-        if self.held() || self.reset {
-            return;
-        }
-        if self.volumes.iter().flatten().any(|v| v.leads()) {
-            self.blame("two hosts can write one volume: a table leads to the array without a lock");
-        }
-        let excused = |w: &Write| self.volumes[w.volume].is_some_and(|v| v.late);
-        if self.writes.iter().any(|w| !excused(w)) {
-            self.blame("two hosts can write one volume: I/O is in flight without a lock");
-        }
-    }
-
-    /// The agent's threads (or the hook's) are gone: a swap that waited is undone, and what was known is forgotten.
+    /// The threads of a process are gone.
     pub(super) fn process_ends(&mut self, process: u8) {
-        for v in self.volumes.iter_mut().flatten() {
-            if v.swapping == Some(process) {
-                v.swapping = None;
-                v.inactive.get_or_insert(Table::Error);
-            }
-        }
-        self.proof = false;
-    }
-}
-
-impl World {
-    /// Somebody gives the node its storage back: the devices go, and the lockspace is joined anew.
-    pub(super) fn rejoin(&mut self) {
-        self.volumes.fill(None);
-        self.timers
-            .retain(|t| !matches!(t.1, Timer::LetsGo | Timer::Forgets));
-        self.generations += 1;
-        self.lock = Some(Lock {
-            generation: self.generations,
-            frozen: false,
-            state: State::Adding,
-            renewed: self.now,
-        });
-        self.told = false;
-        self.queueing = true;
-        self.timers.push((self.now + JOIN, Timer::Joined));
-    }
-
-    /// Whether sanlock would still renew the lease: once it has run out, it does not.
-    pub(super) fn renewable(&self) -> bool {
-        let lifetime = u32::try_from(lease_lifetime(IO_TIMEOUT).as_millis()).unwrap_or(u32::MAX);
-        let lives = |l: Lock| l.state == State::Healthy && self.now < l.renewed + lifetime;
-        self.up && !self.hole && self.lock.is_some_and(lives)
-    }
-}
-
-impl From<State> for LockspaceState {
-    fn from(state: State) -> Self {
-        match state {
-            State::Adding => Self::Adding,
-            State::Healthy => Self::Healthy,
-            State::Removing => Self::Removing,
+        for group in &mut self.groups {
+            group.process_ends(process);
         }
     }
-}
 
-/// Volume that somebody activates.
-pub(super) fn activated(late: bool, made: u64) -> Volume {
-    Volume {
-        late,
-        made,
-        ..Volume::NEW
+    /// What the agent that lives now has seen proven, by volume group.
+    pub(super) fn proofs(&self) -> Vec<bool> {
+        self.groups.iter().map(|g| g.proof).collect()
     }
 }
