@@ -1,5 +1,6 @@
-//! Devices at which a thread of this process was left behind. A call that hangs in the kernel cannot be called back: whoever comes to the same device
-//! later leaves it to the thread that is there, or each attempt would leave one more behind it.
+//! Devices and calls at which a thread of this process was left behind. A call that hangs in the kernel cannot be called back: whoever comes to the
+//! same device later leaves it to the thread that is there, and whoever asks the same question is refused once some hang at it; or each attempt would
+//! leave one more behind it.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,6 +17,8 @@ struct Known {
     devices: Mutex<BTreeMap<String, Monotonic>>,
     /// How many there are: mostly none, and then nobody has to wait for the lock.
     count: AtomicUsize,
+    /// How many threads were left at calls, by what these are about.
+    calls: Mutex<BTreeMap<String, usize>>,
 }
 
 /// A thread was left at a device. It has come back when this is dropped.
@@ -25,7 +28,34 @@ pub struct At {
     uuid: String,
 }
 
+/// A thread was left at a call. It has come back when this is dropped.
+#[derive(Debug)]
+pub struct Left {
+    all: Underway,
+    call: String,
+}
+
 impl Underway {
+    fn calls(&self) -> MutexGuard<'_, BTreeMap<String, usize>> {
+        self.0.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A thread is left at such a call.
+    #[must_use]
+    pub fn leave(&self, call: &str) -> Left {
+        *self.calls().entry(call.to_owned()).or_default() += 1;
+        Left {
+            all: self.clone(),
+            call: call.to_owned(),
+        }
+    }
+
+    /// How many threads were left at such calls, and have not come back.
+    #[must_use]
+    pub fn left(&self, call: &str) -> usize {
+        self.calls().get(call).copied().unwrap_or_default()
+    }
+
     fn devices(&self) -> MutexGuard<'_, BTreeMap<String, Monotonic>> {
         self.0
             .devices
@@ -63,6 +93,18 @@ impl Drop for At {
         let mut devices = self.all.devices();
         devices.remove(&self.uuid);
         self.all.0.count.store(devices.len(), Ordering::Release);
+    }
+}
+
+impl Drop for Left {
+    fn drop(&mut self) {
+        let mut calls = self.all.calls();
+        if let Some(n) = calls.get_mut(&self.call) {
+            *n -= 1;
+            if *n == 0 {
+                calls.remove(&self.call);
+            }
+        }
     }
 }
 

@@ -1,16 +1,36 @@
 //! Calls that may hang, each on a thread of its own that is given up when its time is over (S3).
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::fence::Monotonic;
-use crate::host::{Bell, Error, Host, Result};
+use crate::host::underway::Left;
+use crate::host::{Bell, Error, Host, Result, Underway};
+
+/// So many threads may hang at the same call of a process. A kernel that lets these hang has no answer for one more, and whoever asks again every
+/// second for as long as it hangs shall not leave one behind each time.
+const MOST_LEFT: usize = 4;
+
+/// What the thread of a call and whoever waits for it share.
+struct Shared<T> {
+    answer: Option<Result<T>>,
+    ended: bool,
+    /// Nobody waits any more: kept until the thread comes back.
+    left: Option<Left>,
+}
 
 /// A call that is going on.
 pub(in crate::agent) struct Pending<T> {
     what: &'static str,
+    /// What it is about, if there are several of its kind.
+    about: String,
     started: Monotonic,
-    answer: Arc<Mutex<Option<Result<T>>>>,
+    underway: Underway,
+    shared: Arc<Mutex<Shared<T>>>,
+}
+
+fn lock<T>(shared: &Mutex<Shared<T>>) -> MutexGuard<'_, Shared<T>> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl<T: Send + 'static> Pending<T> {
@@ -21,28 +41,57 @@ impl<T: Send + 'static> Pending<T> {
         what: &'static str,
         call: impl FnOnce(&Host) -> Result<T> + Send + 'static,
     ) -> Self {
-        let answer = Arc::new(Mutex::new(None));
-        let started = host.system.monotonic();
-        let (theirs, rings, with) = (Arc::clone(&answer), bell.clone(), host.clone());
+        Self::start_about(host, bell, what, "", call)
+    }
+
+    /// The same of a call that one map or volume group is asked and another is not: one that hangs says nothing of the others.
+    pub(in crate::agent) fn start_about(
+        host: &Host,
+        bell: &Bell,
+        what: &'static str,
+        about: &str,
+        call: impl FnOnce(&Host) -> Result<T> + Send + 'static,
+    ) -> Self {
+        let me = Self {
+            what,
+            about: format!("{what} {about}"),
+            started: host.system.monotonic(),
+            underway: host.underway.clone(),
+            shared: Arc::new(Mutex::new(Shared {
+                answer: None,
+                ended: false,
+                left: None,
+            })),
+        };
+        if me.underway.left(&me.about) >= MOST_LEFT {
+            let error = Error::Unavailable {
+                what: what.to_owned(),
+                source: std::io::ErrorKind::ResourceBusy.into(),
+                hint: "Earlier calls still hang in the kernel: it is asked again when one of them ends",
+            };
+            me.end(Err(error));
+            bell.ring();
+            return me;
+        }
+        let (theirs, rings, with) = (Arc::clone(&me.shared), bell.clone(), host.clone());
         let work = move || {
             let result = call(&with);
-            *theirs.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
+            end(&theirs, result);
             rings.ring();
         };
         if let Err(source) = host.system.spawn(what, Box::new(work)) {
-            let error = Error::Unavailable {
+            me.end(Err(Error::Unavailable {
                 what: format!("a thread for: {what}"),
                 source,
                 hint: "Raise the limit of threads (pids) of the agent",
-            };
-            *answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(Err(error));
+            }));
             bell.ring();
         }
-        Self {
-            what,
-            started,
-            answer,
-        }
+        me
+    }
+
+    fn end(&self, result: Result<T>) {
+        end(&self.shared, result);
     }
 
     /// When it was started: its answer is not older.
@@ -52,10 +101,7 @@ impl<T: Send + 'static> Pending<T> {
 
     /// The answer, once.
     pub(in crate::agent) fn take(&self) -> Option<Result<T>> {
-        self.answer
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
+        lock(&self.shared).answer.take()
     }
 
     /// Waits for the answer, at most until `limit` after the start.
@@ -81,6 +127,24 @@ impl<T: Send + 'static> Pending<T> {
     }
 }
 
+fn end<T>(shared: &Mutex<Shared<T>>, result: Result<T>) {
+    let left = {
+        let mut shared = lock(shared);
+        (shared.answer, shared.ended) = (Some(result), true);
+        shared.left.take()
+    };
+    drop(left);
+}
+
+impl<T> Drop for Pending<T> {
+    fn drop(&mut self) {
+        let mut shared = lock(&self.shared);
+        if !shared.ended {
+            shared.left = Some(self.underway.leave(&self.about));
+        }
+    }
+}
+
 /// Makes `call` and waits for its answer, at most `limit`.
 ///
 /// # Errors
@@ -91,12 +155,27 @@ pub(in crate::agent) fn call<T: Send + 'static>(
     limit: Duration,
     call: impl FnOnce(&Host) -> Result<T> + Send + 'static,
 ) -> Result<T> {
+    call_about(host, what, "", limit, call)
+}
+
+/// The same of a call that is about one map or volume group of several.
+///
+/// # Errors
+/// The call's own, or [`Error::TimedOut`].
+pub(in crate::agent) fn call_about<T: Send + 'static>(
+    host: &Host,
+    what: &'static str,
+    about: &str,
+    limit: Duration,
+    call: impl FnOnce(&Host) -> Result<T> + Send + 'static,
+) -> Result<T> {
     let bell = Bell::default();
-    Pending::start(host, &bell, what, call).wait(host, &bell, limit)
+    Pending::start_about(host, &bell, what, about, call).wait(host, &bell, limit)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::time::Instant;
 
     use super::*;
@@ -148,6 +227,40 @@ mod tests {
             "{took:?}"
         );
         drop(release);
+    }
+
+    #[test]
+    fn a_call_that_hangs_leaves_few_threads_behind_however_often_it_is_made() {
+        let host = host();
+        let limit = Duration::from_millis(10);
+        let (release, hang) = std::sync::mpsc::channel::<()>();
+        let (hang, threads) = (Arc::new(Mutex::new(hang)), Arc::new(AtomicUsize::new(0)));
+        let ask = |about: &str| {
+            let (hang, threads) = (Arc::clone(&hang), Arc::clone(&threads));
+            call_about(&host, "hanging", about, limit, move |_| {
+                threads.fetch_add(1, Ordering::SeqCst);
+                // All but the first wait behind it, as in the kernel.
+                let _ = hang
+                    .lock()
+                    .expect("lock")
+                    .recv_timeout(Duration::from_mins(1));
+                Ok(())
+            })
+        };
+        for n in 0..20 {
+            let result = ask("this");
+            let refused = matches!(result, Err(Error::Unavailable { .. }));
+            assert_eq!(refused, n >= MOST_LEFT, "{n}: {result:?}");
+        }
+        assert!(threads.load(Ordering::SeqCst) <= MOST_LEFT);
+        let other = ask("that");
+        assert!(matches!(other, Err(Error::TimedOut { .. })), "{other:?}");
+        // It answers again: so do those who ask.
+        drop(release);
+        let until = Instant::now() + Duration::from_secs(30);
+        while ask("this").is_err() || host.underway.left("hanging this") > 0 {
+            assert!(Instant::now() < until, "nobody came back");
+        }
     }
 
     #[test]

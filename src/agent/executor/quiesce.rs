@@ -65,7 +65,8 @@ impl Fence<'_> {
             let uuid = map.uuid.clone();
             let call = move |h: &Host| turn_off(h, &uuid, true);
             let what = "turning queueing off";
-            calls.push((map, Pending::start(self.host, &bell, what, call)));
+            let pending = Pending::start_about(self.host, &bell, what, &map.uuid, call);
+            calls.push((map, pending));
         }
         for (map, call) in calls {
             let (result, message) = match call.wait(self.host, &bell, LIMIT) {
@@ -152,9 +153,8 @@ impl Fence<'_> {
                     let uuid = map.uuid.clone();
                     let call = move |h: &Host| turn_off(h, &uuid, false);
                     let what = "looking after the queueing";
-                    guard
-                        .looks
-                        .push((at, Pending::start(self.host, bell, what, call)));
+                    let pending = Pending::start_about(self.host, bell, what, &map.uuid, call);
+                    guard.looks.push((at, pending));
                 }
             }
         }
@@ -178,7 +178,7 @@ impl Guard {
             Err(Error::NoSuchDevice { .. }) => Ok(()),
             Err(e) => Err(e),
         };
-        let call = Pending::start(host, bell, "telling multipathd", tell);
+        let call = Pending::start_about(host, bell, "telling multipathd", &map.uuid, tell);
         self.multipathd.push((map.step, call));
     }
 }

@@ -66,7 +66,8 @@ pub fn open_devices(list: &[DmDevice], group: &GroupRecord) -> Vec<String> {
 pub fn keep_queueing_off(host: &Host, map_uuid: &str) -> Result<bool> {
     let uuid = map_uuid.to_owned();
     let call = move |h: &Host| turn_off(h, &uuid, false);
-    let found = limited::call(host, "looking after the queueing", ASK, call)?;
+    let what = "looking after the queueing";
+    let found = limited::call_about(host, what, map_uuid, ASK, call)?;
     Ok(found == Found::TurnedOff)
 }
 

@@ -220,9 +220,11 @@ impl Fence<'_> {
         // Written down before it is done.
         self.begin(self.step(StepKind::Release, group));
         let name = self.groups.get(group)?.name.clone();
-        let call = move |h: &crate::host::Host| h.lvmlockd.drop_vg(&name, DROP_LIMIT);
+        let vg = name.clone();
+        let call = move |h: &crate::host::Host| h.lvmlockd.drop_vg(&vg, DROP_LIMIT);
+        let what = "dropping the lockspace";
         Some(Sent {
-            call: Pending::start(self.host, bell, "dropping the lockspace", call),
+            call: Pending::start_about(self.host, bell, what, &name, call),
             failed: false,
         })
     }

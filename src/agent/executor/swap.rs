@@ -180,7 +180,12 @@ impl Fence<'_> {
             }
             self.publish();
         }
-        let lives = self.lives(now);
+        let mut lives = self.lives(now);
+        if !lives {
+            // By what was known when it was reported; a lease that is renewed goes on, and the host with it.
+            self.reset = self.current_reset().or(self.reset);
+            lives = self.lives(self.host.system.monotonic());
+        }
         if !lives {
             self.not_proven(swap, now);
         }

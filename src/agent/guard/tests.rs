@@ -24,25 +24,34 @@ const PV: DevNo = DevNo { major: 8, minor: 9 };
 impl Bench {
     /// vg1 stands fenced and released.
     fn new() -> Self {
+        Self::of(&["vg1"])
+    }
+
+    /// These do.
+    fn of(vgs: &[&str]) -> Self {
+        let targets = vgs.iter().map(|vg| Group::target(vg));
+        let other = Group::bystander("other", true);
         let layout = Layout {
-            groups: vec![Group::bystander("other", true), Group::target("vg1")],
+            groups: std::iter::once(other).chain(targets).collect(),
         };
         let me = Self {
             node: Simulation::new(&layout),
             state: tempfile::tempdir().expect("a directory"),
             news: Arc::default(),
         };
-        let inventory = me.node.inventory();
         let host = me.node.host();
-        let report = executor::run(
-            &host,
-            &mut me.journal(),
-            &order("vg1", 1),
-            inventory,
-            &|| false,
-            &mut |_| (),
-        );
-        assert_eq!(report.outcome, Outcome::Proven);
+        for vg in vgs {
+            let inventory = me.node.inventory();
+            let report = executor::run(
+                &host,
+                &mut me.journal(),
+                &order(vg, 1),
+                inventory,
+                &|| false,
+                &mut |_| (),
+            );
+            assert_eq!(report.outcome, Outcome::Proven);
+        }
         me
     }
 
@@ -360,4 +369,17 @@ fn a_look_that_took_long_is_rested_from_before_the_next() {
     for (took, next) in [(1, 20), (15, 30), (300, 600), (5000, 6000)] {
         assert_eq!(soonest(at(0), at(took)), at(next), "{took} ms");
     }
+}
+
+#[test]
+fn a_kernel_that_hangs_for_long_has_no_more_threads_left_at_it_than_one_that_hangs_for_short() {
+    let bench = Bench::new();
+    let mut guard = bench.guard();
+    bench.watch(&mut guard, SPAN);
+    bench.node.state(|s| s.listing_hangs = true);
+    bench.watch(&mut guard, 6 * SPAN);
+    let soon = bench.node.threads();
+    bench.watch(&mut guard, 60 * SPAN);
+    let later = bench.node.threads();
+    assert!(later <= soon && soon <= 6, "{soon} threads, then {later}");
 }

@@ -143,7 +143,9 @@ impl World {
                 of.timers.push((now + 2 * LETS_GO, Timer::Forgets));
             }
         }
-        wrong.into_iter().for_each(|what| self.blame(what));
+        for what in wrong {
+            self.blame(what);
+        }
         Answer::Done
     }
 

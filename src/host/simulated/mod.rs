@@ -243,6 +243,12 @@ impl Simulation {
         state.crash_at = Some(state.calls + n);
     }
 
+    /// How many threads there are that [`System::spawn`] started.
+    #[must_use]
+    pub fn threads(&self) -> usize {
+        self.lock().threads
+    }
+
     /// How many calls there were.
     #[must_use]
     pub fn calls(&self) -> u64 {
@@ -312,6 +318,12 @@ impl State {
         let id = self.next_event;
         self.next_event += 1;
         self.events.insert((at.max(self.now), id), event);
+    }
+
+    /// The time.
+    #[must_use]
+    pub const fn now(&self) -> Monotonic {
+        Monotonic(self.now)
     }
 
     /// Has something happen so much later.
