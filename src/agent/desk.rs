@@ -180,7 +180,7 @@ impl Desk {
                 // What a fence says comes first: it frees the hands for the next.
                 biased;
                 Some(said) = said.recv() => self.hear(said)?,
-                Some(call) = calls.recv() => self.hooks.push(call),
+                Some(call) = calls.recv() => self.called(call),
                 Some(seen) = watch.next() => self.see(seen),
                 Ok(()) = inventory.changed() => {}
                 Some(news) = self.tools.news.recv() => self.tools.sentry.hear(news),

@@ -4,36 +4,54 @@ use std::collections::BTreeSet;
 
 use super::{Desk, Running, Work};
 use crate::agent::decide::{Hanging, Known, Uid};
+use crate::agent::hook::server::Call;
 use crate::agent::journal::{Record, Waits};
 use crate::fence::report::FenceReport;
 
 /// Fences of this node that are not done and not going on, each by the UID of its request: the next one first.
 #[derive(Debug, Default)]
-pub(super) struct Queue(Vec<(Uid, Record)>);
+pub(super) struct Queue {
+    waiting: Vec<(Uid, Record)>,
+    /// A kill hook waits for the next one.
+    hurried: bool,
+}
 
 impl Queue {
     pub(super) const fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.waiting.is_empty()
     }
 
     pub(super) fn has(&self, uid: &str) -> bool {
-        self.0.iter().any(|(u, _)| u == uid)
+        self.waiting.iter().any(|(u, _)| u == uid)
     }
 
     /// One more, in place of what is known of it. One that was never given up comes before those that were: what it hangs on is not known yet.
     fn push(&mut self, uid: Uid, record: Record) {
-        self.0.retain(|(u, _)| *u != uid);
-        self.0.push((uid, record));
-        self.0.sort_by_key(|(_, r)| r.given_up());
+        self.waiting.retain(|(u, _)| *u != uid);
+        self.waiting.push((uid, record));
+        self.waiting.sort_by_key(|(_, r)| r.given_up());
     }
 
     fn take(&mut self) -> Option<(Uid, Record)> {
-        (!self.0.is_empty()).then(|| self.0.remove(0))
+        self.hurried = false;
+        (!self.is_empty()).then(|| self.waiting.remove(0))
+    }
+
+    /// The one of that volume group is the next, of those that were given up: once, since two that hang would chase each other otherwise.
+    pub(super) fn hurry(&mut self, vg: &str) {
+        let is = |r: &Record| r.given_up() && groups(&r.begun.report).any(|(name, _)| name == vg);
+        let Some(at) = self.waiting.iter().position(|(_, r)| is(r)) else {
+            return;
+        };
+        let first = self.waiting.partition_point(|(_, r)| !r.given_up());
+        let one = self.waiting.remove(at);
+        self.waiting.insert(first, one);
+        self.hurried = true;
     }
 
     /// The API server has given a fence of the node's own a UID.
     pub(super) fn rename(&mut self, from: &str, to: &str) {
-        for (uid, _) in &mut self.0 {
+        for (uid, _) in &mut self.waiting {
             if uid == from {
                 to.clone_into(uid);
             }
@@ -101,7 +119,11 @@ impl Desk {
             uid: uid.clone(),
             groups: groups(report).map(|(_, uuid)| uuid.to_owned()).collect(),
         };
-        let waiting = self.queue.0.iter().map(|(uid, r)| of(uid, &r.begun.report));
+        let waiting = self
+            .queue
+            .waiting
+            .iter()
+            .map(|(uid, r)| of(uid, &r.begun.report));
         let going_on = self.going_on().map(|k| of(&k.order.uid, &k.report));
         waiting.chain(going_on).collect()
     }
@@ -114,18 +136,24 @@ impl Desk {
 
     /// Names of the volume groups that a fence is at: a kill hook of one waits for the end of that.
     pub(super) fn in_hand(&self) -> BTreeSet<String> {
-        let waiting = self.queue.0.iter().map(|(_, r)| &r.begun.report);
+        let waiting = self.queue.waiting.iter().map(|(_, r)| &r.begun.report);
         let going_on = self.going_on().map(|known| &known.report);
         let all = waiting.chain(going_on).flat_map(groups);
         all.map(|(name, _)| name.to_owned()).collect()
     }
 
+    /// A kill hook calls. The lease of its volume group has run out: a fence of that which waits for its turn has it next.
+    pub(super) fn called(&mut self, call: Call) {
+        self.queue.hurry(&call.vg);
+        self.hooks.push(call);
+    }
+
     /// Tells the fence that is going on who waits for it. `first`: an order does that has not had its turn.
     pub(super) fn tell_who_waits(&self, first: bool) {
         if let Some((_, reins)) = &self.running {
-            let never_tried = self.queue.0.iter().any(|(_, r)| !r.given_up());
+            let never_tried = self.queue.waiting.iter().any(|(_, r)| !r.given_up());
             reins.wanted(match self.queue.is_empty() {
-                _ if first || never_tried => Waits::First,
+                _ if first || never_tried || self.queue.hurried => Waits::First,
                 false => Waits::Another,
                 true => Waits::Nobody,
             });

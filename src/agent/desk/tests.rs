@@ -157,7 +157,7 @@ impl Agent<'_> {
 
     fn call(&mut self, vg: &str) -> oneshot::Receiver<Result<(), String>> {
         let (answer, answered) = oneshot::channel();
-        self.desk.hooks.push(Call {
+        self.desk.called(Call {
             vg: vg.into(),
             answer,
         });
@@ -367,6 +367,42 @@ fn a_kill_hook_of_another_volume_group_goes_first_and_that_of_the_same_waits() {
     bench.io_ends();
     agent.until("a is released", released("a"));
     assert_eq!(of_a.try_recv(), Ok(Ok(())));
+}
+
+#[test]
+fn a_kill_hook_has_the_fence_of_its_volume_group_that_waits_go_next() {
+    let bench = Bench::new();
+    bench.node.state(|s| {
+        s.device("b-lv0").expect("a device").in_flight = InFlight::Forever;
+    });
+    let mut agent = bench.agent();
+    agent.policies(&["a", "b"]);
+    agent.until("a is not proven", is(Outcome::NotProven, "a"));
+    bench.cut("b");
+    agent.until("b is not proven", is(Outcome::NotProven, "b"));
+    let of_a = |k: &&Known| k.report.volume_groups.iter().any(|g| g.name == "a");
+    let a = agent.desk.known.values().find(of_a);
+    let a = a.expect("it is known").order.uid.clone();
+    let waits = |desk: &Desk| desk.queue.has(&a);
+    assert!(waits(&agent.desk));
+    // The other one's turn lasts for ten seconds at least, and has just begun.
+    let began = Instant::now();
+    let _of_a = agent.call("a");
+    agent.until("a has its turn", |desk| !waits(desk));
+    assert!(
+        began.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        began.elapsed()
+    );
+    // Once: then they take turns as before.
+    let again = Instant::now();
+    agent.until("b has its turn again", waits);
+    assert!(
+        again.elapsed() > Duration::from_secs(5),
+        "{:?}",
+        again.elapsed()
+    );
+    assert!(bench.held("a") && bench.held("b"));
 }
 
 #[test]
