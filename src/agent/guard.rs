@@ -6,6 +6,7 @@
 //! fenced. What came into use under new locks is not touched ([`sieve`]); what the fence left behind stays closed.
 
 mod closing;
+mod opening;
 mod sieve;
 #[cfg(test)]
 mod tests;
@@ -15,14 +16,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::executor::{keep_queueing_off, limited, strangers};
-use super::journal::{Opening, Standing, Standings};
+use super::journal::{Standing, Standings};
 use crate::fence::report::LocksOutcome;
 use crate::fence::{DmDevice, Monotonic};
 use crate::host::urgency::rest_after;
 use crate::host::{Bell, DeviceEvents, Host};
 use closing::{Closing, Shared};
-use sieve::Sieve;
-use veil::veiled;
+use sieve::{Sieve, Silence};
 
 /// The kernel is asked at least this often while a fence stands...
 const LOOK: Duration = Duration::from_secs(1);
@@ -59,10 +59,11 @@ pub struct Guard {
     events: Option<Box<dyn DeviceEvents>>,
     /// When each was last seen closed.
     closed: BTreeMap<String, Monotonic>,
-    /// The same of those of which it is not known whether they are.
-    doubtful: BTreeMap<String, Monotonic>,
+    /// The same of those of which it is not known whether they are, with what is open of them.
+    doubtful: BTreeMap<String, (Monotonic, Vec<String>)>,
     closing: BTreeMap<String, Closing>,
     sieves: BTreeMap<String, Sieve>,
+    silence: Silence,
     /// What was told last, by volume group and reason.
     told: BTreeMap<(String, &'static str), Vec<String>>,
     around: Option<Monotonic>,
@@ -88,6 +89,7 @@ impl Guard {
             doubtful: BTreeMap::new(),
             closing: BTreeMap::new(),
             sieves: BTreeMap::new(),
+            silence: Silence::default(),
             told: BTreeMap::new(),
             around: None,
             queueing: Shared::default(),
@@ -248,11 +250,20 @@ impl Guard {
         if self.closing.contains_key(uuid) {
             return;
         }
-        if open.ours.is_empty() && open.unknown {
+        if open.ours.is_empty() && !open.unknown.is_empty() {
             let closed = self.closed.remove(uuid).unwrap_or(one.proven);
-            self.doubtful.entry(uuid.clone()).or_insert(closed);
+            let doubt = self.doubtful.entry(uuid.clone());
+            let (_, names) = doubt.or_insert((closed, Vec::new()));
+            names.extend(open.unknown);
+            names.sort_unstable();
+            names.dedup();
+            names.truncate(NAMED);
         } else if open.ours.is_empty() {
-            self.doubtful.remove(uuid);
+            if let Some((closed, names)) = self.doubtful.remove(uuid)
+                && !sieve.joined(&self.host)
+            {
+                self.was_doubtful(one, names, closed);
+            }
             self.is_closed(one, began);
         } else {
             self.is_open(one, &open.ours, &sieve);
@@ -266,7 +277,7 @@ impl Guard {
         if let Some(sieve) = known.filter(same) {
             return sieve.clone();
         }
-        let sieve = Sieve::new(one);
+        let sieve = Sieve::new(one, &self.silence);
         self.sieves.insert(one.group.uuid.clone(), sieve.clone());
         sieve
     }
@@ -328,86 +339,6 @@ impl Guard {
             self.told.insert(key, what);
             self.news(true, reason, note);
         }
-    }
-
-    fn is_open(&mut self, one: &Standing, open: &[String], sieve: &Sieve) {
-        let uuid = &one.group.uuid;
-        let noticed = self.host.system.monotonic();
-        // One that was noticed by an earlier agent and not closed is the same one.
-        let known = one
-            .last_opening
-            .as_ref()
-            .is_some_and(|o| o.open_at_most.is_none());
-        if !known {
-            let doubtful = self.doubtful.remove(uuid);
-            let closed = doubtful.or_else(|| self.closed.remove(uuid));
-            let closed = closed.unwrap_or(one.proven);
-            let opening = Opening {
-                noticed,
-                closed_before: closed,
-                devices: open.iter().take(NAMED).cloned().collect(),
-                open_at_most: None,
-            };
-            // Told with its number: an event that says the same as one before is not sent again (kubernetes/events.rs).
-            let number = one.openings + 1;
-            let noted = self.standings.update(uuid, |s| {
-                s.openings = number;
-                s.last_opening = Some(opening);
-            });
-            let note = noted.err().map(|e| format!(" ({e})")).unwrap_or_default();
-            self.news(
-                true,
-                "FenceOpened",
-                format!(
-                    "Volume group {} no longer stands fenced: {} got a table that leads to the SAN, without any lock. It is being closed again. Was it \
-                     an lvchange or vgchange --refresh? Do not run these on a fenced node. {}{note}",
-                    one.group.name,
-                    open.join(", "),
-                    nth(number, one)
-                ),
-            );
-        }
-        let host = veiled(&self.host, sieve);
-        let closing = Closing::start(&host, &one.group, &self.standings);
-        match closing {
-            Ok(closing) => {
-                self.closing.insert(uuid.clone(), closing);
-            }
-            Err(e) => self.trouble(format!("no thread to close a fence again: {e}")),
-        }
-    }
-
-    fn is_closed(&mut self, one: &Standing, began: Monotonic) {
-        let uuid = &one.group.uuid;
-        self.closed.insert(uuid.clone(), began);
-        let Some(opening) = one
-            .last_opening
-            .as_ref()
-            .filter(|o| o.open_at_most.is_none())
-        else {
-            return;
-        };
-        // By this reading, which began only when it was closed.
-        let open = self.host.system.monotonic().since(opening.closed_before);
-        let noted = self.standings.update(uuid, |s| {
-            if let Some(opening) = &mut s.last_opening {
-                opening.open_at_most = Some(open);
-            }
-        });
-        // What cannot be noted is told again at the next look, which is the lesser evil.
-        let note = noted.err().map(|e| format!(" ({e})")).unwrap_or_default();
-        self.news(
-            true,
-            "FenceClosedAgain",
-            format!(
-                "Volume group {} stands fenced again, read back for every device. {} could reach the SAN for at most {} ms without a lock: check \
-                 what was written there meanwhile. {}{note}",
-                one.group.name,
-                opening.devices.join(", "),
-                open.as_millis(),
-                nth(one.openings, one)
-            ),
-        );
     }
 
     /// What needs no hurry: volume groups that were joined again while nothing of them was open, and maps that queue again.
@@ -474,13 +405,4 @@ impl Guard {
             self.problem = Some(what);
         }
     }
-}
-
-/// Which opening of which fence: no two of a node are told in the same words.
-fn nth(number: u32, of: &Standing) -> String {
-    let proven = of.proven.0.as_secs();
-    format!(
-        "It is opening {number} of the fence by {}, proven at an uptime of {proven} s",
-        of.by
-    )
 }

@@ -17,7 +17,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::LEAST;
+use super::LOOK_CLOSELY;
 use crate::agent::executor::{limited, own_devices};
 use crate::agent::journal::Standing;
 use crate::agent::observe::lock_manager;
@@ -33,8 +33,22 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 struct Known {
     newest: Option<u64>,
     joined: bool,
-    /// Since when the lock manager has been silent, and when it was asked last.
-    silent: Option<(Monotonic, Monotonic)>,
+    /// Since when the lock manager has been silent.
+    silent: Option<Monotonic>,
+}
+
+/// When the lock manager was last found silent, by whichever fence: it is not asked again at once for each device and each volume group of a look.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Silence(Arc<Mutex<Option<Monotonic>>>);
+
+impl Silence {
+    fn at(&self) -> MutexGuard<'_, Option<Monotonic>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lasts(&self, now: Monotonic) -> bool {
+        self.at().is_some_and(|at| now.since(at) < LOOK_CLOSELY)
+    }
 }
 
 /// Whose a device is.
@@ -66,8 +80,8 @@ pub(super) struct Open {
     pub(super) ours: Vec<String>,
     /// Names of devices that may be of the fence, or in use under new locks: not to be closed.
     pub(super) untold: Vec<String>,
-    /// Whether there are more, of which it is not known yet.
-    pub(super) unknown: bool,
+    /// Names of more, of which it is not known yet.
+    pub(super) unknown: Vec<String>,
 }
 
 /// One for each fence that stands; its clones know the same.
@@ -75,10 +89,12 @@ pub(super) struct Open {
 pub(super) struct Sieve {
     of: Arc<Standing>,
     known: Arc<Mutex<Known>>,
+    silence: Silence,
 }
 
 impl Sieve {
-    pub(super) fn new(of: &Standing) -> Self {
+    /// `silence` is the node's.
+    pub(super) fn new(of: &Standing, silence: &Silence) -> Self {
         let known = Known {
             newest: of.newest,
             joined: of.joined,
@@ -87,6 +103,7 @@ impl Sieve {
         Self {
             of: Arc::new(of.clone()),
             known: Arc::new(Mutex::new(known)),
+            silence: silence.clone(),
         }
     }
 
@@ -118,26 +135,20 @@ impl Sieve {
     /// None: the lock manager does not say.
     fn asked(&self, host: &Host) -> Option<bool> {
         let now = host.system.monotonic();
-        {
-            let known = self.known();
-            if known.joined {
-                return Some(true);
-            }
-            // Once for all devices of a look.
-            if known
-                .silent
-                .is_some_and(|(_, asked)| now.since(asked) < LEAST)
-            {
-                return None;
-            }
+        if self.known().joined {
+            return Some(true);
         }
-        // Not under the lock: it may take its time.
-        let joined = joined_anew(host, &self.of);
+        let mut joined = None;
+        if !self.silence.lasts(now) {
+            // Not under a lock: it may take its time.
+            joined = joined_anew(host, &self.of);
+            *self.silence.at() = joined.is_none().then(|| host.system.monotonic());
+        }
         let mut known = self.known();
         known.joined |= joined == Some(true);
-        known.silent = match (joined, known.silent) {
-            (Some(_), _) => None,
-            (None, since) => Some((since.map_or(now, |s| s.0), host.system.monotonic())),
+        known.silent = match joined {
+            Some(_) => None,
+            None => known.silent.or(Some(now)),
         };
         joined
     }
@@ -181,7 +192,7 @@ impl Sieve {
             None => {
                 // It goes on to count as made later: the lock manager may yet say under which locks.
                 let now = host.system.monotonic();
-                let since = self.known().silent.map_or(now, |s| s.0);
+                let since = self.known().silent.unwrap_or(now);
                 let waits = now.since(since) < PATIENCE;
                 return if waits { Whose::Unknown } else { Whose::Ours };
             }
@@ -200,7 +211,7 @@ impl Sieve {
         for d in own_devices(list, &self.of.group).filter(|d| !d.is_error_only()) {
             match self.whose(host, d) {
                 Whose::Ours => open.ours.push(d.name.clone()),
-                Whose::Unknown => open.unknown = true,
+                Whose::Unknown => open.unknown.push(d.name.clone()),
                 Whose::Theirs if self.made(host, d) == Made::Untold => {
                     open.untold.push(d.name.clone());
                 }

@@ -1,5 +1,6 @@
 //! A volume group that is joined to its lockspace again: what its fence left behind, and what came into use under new locks.
 
+use super::super::veil::veiled;
 use super::*;
 use crate::fence::Lockspace;
 
@@ -193,7 +194,7 @@ fn a_device_that_becomes_another_in_the_moment_of_its_closing_keeps_its_table() 
     bench.join();
     bench.refresh();
     let standing = bench.standing();
-    let sieve = Sieve::new(&standing);
+    let sieve = Sieve::new(&standing, &Silence::default());
     let device =
         |s: &mut crate::host::simulated::State| s.device("vg1-lv0").expect("device").clone();
     let uuid = bench.node.state(device).dm.uuid;
@@ -268,4 +269,61 @@ fn a_lock_manager_that_is_silent_teaches_no_mark_and_holds_nothing_of_the_fence_
     bench.node.state(|s| s.lvmlockd = Daemon::Alive);
     bench.watch(&mut guard, SPAN);
     assert!(bench.standing().newest.is_some());
+}
+
+#[test]
+fn what_came_up_and_went_while_the_lock_manager_was_silent_is_told_with_its_time() {
+    for (joined, answers) in [(false, false), (false, true), (true, true)] {
+        let bench = Bench::new();
+        let mut guard = bench.guard();
+        bench.watch(&mut guard, SPAN);
+        if joined {
+            bench.join();
+        }
+        bench.node.state(|s| s.lvmlockd = Daemon::Dead);
+        bench.activate_anew("vg1-lv0");
+        bench.watch(&mut guard, sieve::PATIENCE / 2);
+        assert_eq!(bench.standing().openings, 0, "it may yet be in use");
+        bench.node.state(|s| {
+            s.deactivate("vg1-lv0");
+            if answers {
+                s.lvmlockd = Daemon::Alive;
+            }
+        });
+        bench.watch(&mut guard, SPAN);
+        let told = bench.standing();
+        if joined {
+            assert_eq!((told.openings, told.last_opening), (0, None));
+            continue;
+        }
+        let opening = told.last_opening.expect("told");
+        assert_eq!(
+            (told.openings, opening.devices),
+            (1, vec!["vg1-lv0".into()])
+        );
+        let open = opening.open_at_most.expect("it is over");
+        assert!(
+            open >= sieve::PATIENCE / 2 && open < sieve::PATIENCE,
+            "{open:?}"
+        );
+        let reasons = bench.reasons();
+        assert_eq!(reasons.iter().filter(|r| **r == "FenceOpened").count(), 1);
+    }
+}
+
+#[test]
+fn a_silent_lock_manager_holds_a_look_up_once_and_not_for_each_fence() {
+    let vgs = ["vg1", "vg2", "vg3", "vg4"];
+    let bench = Bench::of(&vgs);
+    let mut guard = bench.guard();
+    bench.watch(&mut guard, SPAN);
+    bench.node.state(|s| s.lvmlockd = Daemon::Hangs);
+    for vg in vgs {
+        bench.activate_anew(&format!("{vg}-lv0"));
+    }
+    let host = bench.node.host();
+    let began = host.system.monotonic();
+    guard.round();
+    let took = host.system.monotonic().since(began);
+    assert!(took < Duration::from_millis(2500), "{took:?}");
 }
