@@ -31,6 +31,7 @@ use crate::fence::order::ReleaseLocks;
 use crate::fence::plan::{self, Plan};
 use crate::fence::report::{
     DeviceReport, FenceReport, LocksOutcome, Outcome, StepKind, StepReport, StepResult,
+    VolumeGroupReport,
 };
 use crate::fence::selection::{self, RefusalReason};
 use crate::fence::{DmDevice, Inventory, Lockspace, LockspaceState, Order, VolumeGroup};
@@ -258,10 +259,19 @@ impl Fence<'_> {
     fn stand(&mut self) {
         let now = self.host.system.monotonic();
         let standings = self.journal.standings();
-        for standing in Standing::of(&self.report, &self.groups, now) {
+        let newest: Vec<_> = self
+            .report
+            .volume_groups
+            .iter()
+            .map(|g| self.newest(g))
+            .collect();
+        let all = Standing::of(&self.report, &self.groups, now);
+        for (standing, newest) in all.into_iter().zip(newest) {
             let before = standings.of(&standing.group.uuid).ok().flatten();
             let mut standing = stands::carried_on(standing, before);
             standing.keep_locks = self.order.release_locks == ReleaseLocks::Never;
+            // Whoever finds this may find the volume group joined again, and has to tell what was left there from what came into use.
+            standing.newest = newest;
             if let Err(e) = standings.put(&standing) {
                 let name = &standing.group.name;
                 self.note(format!(
@@ -271,12 +281,17 @@ impl Fence<'_> {
         }
     }
 
+    /// The highest number that a device of the volume group was made with.
+    fn newest(&self, told: &VolumeGroupReport) -> Option<u64> {
+        let made = |d: &DeviceReport| self.host.system.sequence(d.dev);
+        told.devices.iter().filter_map(made).max()
+    }
+
     fn stand_released(&mut self) {
         let standings = self.journal.standings();
         let locks = self.report.locks;
         for (group, told) in self.groups.iter().zip(&self.report.volume_groups) {
-            let made = |d: &DeviceReport| self.host.system.sequence(d.dev);
-            let newest = told.devices.iter().filter_map(made).max();
+            let newest = self.newest(told);
             // The proof's note was written or complained about; this only completes it.
             let _ = standings.update(&group.uuid, |s| {
                 s.locks = locks;

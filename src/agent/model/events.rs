@@ -47,6 +47,8 @@ pub(super) enum Event {
     RejoinAndPause,
     /// ...or so, and the fence's devices are still there...
     RejoinOverAndPause,
+    /// ...and one of them is refreshed: open, without a lock...
+    RefreshOver,
     /// ...and then the SAN fails again: another outage, of what came into use meanwhile and of what was left there...
     NextOutage,
     /// ...or the journal is lost (what stands fenced is noted in files of their own)...
@@ -83,7 +85,12 @@ const NODE: [Event; 5] = [
     E::HookTakesOver,
 ];
 /// What may happen only while no agent lives, to a volume group...
-const ALONE: [Event; 3] = [E::RejoinAndPause, E::RejoinOverAndPause, E::NextOutage];
+const ALONE: [Event; 4] = [
+    E::RejoinAndPause,
+    E::RejoinOverAndPause,
+    E::RefreshOver,
+    E::NextOutage,
+];
 /// ...and to the node.
 const NODE_ALONE: [Event; 3] = [E::Pause, E::JournalLost, E::JournalTorn];
 
@@ -147,13 +154,16 @@ impl Happening {
                 w.silent = Some(daemon);
             }
             E::Answers => w.silent = None,
-            E::RejoinAndPause | E::RejoinOverAndPause | E::NextOutage => {
+            E::RejoinAndPause | E::RejoinOverAndPause | E::RefreshOver | E::NextOutage => {
                 of.up = true;
                 of.rejoin(self.what != E::RejoinAndPause, now);
                 w.hindered = true;
                 w.move_to(now + PAUSE);
-                if self.what == E::NextOutage {
-                    w.groups[self.to].up = false;
+                let of = &mut w.groups[self.to];
+                match self.what {
+                    E::NextOutage => of.up = false,
+                    E::RefreshOver => of.refresh(E::Refresh),
+                    _ => {}
                 }
             }
             E::Pause => {
@@ -197,7 +207,7 @@ impl Group {
                 self.writes.is_empty() && (self.lock.is_none() || self.all_closed())
             }
             // What is left is what the fence has left: closed.
-            E::RejoinOverAndPause | E::NextOutage => {
+            E::RejoinOverAndPause | E::RefreshOver | E::NextOutage => {
                 volume.is_some() && self.all_closed() && self.may(E::RejoinAndPause)
             }
             _ => true,
