@@ -145,18 +145,21 @@ pub fn under(device: &DmDevice, all: &[impl Borrow<DmDevice>]) -> BTreeSet<DevNo
     under
 }
 
-/// The `snapshot-origin` devices that stand for what this `snapshot` device is a snapshot of.
+/// The devices that stand for what this `snapshot` device is a snapshot of: `snapshot-origin`, or `snapshot-merge` while another snapshot is being
+/// merged back.
 fn origins_of(device: &DmDevice, all: &[impl Borrow<DmDevice>]) -> Vec<DevNo> {
-    let real = |d: &DmDevice, kind: &str| {
-        let target = d.targets.iter().find(|t| t.kind == kind)?;
+    let real = |d: &DmDevice, kinds: &[&str]| {
+        let mut targets = d.targets.iter();
+        let target = targets.find(|t| kinds.contains(&t.kind.as_str()))?;
         target.params.split_whitespace().next().map(str::to_owned)
     };
-    let Some(mine) = real(device, "snapshot") else {
+    let Some(mine) = real(device, &["snapshot"]) else {
         return Vec::new();
     };
+    let origins = ["snapshot-origin", "snapshot-merge"];
     all.iter()
         .map(Borrow::borrow)
-        .filter(|d| real(d, "snapshot-origin").as_ref() == Some(&mine))
+        .filter(|d| real(d, &origins).as_ref() == Some(&mine))
         .map(|d| d.dev)
         .collect()
 }

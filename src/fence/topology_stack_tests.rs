@@ -95,6 +95,35 @@ fn snapshots_come_before_their_origin() {
     );
 }
 
+/// While one snapshot is merged back, its origin is no `snapshot-origin`.
+#[test]
+fn snapshots_come_before_an_origin_that_another_is_merged_into() {
+    let mut snapshot = device(
+        0,
+        "san-snap",
+        &lv_uuid(VG_A, 1, ""),
+        "snapshot",
+        &[dm(2), dm(3)],
+    );
+    snapshot.targets[0].params = "253:2 253:3 P 8".into();
+    let mut origin = device(
+        1,
+        "san-base",
+        &lv_uuid(VG_A, 2, ""),
+        "snapshot-merge",
+        &[dm(2), dm(4)],
+    );
+    origin.targets[0].params = "253:2 253:4 P 8".into();
+    let layer = |n, name, suffix| device(n, name, &lv_uuid(VG_A, n, suffix), "linear", &[sd(0)]);
+    let real = layer(2, "san-base-real", "-real");
+    let cow = layer(3, "san-snap-cow", "-cow");
+    let merging = layer(4, "san-old-cow", "-cow");
+    assert_eq!(
+        levels(vec![snapshot, origin, real, cow, merging]),
+        [vec![0], vec![1, 3], vec![2, 4]]
+    );
+}
+
 #[test]
 fn a_circle_is_one_level() {
     let a = device(0, "san-a", &lv_uuid(VG_A, 1, ""), "linear", &[dm(1)]);

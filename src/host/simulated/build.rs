@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{SimulatedDevice, SimulatedLockspace, Simulation, State};
+use super::{SimulatedDevice, SimulatedLockspace, Simulation, Stack, State};
 use crate::fence::{
     DevNo, DmDevice, Inventory, LockManager, Lockspace, Monotonic, MultipathMap, Path,
     PhysicalVolume, PvKind, Target, VolumeGroup,
@@ -20,6 +20,13 @@ const SECTORS: u64 = 2048;
 pub enum Under {
     /// A multipath map of two paths, of which so many work.
     Map {
+        /// Paths that work.
+        active: u32,
+        /// Whether it queues while none does.
+        queueing: bool,
+    },
+    /// A partition of such a map.
+    Partition {
         /// Paths that work.
         active: u32,
         /// Whether it queues while none does.
@@ -42,6 +49,8 @@ pub struct Group {
     pub linear: u32,
     /// Thin volumes on one pool, of three more layers.
     pub thin: u32,
+    /// Whatever else is built above them.
+    pub stacks: Vec<Stack>,
     /// Physical volumes. Linear volumes alternate between them.
     pub under: Vec<Under>,
     /// Seconds ago that the lease was renewed.
@@ -58,6 +67,7 @@ impl Group {
             shared: true,
             linear: 3,
             thin: 0,
+            stacks: Vec::new(),
             under: vec![Under::Map {
                 active: 0,
                 queueing: true,
@@ -107,7 +117,7 @@ pub fn uuid_of(name: &str) -> String {
     format!("{name:x<32.32}")
 }
 
-fn lv_uuid(vg: &str, lv: &str, suffix: &str) -> String {
+pub(super) fn lv_uuid(vg: &str, lv: &str, suffix: &str) -> String {
     format!("LVM-{}{lv:y<32.32}{suffix}", uuid_of(vg))
 }
 
@@ -144,7 +154,7 @@ fn target(kind: &str, params: String) -> Vec<Target> {
     }]
 }
 
-struct Builder {
+pub(super) struct Builder {
     devices: BTreeMap<DevNo, SimulatedDevice>,
     minor: u32,
     disk: u32,
@@ -152,7 +162,13 @@ struct Builder {
 }
 
 impl Builder {
-    fn add(&mut self, name: String, uuid: String, kind: &str, deps: Vec<DevNo>) -> DevNo {
+    pub(super) fn add(
+        &mut self,
+        name: String,
+        uuid: String,
+        kind: &str,
+        deps: Vec<DevNo>,
+    ) -> DevNo {
         self.minor += 1;
         let dev = DevNo {
             major: 253,
@@ -203,15 +219,21 @@ impl Builder {
                     }
                     pvs.push(paths[0]);
                 }
-                Under::Map { active, queueing } => {
+                Under::Map { active, queueing } | Under::Partition { active, queueing } => {
                     let name = format!("mpath-{}-{i}", g.name);
                     let dev = self.add(name.clone(), name.clone(), "multipath", paths.to_vec());
                     if let Some(d) = self.devices.get_mut(&dev) {
                         d.active_paths = *active;
                         set_queueing(d, *queueing);
                     }
+                    pvs.push(match under {
+                        Under::Partition { .. } => {
+                            let part = (format!("{name}-part1"), format!("part1-{name}"));
+                            self.add(part.0, part.1, "linear", vec![dev])
+                        }
+                        _ => dev,
+                    });
                     maps.push(name);
-                    pvs.push(dev);
                 }
             }
         }
@@ -247,6 +269,9 @@ impl Builder {
                     vec![pool],
                 );
             }
+        }
+        for (n, stack) in g.stacks.iter().enumerate() {
+            stack.build(self, &g.name, n, &pvs);
         }
         for (n, pv) in (0..g.linear).zip(pvs.iter().cycle()) {
             self.add(
@@ -345,7 +370,15 @@ impl State {
         let pv = self
             .devices
             .values()
-            .find(|d| d.dm.uuid.starts_with(&prefix) && !d.dm.deps.is_empty());
+            .filter(|d| d.dm.uuid.starts_with(&prefix) && !d.dm.deps.is_empty())
+            .find(|d| {
+                let own = |dep| {
+                    self.devices
+                        .get(dep)
+                        .is_some_and(|b| b.dm.uuid.starts_with(&prefix))
+                };
+                !d.dm.deps.iter().any(own)
+            });
         let deps = pv.map(|d| d.dm.deps.clone()).unwrap_or_default();
         let mut builder = Builder {
             devices: std::mem::take(&mut self.devices),
@@ -353,8 +386,9 @@ impl State {
             disk: 0,
             working_disks: BTreeSet::new(),
         };
-        builder.add(format!("{vg}-{lv}"), uuid, "linear", deps);
+        let late = builder.add(format!("{vg}-{lv}"), uuid, "linear", deps);
         self.devices = builder.devices;
+        self.disturbed.insert(late);
     }
 }
 
@@ -386,7 +420,7 @@ impl Simulation {
                 let of_group = state
                     .devices
                     .get(dep)
-                    .is_some_and(|b| b.dm.uuid.starts_with("LVM-"));
+                    .is_some_and(|b| b.dm.uuid.starts_with(&format!("LVM-{uuid}")));
                 if !of_group && !group.pvs.iter().any(|pv| pv.dev == *dep) {
                     group.pvs.push(state.pv(*dep));
                 }
@@ -431,9 +465,16 @@ impl State {
             io: None,
             denied: false,
         };
-        let kind = match self.devices.get(&dev) {
+        let mut bottom = dev;
+        while let Some(d) = self.devices.get(&bottom)
+            && !d.dm.uuid.starts_with("mpath-")
+            && let Some(below) = d.dm.deps.first()
+        {
+            bottom = *below;
+        }
+        let kind = match self.devices.get(&bottom) {
             Some(d) => PvKind::Multipath(MultipathMap {
-                dev,
+                dev: bottom,
                 name: d.dm.name.clone(),
                 uuid: d.dm.uuid.clone(),
                 queueing: d
@@ -443,7 +484,7 @@ impl State {
                     .any(|t| t.params.contains("queue_if_no_path")),
                 paths: (0..2).map(|n| path(n, n < d.active_paths)).collect(),
             }),
-            None => PvKind::Disk(path(dev.minor, self.working_disks.contains(&dev))),
+            None => PvKind::Disk(path(bottom.minor, self.working_disks.contains(&bottom))),
         };
         PhysicalVolume { dev, kind }
     }

@@ -52,6 +52,34 @@ impl State {
         }
     }
 
+    /// Notes that a device was swapped while one of its own volume group still stood on it.
+    fn comes_before_its_users(&mut self, dev: DevNo) {
+        let Some(d) = self.devices.get(&dev) else {
+            return;
+        };
+        let group = d.dm.uuid.get(..36).unwrap_or_default();
+        let real = |of: &DmDevice, kinds: &[&str]| {
+            let target = of.targets.iter().find(|t| kinds.contains(&t.kind.as_str()));
+            target.and_then(|t| t.params.split(' ').next().map(str::to_owned))
+        };
+        let origin = real(&d.dm, &["snapshot-origin", "snapshot-merge"]);
+        let early: Vec<String> = self
+            .devices
+            .values()
+            .filter(|above| {
+                above.dm.uuid.starts_with(group) && !self.disturbed.contains(&above.dm.dev)
+            })
+            .filter(|above| {
+                let snapshot = origin.is_some() && real(&above.dm, &["snapshot"]) == origin;
+                above.dm.deps.contains(&dev) || snapshot
+            })
+            .map(|above| format!("{} was swapped before {}", d.dm.name, above.dm.name))
+            .collect();
+        for what in early {
+            self.violate(what);
+        }
+    }
+
     /// The device with that UUID, now.
     fn find(&self, uuid: &str) -> Result<DevNo> {
         let found = self.devices.values().find(|d| d.dm.uuid == uuid);
@@ -140,6 +168,13 @@ impl DeviceMapper for Simulation {
             // Killed in here, the wait ends as by any signal: the old table stays live, nothing stays suspended.
             drop(state);
             state = self.wait_until(None, None, Some(dev));
+        }
+        if state
+            .devices
+            .get(&dev)
+            .is_some_and(|d| d.interrupts == 0 && d.inactive.is_some())
+        {
+            state.comes_before_its_users(dev);
         }
         let d = state.devices.get_mut(&dev).ok_or_else(|| gone(dev))?;
         if d.interrupts > 0 {

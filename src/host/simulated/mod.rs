@@ -13,6 +13,7 @@ mod device_mapper;
 mod faults;
 mod lvm;
 mod people;
+mod stack;
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,6 +24,7 @@ use clock::Waiter;
 
 pub use build::{Group, Layout, Under, uuid_of};
 pub use faults::{Daemon, Declaring, Dropping, InFlight, Starting};
+pub use stack::Stack;
 
 use super::{Error, Host, LockspaceHost, System, Underway};
 use crate::fence::{DevNo, DmDevice, LockspaceState, Monotonic, Target};
@@ -134,6 +136,8 @@ pub struct State {
     may_drop: BTreeSet<(String, Option<u64>)>,
     /// Maps that were told to queue again while fenced devices stood on them.
     pub restored_early: Vec<String>,
+    /// Devices that somebody else brought up or opened during a fence: nobody can be asked to have swapped them before what is below them.
+    pub disturbed: BTreeSet<DevNo>,
     /// Starts of lockspaces.
     pub start: Starting,
     starts: u64,

@@ -5,11 +5,13 @@ use proptest::prelude::*;
 use super::Bench;
 use super::bench::seconds;
 use crate::fence::report::{LocksOutcome, Outcome};
-use crate::host::simulated::{Daemon, Dropping, Group, InFlight, Layout, Under, uuid_of};
+use crate::host::simulated::{Daemon, Dropping, Group, InFlight, Layout, Stack, Under, uuid_of};
 
 fn under() -> impl Strategy<Value = Under> {
     prop_oneof![
         (0..2_u32, any::<bool>()).prop_map(|(active, queueing)| Under::Map { active, queueing }),
+        (0..2_u32, any::<bool>())
+            .prop_map(|(active, queueing)| Under::Partition { active, queueing }),
         any::<bool>().prop_map(Under::Disk),
     ]
 }
@@ -20,16 +22,18 @@ fn group(at: usize) -> impl Strategy<Value = Group> {
         any::<bool>(),
         0..5_u32,
         0..3_u32,
-        prop::collection::vec(under(), 1..3),
+        prop::collection::vec(prop::sample::select(&Stack::KINDS[..]), 0..4),
+        prop::collection::vec(under(), 1..4),
         0..140_u64,
     )
         .prop_map(
-            move |(target, shared, linear, thin, under, renewed_ago)| Group {
+            move |(target, shared, linear, thin, stacks, under, renewed_ago)| Group {
                 name: format!("vg{at}"),
                 target,
                 shared: shared || target,
                 linear,
                 thin,
+                stacks,
                 under,
                 renewed_ago,
             },
@@ -160,6 +164,7 @@ fn apply(bench: &Bench, fault: Fault) {
                 if let (Some(d), Some(old)) = (s.devices.get_mut(&dev), old) {
                     d.dm.targets = old.targets;
                     d.dm.deps = old.deps;
+                    s.disturbed.insert(dev);
                 }
             });
         }

@@ -134,12 +134,35 @@ impl Bench {
         let _ = std::fs::remove_dir_all(self.directory.path().join("fenced"));
     }
 
+    /// No process has anything open any more. What stands on a device still does.
     pub(super) fn close_all(&self) {
         self.node.state(|s| {
+            let held: Vec<DevNo> = s.devices.values().flat_map(|d| d.dm.deps.clone()).collect();
             for d in s.devices.values_mut() {
-                d.dm.open_count = 0;
+                let holders = held.iter().filter(|dev| **dev == d.dm.dev).count();
+                d.dm.open_count = holders.try_into().unwrap_or(u32::MAX);
             }
         });
+    }
+
+    /// What others have in volumes: encrypted disks, partitions, volume groups.
+    pub(super) fn upper(&self) -> Vec<String> {
+        let names = self.node.state(|s| {
+            let all = s.devices.values().map(|d| d.dm.name.clone());
+            all.collect::<Vec<_>>()
+        });
+        names
+            .into_iter()
+            .filter(|n| n.ends_with("-upper"))
+            .collect()
+    }
+
+    /// Their owners close them.
+    pub(super) fn close_upper(&self) {
+        for name in self.upper() {
+            self.node.state(|s| s.deactivate(&name));
+        }
+        self.close_all();
     }
 
     /// So many paths of every map work.

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::{Bench, seconds};
 use crate::fence::unfence::UnfenceOutcome;
-use crate::host::simulated::{Daemon, Group, Layout, Starting, Under};
+use crate::host::simulated::{Daemon, Group, Layout, Stack, Starting, Under};
 
 #[derive(Clone, Copy, Debug)]
 enum Fault {
@@ -95,28 +95,38 @@ fn apply(bench: &Bench, fault: Fault) {
 }
 
 fn layout() -> impl Strategy<Value = Layout> {
-    (0..4_u32, 0..3_u32, 1..3_usize, any::<bool>()).prop_map(|(linear, thin, maps, disk)| {
-        let map = Under::Map {
-            active: 0,
-            queueing: true,
-        };
-        let mut under = vec![map; maps];
-        if disk {
-            under.push(Under::Disk(true));
-        }
-        Layout {
-            groups: vec![
-                Group {
-                    linear: linear.max(u32::from(thin == 0)),
-                    thin,
-                    under,
-                    ..Group::target("vg0")
-                },
-                Group::bystander("other", true),
-                Group::bystander("local", false),
-            ],
-        }
-    })
+    let stacks = prop::collection::vec(prop::sample::select(&Stack::KINDS[..]), 0..4);
+    (0..4_u32, 0..3_u32, stacks, 1..3_usize, 0..3_u32).prop_map(
+        |(linear, thin, stacks, maps, more)| {
+            let map = Under::Map {
+                active: 0,
+                queueing: true,
+            };
+            let mut under = vec![map; maps];
+            if more == 1 {
+                under.push(Under::Partition {
+                    active: 0,
+                    queueing: true,
+                });
+            }
+            if more == 2 {
+                under.push(Under::Disk(true));
+            }
+            Layout {
+                groups: vec![
+                    Group {
+                        linear: linear.max(u32::from(thin == 0)),
+                        thin,
+                        stacks,
+                        under,
+                        ..Group::target("vg0")
+                    },
+                    Group::bystander("other", true),
+                    Group::bystander("local", false),
+                ],
+            }
+        },
+    )
 }
 
 proptest! {
@@ -128,8 +138,13 @@ proptest! {
         layout in layout(),
         faults in prop::collection::vec(fault(), 0..5),
         kills in prop::collection::vec(1..150_u64, 0..3),
+        closed in any::<bool>(),
     ) {
         let mut bench = Bench::ready(&layout);
+        let upper = bench.upper();
+        if closed {
+            bench.close_upper();
+        }
         let others = (bench.devices("other"), bench.devices("local"));
         // What came into use after the join is none of the fence's.
         let late = faults.iter().any(|f| matches!(f, Fault::Appears(_) | Fault::Refreshed(..)));
@@ -152,6 +167,7 @@ proptest! {
         let report = bench.until_done(200);
         bench.check();
         prop_assert_eq!(others, (bench.devices("other"), bench.devices("local")));
+        prop_assert!(closed || bench.upper() == upper, "what others have in a volume is theirs");
         if report.outcome == UnfenceOutcome::Done {
             let held = bench.node.state(|s| s.held(&crate::host::simulated::uuid_of("vg0")));
             prop_assert!(held || forgotten);
