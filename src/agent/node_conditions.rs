@@ -12,6 +12,8 @@ pub mod reason {
     pub const PATHS_WORK: &str = "PathsWork";
     /// SANPathsAvailable=True: some path of every physical volume works, others do not.
     pub const SOME_PATHS_LOST: &str = "SomePathsLost";
+    /// SANPathsAvailable=True: no path of some physical volume works, but one of another does.
+    pub const PHYSICAL_VOLUME_LOST: &str = "PhysicalVolumeLost";
     /// SANPathsAvailable=True: there is nothing to lose.
     pub const NO_SAN: &str = "NoSharedVolumeGroup";
     /// SANPathsAvailable=False: no path of a volume group works; they may return.
@@ -48,6 +50,7 @@ pub struct Says {
 enum Reach {
     All,
     Some,
+    Part,
     Unknown,
     Silent,
     Down,
@@ -71,7 +74,8 @@ fn reach(group: &VolumeGroup, outages: &Outages, now: Monotonic) -> Reach {
     }
     match group.paths() {
         (up, all) if up == all => Reach::All,
-        _ => Reach::Some,
+        _ if group.lost_among_living().is_empty() => Reach::Some,
+        _ => Reach::Part,
     }
 }
 
@@ -123,6 +127,16 @@ fn paths(inventory: &Inventory, outages: &Outages, now: Monotonic) -> Says {
             reason::SOME_PATHS_LOST,
             format!("{which}: not every path works; look at the node's NodeStorage"),
         ),
+        // True: whoever answers False with a reset would take what still works. What is lost is said.
+        Some(Reach::Part) => (
+            ConditionStatus::True,
+            reason::PHYSICAL_VOLUME_LOST,
+            format!(
+                "{}; volumes there wait, others go on. A volume group is fenced as a whole, when its lease is lost or a request says whenPathsRemain: \
+                 Fence",
+                parts(&groups)
+            ),
+        ),
         Some(Reach::Unknown) => (
             ConditionStatus::Unknown,
             reason::PATHS_UNKNOWN,
@@ -156,6 +170,15 @@ fn paths(inventory: &Inventory, outages: &Outages, now: Monotonic) -> Says {
         reason,
         message,
     }
+}
+
+fn parts(groups: &[(&VolumeGroup, Reach)]) -> String {
+    let half = groups.iter().filter(|(_, reach)| *reach == Reach::Part);
+    let says = half.map(|(group, _)| {
+        let lost = group.lost_among_living().join(", ");
+        format!("{}: no path works to {lost}", group.name)
+    });
+    says.collect::<Vec<_>>().join("; ")
 }
 
 fn fenced(inventory: &Inventory) -> Says {

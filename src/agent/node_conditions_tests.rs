@@ -1,8 +1,8 @@
 use super::*;
 use crate::fence::outage::SETTLE;
 use crate::fence::{
-    DevNo, DmDevice, LockManager, Lockspace, LockspaceState, Path, PhysicalVolume, PvKind, Target,
-    Watchdog,
+    DevNo, DmDevice, LockManager, Lockspace, LockspaceState, MultipathMap, Path, PhysicalVolume,
+    PvKind, Target, Watchdog,
 };
 
 fn group(name: &str, states: &[(bool, &str)]) -> VolumeGroup {
@@ -12,6 +12,7 @@ fn group(name: &str, states: &[(bool, &str)]) -> VolumeGroup {
             dev: DevNo { major: 8, minor },
             kind: PvKind::Disk(Path {
                 active: *active,
+                name: format!("sd{minor}"),
                 device_state: (*state).into(),
                 ..Path::default()
             }),
@@ -26,6 +27,25 @@ fn group(name: &str, states: &[(bool, &str)]) -> VolumeGroup {
             ..Lockspace::default()
         }),
         ..VolumeGroup::default()
+    }
+}
+
+/// On a map of two paths, of which one works, and the other `second` too.
+fn over_two_paths(name: &str, second: bool) -> VolumeGroup {
+    let path = |active| Path {
+        active,
+        ..Path::default()
+    };
+    let map = MultipathMap {
+        paths: vec![path(true), path(second)],
+        ..MultipathMap::default()
+    };
+    VolumeGroup {
+        pvs: vec![PhysicalVolume {
+            dev: DevNo::default(),
+            kind: PvKind::Multipath(map),
+        }],
+        ..group(name, &[])
     }
 }
 
@@ -69,10 +89,17 @@ fn the_worst_volume_group_speaks_for_the_node() {
             vec![
                 fine(),
                 group("half", &[(true, "running"), (false, "running")]),
+                over_two_paths("some", false),
             ],
             True,
+            reason::PHYSICAL_VOLUME_LOST,
+            "half: no path works to disk sd1;",
+        ),
+        (
+            vec![fine(), over_two_paths("some", false)],
+            True,
             reason::SOME_PATHS_LOST,
-            "half",
+            "some",
         ),
         (
             vec![fine(), group("blank", &[])],

@@ -152,6 +152,15 @@ impl PhysicalVolume {
         }
     }
 
+    /// What people call it.
+    #[must_use]
+    pub fn in_words(&self) -> String {
+        match &self.kind {
+            PvKind::Multipath(map) => format!("map {}", map.name),
+            PvKind::Disk(path) => format!("disk {}", path.name),
+        }
+    }
+
     /// Whether I/O can still reach the storage, as far as the kernel knows.
     #[must_use]
     pub fn reachable(&self) -> bool {
@@ -198,6 +207,19 @@ pub struct Lockspace {
     pub frozen: bool,
     /// How many locks of logical volumes lvmlockd holds in it.
     pub lv_locks: u32,
+}
+
+impl Lockspace {
+    /// Whether it is that volume group's: by the UUID that lvmlockd tells, since a volume group may be renamed, and another one have its name by now.
+    /// What only sanlock knows goes by the lockspace's name.
+    #[must_use]
+    pub fn is_of(&self, vg_uuid: &str, name: &str) -> bool {
+        if self.vg_uuid.is_empty() {
+            self.name == name
+        } else {
+            self.vg_uuid == vg_uuid
+        }
+    }
 }
 
 /// What the lock manager said, or why it said nothing (S5: unknown is reported as unknown).
@@ -280,6 +302,19 @@ impl VolumeGroup {
     pub fn paths(&self) -> (usize, usize) {
         let all = self.pvs.iter().flat_map(PhysicalVolume::paths);
         all.fold((0, 0), |(up, n), p| (up + usize::from(p.active), n + 1))
+    }
+
+    /// Physical volumes without a working path, in words, where others have one; empty where all are alike.
+    #[must_use]
+    pub fn lost_among_living(&self) -> Vec<String> {
+        let (living, lost): (Vec<_>, Vec<_>) = self.pvs.iter().partition(|pv| pv.reachable());
+        if living.is_empty() {
+            return Vec::new();
+        }
+        let mut lost: Vec<String> = lost.into_iter().map(PhysicalVolume::in_words).collect();
+        lost.sort_unstable();
+        lost.dedup();
+        lost
     }
 
     /// Whether every path of every physical volume is gone. A volume group without known physical volumes is not: unknown is not gone.

@@ -198,7 +198,17 @@ fn paths_in_words(vg: &VolumeGroup) -> String {
             vg.name
         );
     }
-    format!("volume group {}: {up} of {all} paths work", vg.name)
+    let lost = vg.lost_among_living();
+    let none = if lost.is_empty() {
+        String::new()
+    } else {
+        // It is fenced whole or not at all: there is one lockspace.
+        format!(
+            ", none of them to {} (volumes there wait; it is fenced as a whole when its lease is lost, or when that is asked for)",
+            lost.join(", ")
+        )
+    };
+    format!("volume group {}: {up} of {all} paths work{none}", vg.name)
 }
 
 #[cfg(test)]
@@ -211,6 +221,7 @@ mod tests {
             dev: DevNo { major: 8, minor: n },
             kind: PvKind::Disk(Path {
                 active: *active,
+                name: format!("sd{n}"),
                 ..Path::default()
             }),
         };
@@ -338,6 +349,20 @@ mod tests {
             assert!(refusal.message.contains(says), "{refusal}");
             assert!(refusal.message.contains("othing was touched"), "{refusal}");
         }
+    }
+
+    #[test]
+    fn a_physical_volume_that_is_lost_is_named_when_others_live() {
+        let half = || vec![vg("half", true, &[false, true])];
+        for selection in [Selection::Affected, names(&["half"])] {
+            let refusal = ask(half(), selection, WhenPathsRemain::Refuse).expect_err("refused");
+            let says = "half: 1 of 2 paths work, none of them to disk sd0";
+            assert!(refusal.message.contains(says), "{refusal}");
+        }
+        let flapping = vg("flapping", true, &[true, true]);
+        let refusal = ask(vec![flapping], Selection::Affected, WhenPathsRemain::Refuse);
+        let refusal = refusal.expect_err("refused");
+        assert!(!refusal.message.contains("none of them"), "{refusal}");
     }
 
     #[test]

@@ -97,7 +97,14 @@ impl Fence<'_> {
                 h.lvmlockd.lockspaces()
             });
             if let (Ok(known), Some(lockspace)) = (known, &report.lockspace) {
-                match known.iter().find(|l| l.name == *lockspace) {
+                match known.iter().find(|l| l.is_of(&record.uuid, lockspace)) {
+                    // Nobody renames what is frozen: it was joined anew under that name, and its volumes may be in use.
+                    Some(l) if l.name != *lockspace => {
+                        return Err(format!(
+                            "volume group {} is called {} by now; if that one is to be fenced, ask for it by this name",
+                            record.name, l.vg_name
+                        ));
+                    }
                     Some(l) if l.frozen => return Ok("lvmlockd had it frozen already".into()),
                     Some(_) => {}
                     None => return Ok("lvmlockd has no such lockspace any more".into()),

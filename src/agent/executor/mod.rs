@@ -460,9 +460,10 @@ impl Fence<'_> {
                 .find(|l| l.name == name);
             let other = ls.is_some_and(|l| !same_incarnation(group, l.host_id, l.generation));
             let was_frozen = self.result(StepKind::FreezeLocks, g) == Some(StepResult::Done);
-            let thawed = was_frozen && lvmlockd.iter().any(|l| l.name == name && !l.frozen);
+            let mut own = lvmlockd.iter().filter(|l| l.is_of(&group.uuid, name));
+            let anew = |l: &Lockspace| l.name != name || (was_frozen && !l.frozen);
             let why = "it was joined to its lockspace again since, so it is in use anew";
-            (other || thawed).then(|| format!("volume group {}: {why}", group.name))
+            (other || own.any(anew)).then(|| format!("volume group {}: {why}", group.name))
         })
     }
 

@@ -170,7 +170,14 @@ impl Fence<'_> {
         let Some(report) = self.report.volume_groups.get(group) else {
             return false;
         };
+        let uuid = report.uuid.clone();
         match held(report, sanlock) {
+            Held::No if self.renamed(group, &uuid) => {
+                let why = "the volume group was renamed, and its locks are held under its new name";
+                self.begin(release);
+                self.end(release, StepResult::Failed, why.into());
+                false
+            }
             Held::No => {
                 let client = match (&report.lockspace, report.host_id) {
                     (Some(l), Some(id)) => watchdog_client(l, id),
@@ -216,6 +223,17 @@ impl Fence<'_> {
         }
     }
 
+    /// Whether its locks could not be frozen because it has another name and another lockspace by now.
+    fn renamed(&self, group: usize, uuid: &str) -> bool {
+        if self.result(StepKind::FreezeLocks, group) == Some(StepResult::Done) {
+            return false;
+        }
+        let known = self.ask("asking lvmlockd for its lockspaces", |h| {
+            h.lvmlockd.lockspaces()
+        });
+        known.is_ok_and(|known| known.iter().any(|l| l.vg_uuid == uuid))
+    }
+
     fn drop_group(&mut self, group: usize, bell: &Bell) -> Option<Sent> {
         // Written down before it is done.
         self.begin(self.step(StepKind::Release, group));
@@ -235,11 +253,10 @@ impl Fence<'_> {
         let known = self.ask("asking lvmlockd for its lockspaces", |h| {
             h.lvmlockd.lockspaces()
         });
-        let name = self
-            .report
-            .volume_groups
-            .get(group)
-            .and_then(|g| g.lockspace.clone());
+        let of = self.report.volume_groups.get(group);
+        let (uuid, name) = of
+            .map(|g| (g.uuid.clone(), g.lockspace.clone().unwrap_or_default()))
+            .unwrap_or_default();
         let refuse = |fence: &mut Self, why: String| {
             if fence.result(StepKind::Release, group) != Some(StepResult::Failed) {
                 fence.begin(release);
@@ -249,7 +266,7 @@ impl Fence<'_> {
         };
         match known {
             Err(e) => refuse(self, format!("lvmlockd cannot be asked: {e}; tried again")),
-            Ok(known) => match known.iter().find(|l| Some(&l.name) == name.as_ref()) {
+            Ok(known) => match known.iter().find(|l| l.name == name && l.is_of(&uuid, &name)) {
                 Some(l) if l.frozen => true,
                 Some(_) => refuse(self, "lvmlockd does not have the lockspace frozen: not dropped, since a volume may come into use".into()),
                 None => refuse(self, "lvmlockd no longer knows the lockspace that sanlock still holds: not dropped".into()),

@@ -182,7 +182,7 @@ impl Fence<'_> {
         }
         let mut lives = self.lives(now);
         if !lives {
-            // By what was known when it was reported; a lease that is renewed goes on, and the host with it.
+            // By what was known when it was reported. Where the leases lie on a physical volume that lives they go on being renewed, and the host is not reset.
             self.reset = self.current_reset().or(self.reset);
             lives = self.lives(self.host.system.monotonic());
         }

@@ -252,7 +252,9 @@ fn joined_anew(host: &Host, one: &Standing) -> Option<bool> {
     let lockspaces = match manager {
         Ok(LockManager::Running(lockspaces)) => lockspaces,
         // Without sanlock its state is not known, but whether it is there at all.
-        Ok(LockManager::SanlockUnavailable(_, known)) if !known.iter().any(|l| l.name == *name) => {
+        Ok(LockManager::SanlockUnavailable(_, known))
+            if !known.iter().any(|l| l.is_of(&one.group.uuid, name)) =>
+        {
             return Some(false);
         }
         _ => return None,
@@ -260,8 +262,10 @@ fn joined_anew(host: &Host, one: &Standing) -> Option<bool> {
     let joined = |state| !matches!(state, LockspaceState::Adding | LockspaceState::Removing);
     let mut present = lockspaces
         .iter()
-        .filter(|l| l.name == *name && joined(l.state));
+        .filter(|l| l.is_of(&one.group.uuid, name) && joined(l.state));
     Some(present.any(|l| match (one.generation, l.generation) {
+        // Renamed meanwhile, by another host: its generations may count from the beginning.
+        _ if l.name != *name => true,
         (Some(before), Some(now)) => before != now || one.host_id != Some(l.host_id),
         // The fence froze it, and only joining anew thaws it.
         _ => !l.frozen,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{LockState, Standing};
-use crate::fence::inventory::{DevNo, DmDevice, PhysicalVolume, PvKind};
+use crate::fence::inventory::{DevNo, DmDevice, PhysicalVolume};
 use crate::fence::time::Monotonic;
 
 /// Two looks that are farther apart than this are no observation of what was in between.
@@ -230,7 +230,7 @@ fn path_blocker(group: &str, healthy_for: Duration, seen: Seen<'_>) -> Option<Bl
         .pvs
         .iter()
         .filter(|pv| !pv.reachable())
-        .map(pv_in_words)
+        .map(PhysicalVolume::in_words)
         .collect();
     if !lost.is_empty() {
         return unhealthy(format!(
@@ -250,11 +250,4 @@ fn path_blocker(group: &str, healthy_for: Duration, seen: Seen<'_>) -> Option<Bl
             ),
         )
     })
-}
-
-fn pv_in_words(pv: &PhysicalVolume) -> String {
-    match &pv.kind {
-        PvKind::Multipath(map) => format!("map {}", map.name),
-        PvKind::Disk(path) => format!("disk {}", path.name),
-    }
 }

@@ -192,7 +192,7 @@ pub fn lock_state(group: &Standing, inventory: &Inventory) -> LockState {
         .lock_manager
         .lockspaces()
         .iter()
-        .filter(|l| l.name == group.lockspace);
+        .filter(|l| l.is_of(&group.uuid, &group.lockspace));
     match ours.min_by_key(|l| l.state == LockspaceState::Removing) {
         None => LockState::Absent,
         Some(l) => match l.state {

@@ -260,13 +260,21 @@ fn where_the_lockspace_is() {
     let frozen = with(|l| l.frozen = true);
     let removing = with(|l| l.state = LockspaceState::Removing);
     let anew = with(|l| l.generation = Some(4));
+    let other = Lockspace {
+        name: "lvm_vg2".into(),
+        vg_uuid: "2".into(),
+        ..known.clone()
+    };
     let joined = |n| LockState::Joined {
         host_id: 7,
         generation: Some(n),
     };
     for (lockspaces, state) in [
         (vec![], LockState::Absent),
-        (vec![with(|l| l.name = "lvm_vg2".into())], LockState::Absent),
+        // Another volume group's, and another one's that has the name now; and its own under another name.
+        (vec![other], LockState::Absent),
+        (vec![with(|l| l.vg_uuid = "2".into())], LockState::Absent),
+        (vec![with(|l| l.name = "lvm_vg2".into())], joined(3)),
         (vec![frozen.clone()], LockState::Frozen),
         (
             vec![with(|l| (l.frozen, l.generation) = (true, None))],

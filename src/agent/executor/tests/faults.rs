@@ -4,7 +4,7 @@ use super::Bench;
 use super::bench::{seconds, step};
 use crate::agent::executor::run;
 use crate::fence::report::{DeviceOutcome, LocksOutcome, Outcome, StepKind, StepResult};
-use crate::fence::{DevNo, Target};
+use crate::fence::{DevNo, Monotonic, Target};
 use crate::host::simulated::{Daemon, Group, InFlight, Layout, Under};
 
 fn bench() -> Bench {
@@ -100,6 +100,28 @@ fn io_that_ends_late_completes_the_fence() {
             .expect("swapped");
         assert!(took >= seconds(ends - 1001), "{took:?}");
     }
+}
+
+/// As where a volume group has lost one physical volume, and its leases lie on another: nothing resets the host.
+#[test]
+fn a_fence_is_tried_on_for_as_long_as_the_leases_are_renewed() {
+    let bench = bench();
+    set(&bench, "vg1-lv1", |d| {
+        d.in_flight = InFlight::Until(seconds(1500));
+    });
+    for at in (1010..1600).step_by(20) {
+        bench.node.at(seconds(at), move |s| {
+            for l in &mut s.lockspaces {
+                l.lockspace.last_renewal = Some(Monotonic::from_secs(at));
+            }
+        });
+    }
+    let report = bench.fence();
+    assert_eq!(
+        (&report.outcome, report.locks),
+        (&Outcome::Proven, LocksOutcome::Released),
+        "{report:#?}"
+    );
 }
 
 #[test]

@@ -6,13 +6,17 @@ use crate::fence::Lockspace;
 
 impl Bench {
     fn join(&self) {
+        self.join_as("vg1", 4);
+    }
+
+    fn join_as(&self, name: &str, generation: u64) {
         self.node.state(|s| {
             s.join(Lockspace {
-                name: "lvm_vg1".into(),
-                vg_name: "vg1".into(),
+                name: format!("lvm_{name}"),
+                vg_name: name.into(),
                 vg_uuid: uuid_of("vg1"),
                 host_id: 7,
-                generation: Some(4),
+                generation: Some(generation),
                 io_timeout: 10,
                 last_renewal: Some(Monotonic::from_secs(1000)),
                 ..Lockspace::default()
@@ -106,6 +110,21 @@ fn what_came_into_use_under_new_locks_is_never_fenced() {
         assert_eq!(bench.standing().openings, 1);
         bench.watch(&mut bench.guard(), SPAN);
         assert_eq!(bench.open(), ["vg1-lv0"]);
+    }
+}
+
+/// Another host gave the fenced volume group another name; its lockspace begins to count anew.
+#[test]
+fn what_came_into_use_after_the_volume_group_was_renamed_is_never_fenced() {
+    for generation in [1, 3, 4] {
+        let bench = Bench::new();
+        let mut guard = bench.guard();
+        bench.watch(&mut guard, SPAN);
+        bench.join_as("new", generation);
+        bench.activate_anew("vg1-lv0");
+        bench.watch(&mut guard, SPAN);
+        assert_eq!(bench.open(), ["vg1-lv0"], "{:?}", bench.reasons());
+        assert_eq!(bench.reasons(), ["FencedByKillHook", "JoinedWhileFenced"]);
     }
 }
 
