@@ -89,7 +89,7 @@ fn target(node: &Node) -> Result<String> {
 }
 
 /// An agent without an API server: it does everything that a node does by itself.
-fn agent(node: &Node) -> Result {
+pub fn agent(node: &Node) -> Result {
     agent_in(node, "/run/storage-fence")
 }
 

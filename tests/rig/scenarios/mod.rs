@@ -58,6 +58,7 @@ pub fn long() -> Vec<Scenario> {
     long.extend(network::long());
     long.extend(chart_hook::long());
     long.extend(timeouts::long());
+    long.extend(stacks::long());
     long.extend(hanging::long());
     long.extend(evict::long());
     long.extend(denied::long());

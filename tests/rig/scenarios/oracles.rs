@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::hook::agent;
 use super::stacks::{devices, holds};
+use crate::guest::stepper::Steps;
 use crate::harness::node::Node;
 use crate::harness::{Cluster, Context, Result, Scenario, Shape, ensure, say, until};
 
@@ -245,6 +247,7 @@ fn oracles(cluster: &mut Cluster) -> Result {
          dmsetup rename --noudevsync tmp or-a; dmsetup rename --noudevsync re--named-d--e or-d",
     )?;
     agree(n1)?;
+    renamed_between_looks(n1)?;
     let targets = |node: &Node| -> Result<BTreeMap<String, String>> {
         // The UUIDs' order is that of neither.
         let all = node.sh("for u in $(dmsetup info -c --noheadings -o uuid -S 'uuid=~^LVM-'); do echo $u $(dmsetup table -u $u); done")?;
@@ -281,8 +284,69 @@ fn oracles(cluster: &mut Cluster) -> Result {
     )?;
     let wdmd = n1.wdmd()?;
     ensure(
-        !holds(&wdmd, "or") && holds(&wdmd, "or-a") && holds(&wdmd, "or-a-b"),
+        !holds(&wdmd, "or") && holds(&wdmd, "or-a") && !holds(&wdmd, "or-a-b"),
         "the watchdog waits for the two others' leases only",
     )?;
     ensure(n1.boot_id()? == boot, "the node was not reset")
+}
+
+/// A shared volume group gets another name while nothing of it is active, and comes into use under it, between two looks of an agent: it is known
+/// by its UUID.
+fn renamed_between_looks(node: &Node) -> Result {
+    say(
+        "a shared volume group of which nothing is active is renamed, and comes into use under its new name",
+    );
+    let hook = |vg: &str| node.run(&format!("/payload/bin/storage-fence kill-hook {vg}"), LIMIT);
+    agent(node)?;
+    node.sh_within("lvchange -an or-a-b/c", LIMIT)?;
+    let uuid = node.sh("vgs --noheadings -o vg_uuid or-a-b | tr -d ' -'")?;
+    // A fence under its former name has looked at it, and is held before its first step.
+    node.write_file(
+        "/run/rename",
+        "{ vgrename or-a-b new-name && { lvmlockctl --info | grep -q 'VG new-name ' || vgchange --lockstart new-name; } && \
+         lvchange -aey new-name/c; } >/run/renamed 2>&1; echo \"ended with $?\" >>/run/renamed",
+    )?;
+    let held = node.run(
+        "/payload/bin/rig guest-stepper before kill_vg 'bash /run/rename' /payload/bin/storage-fence kill-hook --state-directory /run/sf/renamed or-a-b",
+        LIMIT,
+    )?;
+    let told: Steps = serde_json::from_str(held.out.lines().last().unwrap_or_default())
+        .context(format!("{}{}", held.out, held.err))?;
+    let renamed = node.sh("cat /run/renamed")?;
+    ensure(
+        renamed.contains("ended with 0") && told.done == 1 && told.code != 0,
+        format!(
+            "it does not fence what has another name by now: {}: {renamed}",
+            held.err
+        ),
+    )?;
+    ensure(
+        node.lv_table("new-name", "c")?.contains(" linear ")
+            && !told.calls.iter().any(|c| c.starts_with("dm ")),
+        format!(
+            "the volume is in use, and nothing was touched: {:?}",
+            told.calls
+        ),
+    )?;
+    let new = hook("new-name")?;
+    ensure(
+        new.code == 0 && !new.err.contains("fencing without it"),
+        format!("by its new name the agent fences it: {}", new.err.trim()),
+    )?;
+    let device = node.sh("dmsetup info -c --noheadings -o uuid new--name-c")?;
+    ensure(
+        device.starts_with(&format!("LVM-{uuid}"))
+            && node.lv_table("new-name", "c")?.contains(" error"),
+        "it is the same volume group, and it is cut off",
+    )?;
+    let wdmd = node.wdmd()?;
+    ensure(
+        !holds(&wdmd, "new-name")
+            && !holds(&wdmd, "or-a-b")
+            && holds(&wdmd, "or")
+            && holds(&wdmd, "or-a"),
+        "its locks are let go of, and no others",
+    )?;
+    node.sh("kill $(cat /run/agent.pid)")?;
+    Ok(())
 }

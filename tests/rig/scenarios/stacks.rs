@@ -1,5 +1,9 @@
 //! The engine on what LVM really builds: every kind of stack at once, under direct I/O, on one array of two; beside storage that must not notice.
 
+mod back;
+mod built;
+mod lost;
+
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -9,15 +13,23 @@ use super::oracles::agree;
 use crate::harness::node::{COMMAND_LIMIT, Node};
 use crate::harness::writer::Writer;
 use crate::harness::{Cluster, Context, Result, Scenario, Shape, ensure, say, until};
+use built::{LEFT_BEHIND, LOCAL, MODULES, build, names, partition};
 
 /// The scenarios of this file.
 pub fn scenarios() -> Vec<Scenario> {
     vec![Scenario {
         name: "stacks",
-        about: "thin, snapshots, cache, writecache, RAID, integrity, crypt, partitions, two PVs: all fenced; another array and local disks never notice",
+        about: "thin, snapshots, caches, writecache, RAID, integrity, LUKS, partitions, two PVs: all fenced; another array and local disks never notice",
         shape: Shape::arrays,
         tell: stacks,
     }]
+}
+
+/// The long ones of this file.
+pub fn long() -> Vec<Scenario> {
+    let mut long = lost::long();
+    long.extend(back::long());
+    long
 }
 
 /// The volume group on array A, with hyphens; and one on array B whose name begins with the other's.
@@ -26,138 +38,25 @@ const B: &str = "san-a-b";
 /// How long the largest pause of the bystanders is measured without a fence, and with one.
 const SPAN: Duration = Duration::from_secs(8);
 
-/// What LVM builds on array A, each line by itself: the name of what it is, and how it is made. Everything that takes writes gets a writer.
-const STACKS: &[(&str, &str, &str)] = &[
-    (
-        "linear",
-        "lvcreate -y -aey -L 32M -n lin san-a $P0",
-        "/dev/san-a/lin",
-    ),
-    (
-        "striped over both PVs",
-        "lvcreate -y -aey -i 2 -L 32M -n str san-a",
-        "/dev/san-a/str",
-    ),
-    (
-        "a thin pool and two thin volumes",
-        "lvcreate -y -aey -L 64M -n pool --type thin-pool --poolmetadatasize 4M san-a $P0; \
-         lvcreate -y -aey -V 32M -n thin --thinpool san-a/pool; lvcreate -y -aey -V 32M -n idle --thinpool san-a/pool",
-        "/dev/san-a/thin",
-    ),
-    (
-        "a thin snapshot",
-        "lvcreate -y -s -n tsnap san-a/thin; lvchange -y -aey -K san-a/tsnap",
-        "/dev/san-a/tsnap",
-    ),
-    (
-        "a thin volume with an external origin",
-        "lvcreate -y -aey -L 32M -n ext san-a $P1; lvchange -an san-a/ext; lvchange -pr san-a/ext; \
-         lvcreate -y -aey -s -n extthin --thinpool san-a/pool san-a/ext; lvchange -aey -K san-a/extthin",
-        "/dev/san-a/extthin",
-    ),
-    (
-        "a classic snapshot",
-        "lvcreate -y -aey -L 32M -n org san-a $P1; lvcreate -y -s -L 16M -n snap san-a/org",
-        "/dev/san-a/org",
-    ),
-    (
-        "a cache",
-        "lvcreate -y -aey -L 48M -n cached san-a $P0; lvcreate -y -an -L 32M -n fast san-a $P1; \
-         lvconvert -y --type cache --cachevol fast --cachemode writeback san-a/cached",
-        "/dev/san-a/cached",
-    ),
-    (
-        "a writecache",
-        "lvcreate -y -an -L 48M -n wcached san-a $P0; lvcreate -y -an -L 32M -n wfast san-a $P1; \
-         lvconvert -y --type writecache --cachevol wfast san-a/wcached; lvchange -aey san-a/wcached",
-        "/dev/san-a/wcached",
-    ),
-    (
-        "RAID 1 over both PVs",
-        "lvcreate -y -aey --type raid1 -m 1 --nosync -L 32M -n mirror san-a",
-        "/dev/san-a/mirror",
-    ),
-    (
-        "RAID 1 with integrity of its images",
-        "lvcreate -y -aey --type raid1 -m 1 --raidintegrity y -L 16M -n checked san-a",
-        "/dev/san-a/checked",
-    ),
-    (
-        "RAID 5, two of its three images on one PV",
-        "lvcreate -y -aey --type raid5 -i 2 --nosync --alloc anywhere -L 16M -n five san-a $P0 $P1",
-        "/dev/san-a/five",
-    ),
-    (
-        "an encrypted volume",
-        "lvcreate -y -aey -L 32M -n enc san-a $P0; \
-         dmsetup create enc-open --uuid CRYPT-PLAIN-enc --table \"0 65536 crypt aes-xts-plain64 $(printf '%064d' 7) 0 /dev/san-a/enc 0\"",
-        "/dev/mapper/enc-open",
-    ),
-    (
-        "a partition in a volume",
-        "lvcreate -y -aey -L 32M -n disk san-a $P0; \
-         dmsetup create disk-part1 --uuid part1-disk --table '0 32768 linear /dev/san-a/disk 2048'",
-        "/dev/mapper/disk-part1",
-    ),
-    (
-        "a volume group in a volume",
-        "lvcreate -y -aey -L 48M -n inner san-a $P1; pvcreate -qq $SCAN /dev/san-a/inner; vgcreate -qq $SCAN nested /dev/san-a/inner; \
-         lvcreate -qq -y $SCAN -L 16M -n deep nested",
-        "/dev/nested/deep",
-    ),
-];
-
-/// Devices that somebody else left in the way, all of the volume group.
-const LEFT_BEHIND: &str = "\
-    lvcreate -y -aey -L 8M -n susp san-a $P0; lvcreate -y -aey -L 8M -n wait san-a $P0; \
-    dmsetup suspend --noflush --nolockfs san--a-susp; \
-    dmsetup reload san--a-wait --table \"$(dmsetup table san--a-wait)\"; \
-    uuid=$(dmsetup info -c --noheadings -o uuid san--a-lin | cut -c1-36); \
-    dmsetup create --notable -u ${uuid}ZZZZZZZZZZZZZZZZZZZZZZZZZZZZZZZZ half-made";
-
-/// Storage of the node itself: a volume group with thin volumes and a snapshot, and an encrypted disk.
-const LOCAL: &[(&str, &str)] = &[
-    (
-        "vgcreate -qq local /dev/rig-local; lvcreate -y -qq -L 64M -n pool --type thin-pool local; \
-         lvcreate -y -qq -V 32M -n thin --thinpool local/pool; lvcreate -y -qq -L 32M -n org local; lvcreate -y -qq -s -L 16M -n snap local/org",
-        "/dev/local/thin",
-    ),
-    ("true", "/dev/local/org"),
-    (
-        "lvcreate -y -qq -L 32M -n enc local; \
-         dmsetup create local-open --uuid CRYPT-PLAIN-local --table \"0 65536 crypt aes-xts-plain64 $(printf '%064d' 9) 0 /dev/local/enc 0\"",
-        "/dev/mapper/local-open",
-    ),
-];
-
 fn stacks(cluster: &mut Cluster) -> Result {
     cluster.mark_dirty();
     let n1 = cluster.node("n1")?;
     let (devices, boot) = (devices(n1)?, n1.boot_id()?);
-    n1.sh("modprobe -a dm-thin-pool dm-snapshot dm-cache dm-cache-smq dm-writecache dm-raid raid1 raid456 dm-integrity dm-crypt")?;
+    n1.sh(MODULES)?;
+    let partition = partition(n1, &devices[1])?;
+    let pvs = [devices[0].as_str(), partition.as_str()];
     n1.sh_within(
         &format!(
             "vgcreate --shared {A} {} {} && vgcreate --shared {B} {}",
-            devices[0], devices[1], devices[2]
+            pvs[0], pvs[1], devices[2]
         ),
         Duration::from_secs(180),
     )?;
-    let names = format!(
-        "P0={}; P1={}; SCAN='--config devices/scan_lvs=1'; set -e; ",
-        devices[0], devices[1]
-    );
     let mut writers = Vec::new();
-    for (what, how, target) in STACKS {
-        let begin = Instant::now();
-        n1.sh_within(&format!("{names}{how}"), Duration::from_secs(180))
-            .map_err(|e| format!("{what}: {e}"))?;
-        let name = target.rsplit('/').next().context("a name")?;
+    build(n1, pvs, &mut |name, target| {
         writers.push(Writer::start(n1, name, target)?);
-        say(format!(
-            "    {what}: built in {:.1} s",
-            begin.elapsed().as_secs_f64()
-        ));
-    }
+        Ok(())
+    })?;
     n1.sh(&format!("lvcreate -y -aey -L 32M -n other {B}"))?;
     let mut bystanders = vec![Writer::start(n1, "other", &format!("/dev/{B}/other"))?];
     for (how, target) in LOCAL {
@@ -166,7 +65,7 @@ fn stacks(cluster: &mut Cluster) -> Result {
         bystanders.push(Writer::start(n1, &name, target)?);
     }
     agree(n1)?;
-    n1.sh_within(&format!("{names}{LEFT_BEHIND}"), COMMAND_LIMIT)?;
+    n1.sh_within(&format!("{}{LEFT_BEHIND}", names(pvs)), COMMAND_LIMIT)?;
     ensure(
         suspended(n1)? == "san--a-susp",
         "somebody has left a suspended device, one with a table that waits, and one without any",
