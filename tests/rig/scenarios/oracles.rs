@@ -304,7 +304,7 @@ fn renamed_between_looks(node: &Node) -> Result {
     node.write_file(
         "/run/rename",
         "{ vgrename or-a-b new-name && { lvmlockctl --info | grep -q 'VG new-name ' || vgchange --lockstart new-name; } && \
-         lvchange -aey new-name/c; } >/run/renamed 2>&1; echo \"ended with $?\" >>/run/renamed",
+         for i in $(seq 30); do lvchange -aey new-name/c && break; sleep 1; done; dmsetup table new--name-c; } >/run/renamed 2>&1; echo \"ended with $?\" >>/run/renamed",
     )?;
     let held = node.run(
         "/payload/bin/rig guest-stepper before kill_vg 'bash /run/rename' /payload/bin/storage-fence kill-hook --state-directory /run/sf/renamed or-a-b",
