@@ -11,27 +11,18 @@ use crate::harness::writer::Writer;
 use crate::harness::{Cluster, Context, Result, Scenario, Shape, ensure, say, until};
 
 use super::fence::{FENCE_LIMIT, all_error};
-use super::outage::released;
 use super::speed::{send_programs, start_agent_in};
 use super::stacks::holds;
 
-/// The scenarios of this file; their clusters serve no others.
+/// The scenario of this file; its cluster serves no other.
 pub fn long() -> Vec<Scenario> {
-    vec![
-        Scenario {
-            name: "policy-lun-denied",
-            about: "the array denies a LUN (ILLEGAL REQUEST, LOGICAL UNIT NOT SUPPORTED) whose disks stay: fenced as gone for good, while paths that are \
+    vec![Scenario {
+        name: "policy-lun-denied",
+        about: "the array denies a LUN (ILLEGAL REQUEST, LOGICAL UNIT NOT SUPPORTED) whose disks stay: fenced as gone for good, while paths that are \
                     cut for as long are waited for; and disks that are deleted under a map",
-            shape: denying,
-            tell: lun_denied,
-        },
-        Scenario {
-            name: "policy-lun-purged",
-            about: "the same where multipathd deletes such disks by itself (purge_disconnected, multipath-tools of forky) and its checker is tur",
-            shape: || denying().with_suite("forky"),
-            tell: lun_purged,
-        },
-    ]
+        shape: denying,
+        tell: lun_denied,
+    }]
 }
 
 /// No HBA tells of a LUN that is unmapped.
@@ -198,42 +189,5 @@ fn lun_denied(cluster: &mut Cluster) -> Result {
     all_error(n1, "other", 1)?;
     let end = other.wait_for_end(n1, Duration::from_secs(20))?;
     ensure(end.errno == Some(5), "the writer got EIO")?;
-    ensure(n1.boot_id()? == boot, "the node was not reset")
-}
-
-fn lun_purged(cluster: &mut Cluster) -> Result {
-    cluster.mark_dirty();
-    cluster.shared_vg("san", SAN)?;
-    let n1 = cluster.node("n1")?;
-    send_programs(n1)?;
-    n1.sh("sed -i 's/path_checker .*/path_checker tur\\n\\tpurge_disconnected yes/' /etc/multipath.conf && multipathd reconfigure")?;
-    until("multipathd purges", Duration::from_secs(30), || {
-        let said = n1.sh("multipathd show config local")?;
-        Ok(
-            (said.contains("purge_disconnected \"yes\"")
-                || said.contains("purge_disconnected yes"))
-            .then_some(()),
-        )
-    })?;
-    paths(n1, SAN, "AA")?;
-    let san = volume(n1, "san")?;
-    let boot = n1.boot_id()?;
-    agent(n1)?;
-
-    say("the array unmaps san, and tells nobody");
-    let unmapped = Instant::now();
-    cluster.node_mut("n1")?.unmap(SAN)?;
-    let n1 = cluster.node("n1")?;
-    fenced_as_gone(n1, "san", unmapped, KNOWN)?;
-    ensure(
-        disks(n1, SAN)?.is_empty(),
-        "multipathd has deleted the disks",
-    )?;
-    released(n1)?;
-    let end = san.wait_for_end(n1, Duration::from_secs(20))?;
-    ensure(
-        matches!(end.errno, Some(5 | 121)),
-        format!("the writer got an error: {:?}", end.errno),
-    )?;
     ensure(n1.boot_id()? == boot, "the node was not reset")
 }
