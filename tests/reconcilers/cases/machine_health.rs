@@ -1,5 +1,7 @@
 //! Remediations as Cluster API's MachineHealthCheck makes, leaves and deletes them; and as NHC did when it checked Machines.
 
+use std::time::Duration;
+
 use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt;
 use kube::api::DeleteParams;
@@ -147,6 +149,8 @@ pub async fn a_machine_that_is_deleted_takes_its_remediation_along(bed: &Bed) ->
     )
     .await?;
     let before = node.simulation.log();
+    // Longer than it takes to let it go.
+    tokio::time::sleep(Duration::from_secs(2)).await;
     ensure(
         mhc.controller.get("machine-e").await?.is_some(),
         "it stays while the node stands fenced",
