@@ -114,13 +114,6 @@ impl<'a> MachineHealthCheck<'a> {
         Ok(())
     }
 
-    /// How long the check waits at most.
-    pub fn waits(&self) -> Duration {
-        let conditions = self.conditions().unwrap_or_default();
-        let waits = conditions.iter().map(|c| c.2);
-        waits.max().unwrap_or_default()
-    }
-
     /// Types, statuses and times of the Node's conditions that are looked at.
     pub fn conditions(&self) -> Result<Vec<(String, String, Duration)>> {
         let all = self.check.data["spec"]["checks"]["unhealthyNodeConditions"].as_array();
