@@ -109,9 +109,7 @@ impl Controllers {
             .filter_map(|l| serde_json::from_str::<Value>(l).ok());
         let address = lines
             .filter(|l| l["message"] == "health and metrics are served")
-            // A replica of the same name may have been here before.
-            .filter_map(|l| l["address"].as_str().map(str::to_owned))
-            .last()
+            .find_map(|l| l["address"].as_str().map(str::to_owned))
             .context("no address in the controller's log")?;
         let fetch = move || {
             let mut stream = TcpStream::connect(address)?;

@@ -31,6 +31,7 @@ use crate::support::Result;
 use crate::wait::{LIMIT, until};
 
 /// All of them, in order.
+#[expect(clippy::too_many_lines, reason = "a list")]
 pub fn stages() -> Vec<Stage> {
     vec![
         Stage {
