@@ -74,7 +74,8 @@ impl Point {
     }
 }
 
-/// `args` are the points, each `before` or `after`, a step, and `kill` or a command that runs with the program's number in `$PID`; and the program.
+/// `args` are the points, each `before` or `after`, a step, and `kill` or a command that runs with the program's number in `$PID` and its
+/// steps up to that one in `$CALLS`; and the program.
 pub fn run(args: &[String]) -> Result {
     let mut points = Vec::new();
     let mut program = args;
@@ -222,9 +223,12 @@ impl Watch {
                 kill(self.pid, Signal::SIGKILL).context("killing it")?;
                 continue;
             }
+            // The last of them is the step itself.
+            let calls = self.result.calls.get(..=*index).unwrap_or_default();
             let status = Command::new("/bin/bash")
                 .args(["-c", deed])
                 .env("PID", self.pid.to_string())
+                .env("CALLS", calls.join("\n"))
                 .stdin(Stdio::null())
                 .stdout(Stdio::null())
                 .status()

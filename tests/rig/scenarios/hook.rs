@@ -4,6 +4,7 @@ mod adopted;
 mod agents;
 mod crashes;
 mod joined;
+mod matrix;
 mod mishaps;
 mod missing;
 mod races;
@@ -65,6 +66,7 @@ pub fn long() -> Vec<Scenario> {
     long.extend(races::long());
     long.extend(joined::long());
     long.extend(stages::long());
+    long.extend(matrix::long());
     long.extend(mishaps::long());
     long.extend(adopted::long());
     long

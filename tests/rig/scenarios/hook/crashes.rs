@@ -140,10 +140,17 @@ impl Look {
 
     /// Whether every one of the three who can let go still holds on.
     pub fn held(&self, vg: &str) -> bool {
+        holds(&self.wdmd, vg) && self.locked(vg) && self.lvmlockd.contains(&format!("VG {vg} "))
+    }
+
+    fn locked(&self, vg: &str) -> bool {
         let lockspace = |l: &str| l.contains(&format!("lvm_{vg}:")) && !l.contains(" REM");
-        holds(&self.wdmd, vg)
-            && self.sanlock.lines().any(lockspace)
-            && self.lvmlockd.contains(&format!("VG {vg} "))
+        self.sanlock.lines().any(lockspace)
+    }
+
+    /// Whether the watchdog has let go, and sanlock has, or does as soon as its last I/O ends.
+    pub fn let_go(&self, vg: &str) -> bool {
+        !holds(&self.wdmd, vg) && !self.locked(vg)
     }
 
     /// Whether the lock manager and the watchdog have let go for good.
