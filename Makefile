@@ -29,7 +29,7 @@ unit reconcilers rig: ## Run that suite of `make test` alone (ONLY=name: only wh
 long: rig-long ## The long round: what `make test` leaves out because it takes longer
 	cargo test --locked --test reconcilers -- long
 
-model: ## Check the step protocol's model further than `make unit` does (some minutes; BOUNDS=events+crashes)
+model: ## Check the step protocol's model further than `make unit` does (a quarter of an hour; BOUNDS=events+crashes)
 	@hack/install-deps lint
 	SFO_MODEL=$(or $(BOUNDS),1+1) cargo test --locked --lib -- --nocapture agent::model
 
