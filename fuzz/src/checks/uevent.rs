@@ -52,7 +52,10 @@ fn check_log(data: &[u8]) {
     if let Some(line) = scsi_log::parse(data) {
         let level = data.split(|b| matches!(b, b',' | b';')).next();
         let level = level.and_then(|l| std::str::from_utf8(l).ok()?.parse::<u32>().ok());
-        assert!(level.is_some_and(|l| l < 8), "somebody else's, not the kernel's");
+        assert!(
+            level.is_some_and(|l| l < 8),
+            "somebody else's, not the kernel's"
+        );
         assert!(!line.disk.is_empty() && line.disk.len() <= data.len());
     }
     // Whatever stands before it in the record, a refusal is told only by the kernel's own words.

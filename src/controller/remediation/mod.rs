@@ -39,7 +39,12 @@ pub const ASK_AGAIN: Duration = Duration::from_secs(5);
 
 /// Goes through all of them whenever `bell` rings, until `stop`. Without the CRDs it waits, and nothing else does.
 pub async fn run(context: Arc<Context>, watch: Watch, bell: Arc<Notify>, stop: CancellationToken) {
-    let Some(()) = stop.run_until_cancelled(watch.filled()).await else {
+    let filled = async {
+        // To an empty cache every Node is gone, and whoever waits for it is let go.
+        context.caches.filled().await;
+        watch.filled().await;
+    };
+    let Some(()) = stop.run_until_cancelled(filled).await else {
         return;
     };
     let mut next = Instant::now();
@@ -158,5 +163,7 @@ pub fn full_name(object: &impl kube::Resource) -> String {
 /// A template, as the watch gives it.
 pub type Template = StorageFenceRemediationTemplate;
 
+#[cfg(test)]
+mod run_tests;
 #[cfg(test)]
 mod tests;

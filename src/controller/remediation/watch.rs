@@ -44,6 +44,17 @@ impl Watch {
         }
     }
 
+    /// One that has seen these.
+    #[cfg(test)]
+    pub(super) fn of(remediation: StorageFenceRemediation) -> Self {
+        let nothing = || AbortOnDropHandle::new(tokio::spawn(std::future::ready(())));
+        Self {
+            remediations: crate::controller::fixtures::cache([DeserializeGuard(Ok(remediation))]),
+            templates: crate::controller::fixtures::cache([]),
+            _tasks: [nothing(), nothing()],
+        }
+    }
+
     /// Waits until both were read once.
     pub async fn filled(&self) {
         let _ = tokio::join!(

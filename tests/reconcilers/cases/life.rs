@@ -264,6 +264,11 @@ pub async fn nothing_is_written_while_nothing_changes(bed: &Bed) -> Result {
         })
     })
     .await?;
+    // Whose pods are affected is told when two searches have looked.
+    bed.sees("quiet-fenced", "nobody's", |r| {
+        r.status.as_ref().is_some_and(|s| s.affected_pods.is_some())
+    })
+    .await?;
     let versions = async || -> Result<Vec<String>> {
         let storages = bed.all::<storage_fence::api::NodeStorage>();
         Ok(vec![
