@@ -8,7 +8,8 @@ COPY Cargo.toml Cargo.lock ./
 COPY src ./src
 # --target keeps the flags away from build scripts and proc macros, which cannot be static.
 RUN host="$(rustc -vV | sed -n 's/^host: //p')" \
- && RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --release --bin storage-fence --target "$host" \
+ && RUSTFLAGS="-C target-feature=+crt-static" cargo rustc --locked --release --bin storage-fence --target "$host" \
+    -- -C link-arg=-Wl,-z,pack-relative-relocs \
  && install -m 0755 "target/$host/release/storage-fence" /storage-fence
 
 FROM scratch
