@@ -27,6 +27,12 @@ pub fn long() -> Vec<Scenario> {
             shape: Shape::arrays,
             tell: no_memory,
         },
+        Scenario {
+            name: "outage-noticed",
+            about: "every path of an array is cut and brought back, again and again: how long after the kernel's failing the last path the agent knows",
+            shape: Shape::arrays,
+            tell: noticed,
+        },
     ]
 }
 
@@ -42,12 +48,16 @@ pub struct Outage {
     released: f64,
 }
 
+/// The kernel's lines of paths that it fails, and where the time is in them.
+const FAILED: &str = "dmesg | grep 'Failing path'";
+const FAILED_AT: &str = "^\\[ *\\([0-9.]*\\)\\].*";
+/// Where the time is in what the agent says of an outage.
+const KNOWN_AT: &str = ".*uptime[^0-9]*\\([0-9.]*\\).*";
+
 impl Outage {
     /// The latest, from the files of the agent's folder and its log (a pattern of the shell's).
     pub fn of(node: &Node, folder: &str, log: &str) -> Result<Self> {
-        let failed = node
-            .sh("dmesg | grep 'Failing path' | tail -n1 | sed 's/^\\[ *\\([0-9.]*\\)\\].*/\\1/'")?;
-        let failed: f64 = failed.parse().context("when the last path failed")?;
+        let failed = last(node, FAILED, FAILED_AT)?;
         let kept = node.sh(&format!("cat {folder}/local-fences.json"))?;
         let kept: Value = serde_json::from_str(&kept).context("local-fences.json")?;
         let fence = &kept["content"][0];
@@ -58,10 +68,7 @@ impl Outage {
             .and_then(|e| e.strip_prefix("outage@"))
             .context("the outage that was answered")?;
         let looked: f64 = episode.parse::<f64>().context("its time")? / 1e3;
-        let known = node.sh(&format!(
-            "cat {log} | grep 'no path works' | tail -n1 | sed 's/.*uptime[^0-9]*\\([0-9.]*\\).*/\\1/'"
-        ))?;
-        let known: f64 = known.parse().context("when the agent knew")?;
+        let known = last(node, &format!("cat {log} | grep 'no path works'"), KNOWN_AT)?;
         let report = &fence["report"];
         let began = seconds(&report["started"]);
         let step = |kind: &str| -> Result<(f64, f64)> {
@@ -242,4 +249,63 @@ pub fn cut_off_and_alive(node: &Node, writer: &Writer, boot: &str) -> Result {
     let written = writer.wait_for_end(node, Duration::from_secs(20))?;
     ensure(written.errno == Some(5), "the writer got EIO")?;
     ensure(node.boot_id()? == boot, "the node was not reset")
+}
+
+/// How often the paths are cut.
+const ROUNDS: usize = 12;
+/// What no single time may reach: a look that had just begun, the rest after it and one more, on an emulated node of a busy machine. The next regular
+/// look may be 5 s away.
+const NOTICED_AT_MOST: f64 = 2.0;
+
+fn noticed(cluster: &mut Cluster) -> Result {
+    cluster.mark_dirty();
+    cluster.shared_vg("san", 0)?;
+    let n1 = cluster.node("n1")?;
+    send_programs(n1)?;
+    n1.sh("lvcreate -y -aey -L 64M -n lv san")?;
+    let writer = Writer::start(n1, "lv", "/dev/san/lv")?;
+    // Longer than any of these outages.
+    agent(n1, 300)?;
+    let mut times = Vec::new();
+    for round in 1..=ROUNDS {
+        cluster.san.cut_all("n1", Some(0))?;
+        let n1 = cluster.node("n1")?;
+        told(n1, "no path works", round)?;
+        let failed = last(n1, FAILED, FAILED_AT)?;
+        let known = last(n1, "grep 'no path works' /run/bench/agent.log", KNOWN_AT)?;
+        times.push(known - failed);
+        cluster.san.restore_all("n1", Some(0))?;
+        told(cluster.node("n1")?, "paths work again", round)?;
+    }
+    let n1 = cluster.node("n1")?;
+    ensure(!writer.state(n1)?.ended, "nothing was fenced")?;
+    times.sort_by(f64::total_cmp);
+    let (median, longest) = (times[ROUNDS / 2], times[ROUNDS - 1]);
+    let all: Vec<String> = times.iter().map(|t| format!("{t:.3}")).collect();
+    say(format!(
+        "    from the last path's failing to the agent's knowing, s: {}; median {median:.3}",
+        all.join(" ")
+    ));
+    ensure(
+        longest < NOTICED_AT_MOST,
+        format!("never more than {NOTICED_AT_MOST} s: {longest:.3} s at most"),
+    )
+}
+
+/// Waits until the agent has said it so often.
+fn told(node: &Node, what: &str, times: usize) -> Result {
+    until(
+        &format!("{what:?} for the {times}. time"),
+        Duration::from_secs(30),
+        || {
+            let said = node.sh(&format!("grep -c '{what}' /run/bench/agent.log || true"))?;
+            Ok((said.parse::<usize>()? >= times).then_some(()))
+        },
+    )
+}
+
+/// The number that the last of these lines has where the pattern says.
+fn last(node: &Node, lines: &str, pattern: &str) -> Result<f64> {
+    let said = node.sh(&format!("{lines} | tail -n1 | sed 's/{pattern}/\\1/'"))?;
+    said.parse::<f64>().context(format!("a time in {said:?}"))
 }
