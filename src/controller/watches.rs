@@ -4,6 +4,7 @@
 
 use std::fmt::Debug;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::{Stream, StreamExt, TryStreamExt};
 use jiff::Timestamp;
@@ -114,18 +115,26 @@ impl Caches {
         all
     }
 
-    /// Waits until every cache was filled once.
+    /// Waits until every cache was filled once. Any number of tasks may.
     pub async fn filled(&self) {
         // The writers live as long as the watches; when those end, so does the process.
-        let _ = tokio::join!(
-            self.requests.wait_until_ready(),
-            self.policies.wait_until_ready(),
-            self.storages.wait_until_ready(),
-            self.nodes.wait_until_ready(),
-            self.pods.wait_until_ready(),
-        );
+        let all = async {
+            let _ = tokio::join!(
+                self.requests.wait_until_ready(),
+                self.policies.wait_until_ready(),
+                self.storages.wait_until_ready(),
+                self.nodes.wait_until_ready(),
+                self.pods.wait_until_ready(),
+            );
+        };
+        let mut all = std::pin::pin!(all);
+        // Of several tasks that wait for a cache kube wakes the one that asked last (delayed_init.rs keeps one waker): so each asks again.
+        while tokio::time::timeout(ASK_AGAIN, &mut all).await.is_err() {}
     }
 }
+
+/// While the caches are being filled.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
 
 /// The watches and what they feed.
 pub struct Watches {

@@ -40,3 +40,23 @@ async fn nothing_is_decided_before_it_is_known_what_there_is() {
     stop.cancel();
     run.await.unwrap();
 }
+
+#[tokio::test]
+async fn every_task_that_waits_for_the_caches_goes_on() {
+    let (nodes, mut filling) = store();
+    let mut caches = empty_caches();
+    caches.nodes = nodes;
+    let wait = |caches: &crate::controller::watches::Caches| {
+        let caches = caches.clone();
+        tokio::spawn(async move { caches.filled().await })
+    };
+    let waiting = [wait(&caches), wait(&caches), wait(&caches)];
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(waiting.iter().all(|w| !w.is_finished()));
+    filling.apply_watcher_event(&Event::Init);
+    filling.apply_watcher_event(&Event::InitDone);
+    for one in waiting {
+        let ended = tokio::time::timeout(Duration::from_secs(30), one).await;
+        ended.expect("it goes on").unwrap();
+    }
+}
