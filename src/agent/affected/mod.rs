@@ -172,6 +172,8 @@ struct UnderWay {
     pending: Pending<()>,
     found: Arc<Mutex<Found>>,
     groups: BTreeSet<String>,
+    /// What the one before has met, and of which volume groups: however often it is looked at, this one is one search.
+    before: Option<(Affected, BTreeSet<String>)>,
 }
 
 /// What a search has found.
@@ -248,6 +250,7 @@ impl Searcher {
             pending,
             found,
             groups,
+            before,
         }) = &self.under_way
         else {
             return;
@@ -265,7 +268,7 @@ impl Searcher {
             let found = lock(found);
             (found.doors.clone(), found.affected.clone())
         };
-        let groups = groups.clone();
+        let (groups, before) = (groups.clone(), before.clone());
         let complete = matches!(ended, Some(Ok(())));
         if let Some(answer) = ended {
             self.under_way = None;
@@ -281,10 +284,10 @@ impl Searcher {
             affected.keep(&known.affected, &doors);
         }
         let at = Instant::now();
-        if let Some(before) = self.met.take() {
+        if let Some((before, of)) = before {
             self.known = Some(Sighting {
-                affected: affected.both(&before.affected),
-                groups: groups.intersection(&before.groups).cloned().collect(),
+                affected: affected.both(&before),
+                groups: groups.intersection(&of).cloned().collect(),
                 at,
                 complete,
             });
@@ -313,10 +316,12 @@ impl Searcher {
             Ok(())
         };
         let pending = Pending::start(&self.host, &Bell::default(), what, search);
+        let before = self.met.as_ref();
         self.under_way = Some(UnderWay {
             pending,
             found,
             groups,
+            before: before.map(|met| (met.affected.clone(), met.groups.clone())),
         });
     }
 }

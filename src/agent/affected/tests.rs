@@ -247,6 +247,36 @@ async fn a_pod_that_only_looks_for_a_moment_is_not_told() {
     assert!(looks.0.load(Ordering::Relaxed) > 2);
 }
 
+/// Comes back once, having met nobody, and then meets a pod and hangs.
+struct LooksAndHangs(AtomicUsize);
+
+impl Openers for LooksAndHangs {
+    fn of(&self, devices: &[DmDevice], found: &mut dyn FnMut(Opener)) {
+        if self.0.fetch_add(1, Ordering::Relaxed) == 0 {
+            return;
+        }
+        found(Opener {
+            dev: devices[0].dev,
+            who: "process".into(),
+            pod_uid: Some("looks".into()),
+        });
+        std::thread::sleep(PAUSE * 30);
+    }
+}
+
+#[tokio::test]
+async fn a_search_that_hangs_is_one_search_however_often_it_is_looked_at() {
+    let looks = Arc::new(LooksAndHangs(AtomicUsize::new(0)));
+    let bench = Bench::new(Some(looks.clone()));
+    bench.asks(vec![subject("u1", &["a"], None)]);
+    bench.stands(&[("a", LocksOutcome::Released)]);
+    let (_, status) = bench.next(0).await;
+    assert_eq!(pods(&status), Vec::<String>::new());
+    assert_eq!(status["affectedPods"]["incomplete"], true);
+    bench.quiet(1).await;
+    assert_eq!(looks.0.load(Ordering::Relaxed), 2);
+}
+
 /// Twice it finds one pod and comes back; after that, it finds nobody and hangs.
 struct Hangs {
     searches: AtomicUsize,

@@ -253,10 +253,7 @@ fn alone(cluster: &mut Cluster) -> Result {
             let text = control_plane.kubectl(&["get", "sfr", "-o", "json"])?;
             let all: Value = serde_json::from_str(&text)?;
             let all = all["items"].as_array().cloned().unwrap_or_default();
-            let complete = all.iter().all(|r| {
-                let is = |type_| condition(r, type_).is_some_and(|c| c["status"] == "True");
-                is("Fenced") && is("LocksReleased") && r["status"]["phase"] == "Fenced"
-            });
+            let complete = all.iter().all(is_complete);
             Ok((all.len() >= names.len() && complete).then_some(all))
         },
     )?;
@@ -267,16 +264,7 @@ fn alone(cluster: &mut Cluster) -> Result {
         format!("each node has exactly one record:\n{count}"),
     )?;
     for record in &records {
-        ensure(
-            record["metadata"]["annotations"]["storagefence.io/policy"] == "san"
-                && record["status"]["node"]["steps"]
-                    .as_array()
-                    .is_some_and(|steps| steps.len() >= 5),
-            format!(
-                "{} names its policy, and holds the timeline: {}",
-                record["metadata"]["name"], record["spec"]["reason"]
-            ),
-        )?;
+        tells_all(record)?;
     }
     for name in &names {
         let type_ = "storagefence.io/StorageFenced";
@@ -395,5 +383,24 @@ pub fn figures(node: &Node) -> Result {
     ensure(
         outage.known < 2.0,
         "the outage was known at once, not at the next regular look",
+    )
+}
+
+/// Whether a record has the agent's proof and the controller's phase.
+pub fn is_complete(record: &Value) -> bool {
+    let is = |type_| condition(record, type_).is_some_and(|c| c["status"] == "True");
+    is("Fenced") && is("LocksReleased") && record["status"]["phase"] == "Fenced"
+}
+
+/// A record names the policy `san`, and holds the fence's timeline.
+pub fn tells_all(record: &Value) -> Result {
+    let steps = record["status"]["node"]["steps"].as_array();
+    ensure(
+        record["metadata"]["annotations"]["storagefence.io/policy"] == "san"
+            && steps.is_some_and(|steps| steps.len() >= 5),
+        format!(
+            "{} names its policy, and holds the timeline: {}",
+            record["metadata"]["name"], record["spec"]["reason"]
+        ),
     )
 }

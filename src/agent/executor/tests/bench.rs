@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use crate::agent::executor::{resume, run};
 use crate::agent::journal::{Journal, Record};
-use crate::fence::Order;
 use crate::fence::order::{Selection, WhenPathsRemain};
 use crate::fence::report::{FenceReport, StepKind, StepReport};
+use crate::fence::{Inventory, Order};
 use crate::host::simulated::{Layout, Simulation, uuid_of};
 
 pub(in crate::agent::executor) struct Bench {
@@ -36,6 +36,20 @@ impl Bench {
                 ..Order::default()
             },
         }
+    }
+
+    /// A fence of what was seen, whatever has changed since.
+    pub(super) fn fence_as_seen(&self, inventory: Inventory) -> FenceReport {
+        let (mut journal, _) = self.journal();
+        let host = self.node.host();
+        run(
+            &host,
+            &mut journal,
+            &self.order,
+            inventory,
+            &|| false,
+            &mut |_| (),
+        )
     }
 
     pub(super) fn journal(&self) -> (Journal, Option<Record>) {

@@ -300,15 +300,7 @@ fn a_volume_group_that_was_renamed_since_it_was_looked_at_is_left_alone() {
     let bench = Bench::new(&Layout::default());
     let inventory = bench.node.inventory();
     renamed(&bench, "new");
-    let (mut journal, _) = bench.journal();
-    let report = run(
-        &bench.node.host(),
-        &mut journal,
-        &bench.order,
-        inventory,
-        &|| false,
-        &mut |_| (),
-    );
+    let report = bench.fence_as_seen(inventory);
     bench.check();
     assert!(
         matches!(report.outcome, Outcome::Refused(_))
@@ -327,15 +319,7 @@ fn locks_that_are_held_under_another_name_are_not_called_released() {
     });
     let inventory = bench.node.inventory();
     renamed(&bench, "new");
-    let (mut journal, _) = bench.journal();
-    let report = run(
-        &bench.node.host(),
-        &mut journal,
-        &bench.order,
-        inventory,
-        &|| false,
-        &mut |_| (),
-    );
+    let report = bench.fence_as_seen(inventory);
     bench.check();
     assert!(bench.held("vg1") && !bench.held("vg0"), "{report:#?}");
     assert_eq!(report.locks, LocksOutcome::NotConfirmed, "{report:#?}");
@@ -355,15 +339,7 @@ fn a_lockspace_that_has_the_name_of_the_fenced_one_by_now_is_not_dropped() {
         let other = &mut other.expect("another one").lockspace;
         (other.vg_name, other.name) = ("vg1".into(), "lvm_vg1".into());
     });
-    let (mut journal, _) = bench.journal();
-    let report = run(
-        &bench.node.host(),
-        &mut journal,
-        &bench.order,
-        inventory,
-        &|| false,
-        &mut |_| (),
-    );
+    let report = bench.fence_as_seen(inventory);
     assert_eq!(bench.count("drop_vg vg1"), 0);
     assert!(bench.held("other") && bench.held("vg1"), "{report:#?}");
     assert_ne!(report.locks, LocksOutcome::Released);

@@ -131,15 +131,7 @@ fn without_a_watchdog_the_drain_timeout_is_the_end() {
     bench.node.state(|s| s.wdmd = Daemon::Dead);
     let mut inventory = bench.node.inventory();
     inventory.watchdog = crate::fence::Watchdog::default();
-    let (mut journal, _) = bench.journal();
-    let report = run(
-        &bench.node.host(),
-        &mut journal,
-        &bench.order,
-        inventory,
-        &|| false,
-        &mut |_| (),
-    );
+    let report = bench.fence_as_seen(inventory);
     assert_eq!(report.outcome, Outcome::NotProven);
     assert_eq!(report.finished_after.map(|d| d.as_secs()), Some(60));
     let note = "Whether the watchdog is armed is not known";
@@ -192,15 +184,7 @@ fn a_number_that_another_device_has_now_is_not_touched() {
     set(&bench, "vg1-lv1", |d| {
         d.dm.uuid = "LVM-localxxxxxxxxxxxxxxxxxxxxxxxxxxxreused".into();
     });
-    let (mut journal, _) = bench.journal();
-    let report = run(
-        &bench.node.host(),
-        &mut journal,
-        &bench.order,
-        inventory,
-        &|| false,
-        &mut |_| (),
-    );
+    let report = bench.fence_as_seen(inventory);
     bench.check();
     assert_eq!(bench.count("load vg1-lv1") + bench.count("swap vg1-lv1"), 0);
     // It stands on a physical volume of the volume group now, so there is no proof.
@@ -304,15 +288,7 @@ fn a_list_that_cannot_be_read_is_no_proof() {
     let bench = bench();
     let inventory = bench.node.inventory();
     bench.node.state(|s| s.listing_fails = true);
-    let (mut journal, _) = bench.journal();
-    let report = run(
-        &bench.node.host(),
-        &mut journal,
-        &bench.order,
-        inventory,
-        &|| false,
-        &mut |_| (),
-    );
+    let report = bench.fence_as_seen(inventory);
     bench.check();
     assert_eq!(
         (&report.outcome, report.locks),
