@@ -33,10 +33,10 @@ model: ## Check the step protocol's model further than `make unit` does (a quart
 	@hack/install-deps lint
 	SFO_MODEL=$(or $(BOUNDS),1+1) cargo test --locked --lib -- --nocapture agent::model
 
-rig-long: ## The rig's long scenarios, and the demonstration on nodes of Debian forky (sanlock 5)
+rig-long: ## The rig's long scenarios, and the contract's main ones on nodes of Debian forky (kernel 7, sanlock 5)
 	@hack/install-deps lint rig
 	cargo test --locked --test rig -- long
-	cargo test --locked --test rig -- run demo --suite forky
+	cargo test --locked --test rig -- run demo unfence stacks races killed-at-the-worst-steps hook-by-sanlock black-hole-ends --suite forky
 
 fuzz: ## Fuzz what reads other programs' bytes (ONLY=target; FUZZ_SECONDS=300 for each)
 	@hack/install-deps build fuzz
