@@ -4,7 +4,9 @@
 use std::time::{Duration, Instant};
 
 use super::super::speed::{OURS, send_programs};
-use super::crashes::{GROUPS, Look, Point, completed, cut, give_back, set_up, stepper, steps};
+use super::crashes::{
+    GROUPS, Look, Point, STEPS, completed, cut, give_back, set_up, stepper, steps,
+};
 use crate::guest::stepper::Steps;
 use crate::harness::agent::Pending;
 use crate::harness::node::Node;
@@ -191,7 +193,7 @@ fn killed_at_every_step(cluster: &mut Cluster) -> Result {
     }
     let same = cluster.node("n1")?.boot_id()? == boot;
     ensure(
-        same && number > first + 2 * GROUPS.len(),
+        same && number >= STEPS,
         "every one was completed, nothing of the next life was touched, and the node was not reset",
     )
 }

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::crashes::{LIMIT, LOOK, Look, cut, give_back, hook, set_up, stepper, steps};
+use super::crashes::{LIMIT, LOOK, Look, STEPS, cut, give_back, hook, set_up, stepper, steps};
 use crate::guest::stepper::Steps;
 use crate::harness::agent::Pending;
 use crate::harness::node::Node;
@@ -174,7 +174,7 @@ fn multipathd_killed(cluster: &mut Cluster) -> Result {
     }
     let same = cluster.node("n1")?.boot_id()? == boot;
     ensure(
-        same && (number >= last || number > first + 2 * GROUPS.len()),
+        same && (number >= last || number >= STEPS),
         "every fence was proven and released, and the node was not reset",
     )
 }
@@ -227,7 +227,7 @@ fn without_a_lock_manager(
         cluster.reboot("n1")?;
     }
     ensure(
-        resets > 0 && (number >= last || number > first + 2 * GROUPS.len()),
+        resets > 0 && (number >= last || number >= STEPS),
         format!("nothing was let go of without proof; the watchdog reset the node {resets} times"),
     )
 }
