@@ -4,6 +4,10 @@
 //!
 //! Only calls that leave a trace outside the process count (device-mapper commands, requests to daemons that are no mere questions, files):
 //! between two of them a death leaves what it leaves right before the second.
+//!
+//! It also tells what the program did that a fence has no business to do.
+
+mod bounds;
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -24,6 +28,8 @@ use crate::harness::{Context, Result};
 pub struct Steps {
     /// Every call that counts, as far as the program got.
     pub calls: Vec<String>,
+    /// Every call by which it used what a fence has no business with: a device, a file that may lie on one, another program, the network. Each once.
+    pub out_of_bounds: Vec<String>,
     /// Index of the one at which the first deed was done.
     pub at: Option<usize>,
     /// How many deeds were done.
@@ -74,6 +80,9 @@ impl Point {
     }
 }
 
+/// Waits for a line until it is watched, and becomes the program.
+const START: &str = "read go; exec \"$@\" </dev/null";
+
 /// `args` are the points, each `before` or `after`, a step, and `kill` or a command that runs with the program's number in `$PID` and its
 /// steps up to that one in `$CALLS`; and the program.
 pub fn run(args: &[String]) -> Result {
@@ -85,9 +94,8 @@ pub fn run(args: &[String]) -> Result {
         points.push(Point::new(order, which, deed)?);
         program = rest;
     }
-    // It waits for a line until it is watched.
     let mut child = Command::new("/bin/sh")
-        .args(["-c", "read go; exec \"$@\" </dev/null", "sh"])
+        .args(["-c", START, "sh"])
         .args(program)
         .stdin(Stdio::piped())
         .spawn()
@@ -162,7 +170,9 @@ impl Watch {
                 }
                 WaitStatus::PtraceEvent(thread, _, event) => {
                     if event == ptrace::Event::PTRACE_EVENT_EXEC as i32 {
-                        self.begun = true;
+                        // The shell's own beginning may still be seen.
+                        let line = std::fs::read(format!("/proc/{}/cmdline", self.pid))?;
+                        self.begun |= !line.split(|b| *b == 0).any(|a| a == START.as_bytes());
                         self.memory = File::open(format!("/proc/{}/mem", self.pid))?;
                     }
                     (thread, None)
@@ -192,6 +202,11 @@ impl Watch {
         if info.op == ENTRY {
             let registers = ptrace::getregs(thread).map_err(|e| format!("{e:?}"))?;
             let args = [registers.rdi, registers.rsi, registers.rdx, registers.r10];
+            if let Some(told) = self.out_of_bounds(registers.orig_rax, args)
+                && !self.result.out_of_bounds.contains(&told)
+            {
+                self.result.out_of_bounds.push(told);
+            }
             let Some(step) = self.describe(registers.orig_rax, args) else {
                 return Ok(());
             };

@@ -266,6 +266,8 @@ fn noticed(cluster: &mut Cluster) -> Result {
     let writer = Writer::start(n1, "lv", "/dev/san/lv")?;
     // Longer than any of these outages.
     agent(n1, 300)?;
+    n1.sh(READ_IS_COUNTED)?;
+    let before = transferred(n1)?;
     let mut times = Vec::new();
     for round in 1..=ROUNDS {
         cluster.san.cut_all("n1", Some(0))?;
@@ -279,6 +281,13 @@ fn noticed(cluster: &mut Cluster) -> Result {
     }
     let n1 = cluster.node("n1")?;
     ensure(!writer.state(n1)?.ended, "nothing was fenced")?;
+    let after = transferred(n1)?;
+    ensure(
+        after == before,
+        format!(
+            "the agent has read and written nothing of any disk meanwhile: {before:?} {after:?}"
+        ),
+    )?;
     times.sort_by(f64::total_cmp);
     let (median, longest) = (times[ROUNDS / 2], times[ROUNDS - 1]);
     let all: Vec<String> = times.iter().map(|t| format!("{t:.3}")).collect();
@@ -290,6 +299,22 @@ fn noticed(cluster: &mut Cluster) -> Result {
         longest < NOTICED_AT_MOST,
         format!("never more than {NOTICED_AT_MOST} s: {longest:.3} s at most"),
     )
+}
+
+/// Whoever reads a block of the SAN is told so by its kernel's account: a shell does it here.
+const READ_IS_COUNTED: &str = "count() { awk '/^read_bytes/ { print $2 }' /proc/$$/io; }; blockdev --flushbufs /dev/san/lv; \
+     before=$(count); exec 3</dev/san/lv; IFS= read -r -N 1 -u 3 byte; test $(count) -gt $before";
+
+/// Bytes that the agent had read from any disk, and written to one, so far: by the kernel's account of its threads.
+fn transferred(node: &Node) -> Result<(u64, u64)> {
+    let io = node.sh("cat /proc/$(cat /run/bench/agent.pid)/io")?;
+    let of = |what: &str| -> Result<u64> {
+        let line = io.lines().find_map(|l| l.strip_prefix(what));
+        line.context(what.to_owned())?
+            .parse()
+            .context(what.to_owned())
+    };
+    Ok((of("read_bytes: ")?, of("write_bytes: ")?))
 }
 
 /// Waits until the agent has said it so often.

@@ -5,12 +5,13 @@ use std::time::{Duration, Instant};
 
 use super::super::speed::{OURS, send_programs};
 use super::crashes::{
-    GROUPS, Look, Point, STEPS, completed, cut, give_back, set_up, stepper, steps,
+    GROUPS, Look, Point, STEPS, completed, cut, give_back, set_up, stepper, traced,
 };
 use crate::guest::stepper::Steps;
 use crate::harness::agent::Pending;
 use crate::harness::node::Node;
 use crate::harness::{Cluster, Result, Scenario, Shape, ensure, say, until};
+use crate::wire::Answer;
 
 /// The long ones of this file.
 pub fn long() -> Vec<Scenario> {
@@ -85,21 +86,40 @@ pub fn told(node: &Node, vg: &str, agent: &Pending) -> Result<Steps> {
     let until = Instant::now() + FENCE;
     loop {
         if let Some(answer) = agent.poll(Duration::from_secs(1))? {
-            return steps(&answer);
+            return within_bounds(&answer);
         }
         let late = Instant::now() >= until;
         if late || Look::at(node)?.released(vg) {
             if let Some(answer) = agent.poll(Duration::from_secs(4))? {
-                return steps(&answer);
+                return within_bounds(&answer);
             }
             end(node, vg)?;
-            let told = steps(&agent.wait(Duration::from_secs(20))?)?;
+            let told = within_bounds(&agent.wait(Duration::from_secs(20))?)?;
             if late {
                 return Err(format!("{vg} is not let go of: {:?}", told.calls).into());
             }
             return Ok(told);
         }
     }
+}
+
+/// What the stepper told of an agent, which opens no device either, neither to notice an outage nor to fence, and starts nothing. Other than a hook
+/// it calls its API server and hears the kernel's events; and what starts it and loads its libraries is watched as well.
+fn within_bounds(answer: &Answer) -> Result<Steps> {
+    let told = traced(answer)?;
+    let started = |call: &str| call.ends_with("/env") || call.ends_with("/storage-fence");
+    let expected = |call: &&String| match call.split_once(' ') {
+        Some(("socket", _)) => true,
+        Some(("open", path)) => !path.starts_with("/dev/"),
+        Some(("execve", path)) => started(path),
+        _ => false,
+    };
+    let calls = told.out_of_bounds.iter();
+    let bad: Vec<_> = calls.filter(|call| !expected(call)).collect();
+    if !bad.is_empty() {
+        return Err(format!("an agent has no business with this: {bad:?}").into());
+    }
+    Ok(told)
 }
 
 /// In use as if nothing had happened. Asked again: a daemon that is slow to answer is not one that has let go.
@@ -184,7 +204,7 @@ fn killed_at_every_step(cluster: &mut Cluster) -> Result {
         )?;
         for (vg, successor) in GROUPS.into_iter().zip(successors) {
             end(n1, vg)?;
-            let told = steps(&successor.wait(Duration::from_secs(20))?)?;
+            let told = within_bounds(&successor.wait(Duration::from_secs(20))?)?;
             let drops = told.calls.iter().filter(|c| c.contains("drop_vg"));
             if drops.count() > 1 {
                 return Err(format!("{deaths}: the successor drops {vg} twice").into());
