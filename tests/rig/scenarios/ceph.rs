@@ -1,12 +1,12 @@
 //! Ceph on the same node: the kernel's own client, as a file system and as the PV of a volume group; and a volume group that lies on both.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::harness::node::COMMAND_LIMIT;
-use crate::harness::writer::Writer;
+use crate::harness::writer::{Bystanders, Writer};
 use crate::harness::{Cluster, Result, Scenario, Shape, ensure, say};
 
-use super::stacks::{cut_array_a, forget_pauses, holds, never_noticed, pauses};
+use super::stacks::{cut_array_a, holds};
 
 /// The long ones of this file.
 pub fn long() -> Vec<Scenario> {
@@ -42,20 +42,19 @@ fn ceph(cluster: &mut Cluster) -> Result {
     )?;
     n1.sh("lvcreate -y -aey -Wn -Zn -L 32M -n lv san")?;
     let start = |name: &str, target: &str| Writer::start(n1, name, target);
-    let bystanders = [start("files", "/files/data")?, start("own", "/dev/own/lv")?];
+    let bystanders = vec![start("files", "/files/data")?, start("own", "/dev/own/lv")?];
     let gone = [
         start("san", "/dev/san/lv")?,
         start("onsan", "/dev/mixed/onsan")?,
         start("onceph", "/dev/mixed/onceph")?,
     ];
     let own = n1.lv_table("own", "lv")?;
-    let without = pauses(n1, &bystanders, SPAN)?;
+    let mut bystanders = Bystanders::undisturbed(n1, bystanders, SPAN)?;
 
     say("    every path of both shared volume groups is cut, and they are fenced");
     // Not the third LUN, which no volume group is on: its map would go on queueing, and every LVM command hang when it looks there.
     let n1 = cut_array_a(cluster)?;
-    let began = Instant::now();
-    forget_pauses(n1, &bystanders)?;
+    bystanders.disturbed(n1)?;
     for vg in ["san", "mixed"] {
         let fence = n1.run(
             &format!("/payload/bin/storage-fence kill-hook {vg}"),
@@ -82,8 +81,7 @@ fn ceph(cluster: &mut Cluster) -> Result {
             format!("{vg} is cut off whole, wherever its volumes lie: {targets:?}"),
         )?;
     }
-    std::thread::sleep(SPAN.saturating_sub(began.elapsed()));
-    never_noticed(n1, &bystanders, &without)?;
+    bystanders.never_noticed(n1)?;
     ensure(n1.lv_table("own", "lv")? == own, "its table is the same")?;
     // It is of use all the same: new volumes, new files.
     n1.sh("lvcreate -qq -y -Wn -Zn -L 4M -n more own && date >/files/new && sync -f /files/new")?;

@@ -5,10 +5,10 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::built::{LOCAL, MODULES, STACKS, build, partition};
-use super::{A, cut_array_a, never_noticed, open, others, ours, pauses, tables, vg_uuid};
+use super::{A, cut_array_a, open, others, ours, tables, vg_uuid};
 use crate::harness::node::Node;
 use crate::harness::operator::request_yaml;
-use crate::harness::writer::Writer;
+use crate::harness::writer::{Bystanders, Writer};
 use crate::harness::{Cluster, Context, Result, Scenario, Shape, ensure, say, until};
 use crate::scenarios::fence::{FENCE_LIMIT, lives_on};
 
@@ -88,14 +88,14 @@ fn given_back(cluster: &mut Cluster) -> Result {
     let uuid = vg_uuid(n1)?;
     let before = others(&tables(n1)?, &uuid);
     let count = ours(&tables(n1)?, &uuid).len();
-    let without = pauses(n1, &bystanders, SPAN)?;
+    let mut bystanders = Bystanders::undisturbed(n1, bystanders, SPAN)?;
 
     say(format!(
         "every path of n1 is cut, and a request is made: {count} devices"
     ));
     cut_array_a(cluster)?;
     let n1 = cluster.node("n1")?;
-    super::forget_pauses(n1, &bystanders)?;
+    bystanders.disturbed(n1)?;
     let control_plane = cluster.control_plane()?;
     control_plane.apply(&request_yaml("all", "n1", &["unfenceAfterSeconds: 5"]))?;
     control_plane.wait_for_condition("all", "LocksReleased", "True", FENCE_LIMIT)?;
@@ -109,8 +109,7 @@ fn given_back(cluster: &mut Cluster) -> Result {
         "no other table has changed",
     )?;
     lives_on(n1, &boot_id)?;
-    std::thread::sleep(SPAN);
-    never_noticed(n1, &bystanders, &without)?;
+    bystanders.never_noticed(n1)?;
 
     say("the SAN returns, and the request is deleted");
     cluster.san.restore_all("n1", None)?;
@@ -182,7 +181,7 @@ fn given_back(cluster: &mut Cluster) -> Result {
         local(&end) == local(&before),
         "the node's own volumes have the tables that they had",
     )?;
-    never_noticed(n1, &bystanders, &without)?;
+    bystanders.went_on(n1)?;
     ensure(
         n1.watchdog_armed()? && n1.reset().is_none() && n1.boot_id()? == boot_id,
         "the watchdog counts on the lockspace again, and n1 was never reset",

@@ -110,7 +110,7 @@ pub const LEFT_BEHIND: &str = "\
     uuid=$(dmsetup info -c --noheadings -o uuid san--a-lin | cut -c1-36); \
     dmsetup create --notable -u ${uuid}ZZZZZZZZZZZZZZZZZZZZZZZZZZZZZZZZ half-made";
 
-/// Storage of the node itself: a volume group with thin volumes and a snapshot, and an encrypted disk.
+/// Storage of the node itself: a volume group with thin volumes and a snapshot, and a LUKS disk.
 pub const LOCAL: &[(&str, &str)] = &[
     (
         "vgcreate -qq local /dev/rig-local; lvcreate -y -qq -L 64M -n pool --type thin-pool local; \
@@ -119,8 +119,9 @@ pub const LOCAL: &[(&str, &str)] = &[
     ),
     ("true", "/dev/local/org"),
     (
-        "lvcreate -y -qq -L 32M -n enc local; \
-         dmsetup create local-open --uuid CRYPT-PLAIN-local --table \"0 65536 crypt aes-xts-plain64 $(printf '%064d' 9) 0 /dev/local/enc 0\"",
+        "lvcreate -y -qq -L 32M -n enc local; printf local >/run/local.key; \
+         cryptsetup luksFormat -q --type luks2 --pbkdf pbkdf2 --pbkdf-force-iterations 1000 --key-file /run/local.key /dev/local/enc; \
+         cryptsetup open --key-file /run/local.key /dev/local/enc local-open",
         "/dev/mapper/local-open",
     ),
 ];
