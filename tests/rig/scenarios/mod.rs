@@ -11,6 +11,7 @@ mod demo;
 mod denied;
 mod evict;
 mod fence;
+mod flaps;
 mod gone;
 mod hanging;
 mod hook;
@@ -53,6 +54,7 @@ pub fn long() -> Vec<Scenario> {
     long.extend(busy::long());
     // Those on the same shape of cluster one after the other: each boot of one takes minutes.
     long.extend(policy::long());
+    long.extend(flaps::long());
     long.extend(restart::long());
     long.extend(gone::long());
     long.extend(network::long());

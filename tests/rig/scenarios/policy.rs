@@ -23,15 +23,7 @@ pub fn scenarios() -> Vec<Scenario> {
 
 /// Those that mostly wait for nothing to happen.
 pub fn long() -> Vec<Scenario> {
-    vec![
-        black_hole_scenario(),
-        Scenario {
-            name: "policy-short-cut",
-            about: "a cut shorter than the policy's delay: nothing happens, the Node's conditions tell; paths that flap for a minute: one fence at most",
-            shape: Shape::kubernetes,
-            tell: short_cut,
-        },
-    ]
+    vec![black_hole_scenario()]
 }
 
 fn alone_scenario() -> Scenario {
@@ -127,57 +119,6 @@ pub fn no_requests(cluster: &Cluster) -> Result {
         requests.is_empty(),
         format!("there is no request {requests}"),
     )
-}
-
-fn short_cut(cluster: &mut Cluster) -> Result {
-    with_policy(cluster, 4 * DELAY, "")?;
-    let n1 = cluster.node("n1")?;
-    let writers = volumes_in_use(n1, "san", 3)?;
-    let boot_id = n1.boot_id()?;
-    wait_for_paths(cluster, "n1", ("True", "PathsWork"))?;
-
-    say("every path of n1 is cut for less than the policy's delay");
-    cluster.san.cut_all("n1", None)?;
-    wait_for_paths(cluster, "n1", ("False", "AllPathsDown"))?;
-    cluster.san.restore_all("n1", None)?;
-    wait_for_paths(cluster, "n1", ("True", "PathsWork"))?;
-    std::thread::sleep(QUIET);
-    no_requests(cluster)?;
-    let n1 = cluster.node("n1")?;
-    let tables = n1.lv_targets("san")?;
-    ensure(
-        tables.iter().all(|(_, kind)| kind != "error"),
-        "no table was touched",
-    )?;
-    for writer in &writers {
-        ensure(!writer.state(n1)?.ended, format!("{} goes on", writer.name))?;
-    }
-
-    say("the paths flap for a minute");
-    cluster.node_mut("n1")?.mark_dirty();
-    let begin = Instant::now();
-    while begin.elapsed() < Duration::from_secs(60) {
-        cluster.san.cut_all("n1", None)?;
-        std::thread::sleep(Duration::from_secs(1));
-        cluster.san.restore_all("n1", None)?;
-        std::thread::sleep(Duration::from_secs(1));
-    }
-    std::thread::sleep(QUIET);
-    let control_plane = cluster.control_plane()?;
-    let requests = control_plane.kubectl(&["get", "sfr", "-o", "name"])?;
-    ensure(
-        requests.lines().count() <= 1,
-        format!("it was fenced at most once: {requests:?}"),
-    )?;
-    let n1 = cluster.node("n1")?;
-    ensure(
-        n1.reset().is_none() && n1.boot_id()? == boot_id,
-        "n1 was not reset",
-    )?;
-    cluster
-        .control_plane()?
-        .kubectl(&["delete", "sfp", "san"])?;
-    Ok(())
 }
 
 fn alone(cluster: &mut Cluster) -> Result {
