@@ -5,9 +5,11 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::fence::volumes_in_use;
-use super::policy::{DELAY, QUIET, no_requests, wait_for_paths, with_policy};
+use super::hook::crashes::Look;
+use super::policy::{DELAY, QUIET, in_force, no_requests, wait_for_paths, with_policy};
+use crate::harness::node::Node;
 use crate::harness::operator::condition;
-use crate::harness::{Cluster, Context, Result, Scenario, Shape, ensure, say};
+use crate::harness::{Cluster, Context, Result, Scenario, Shape, ensure, say, until};
 
 /// The scenarios of this file; they mostly wait for nothing to happen.
 pub fn long() -> Vec<Scenario> {
@@ -43,27 +45,7 @@ fn short_cut(cluster: &mut Cluster) -> Result {
         ensure(!writer.state(n1)?.ended, format!("{} goes on", writer.name))?;
     }
 
-    say("the paths flap for a minute");
-    cluster.node_mut("n1")?.mark_dirty();
-    let begin = Instant::now();
-    while begin.elapsed() < Duration::from_secs(60) {
-        cluster.san.cut_all("n1", None)?;
-        std::thread::sleep(Duration::from_secs(1));
-        cluster.san.restore_all("n1", None)?;
-        std::thread::sleep(Duration::from_secs(1));
-    }
-    std::thread::sleep(QUIET);
-    let control_plane = cluster.control_plane()?;
-    let requests = control_plane.kubectl(&["get", "sfr", "-o", "name"])?;
-    ensure(
-        requests.lines().count() <= 1,
-        format!("it was fenced at most once: {requests:?}"),
-    )?;
-    let n1 = cluster.node("n1")?;
-    ensure(
-        n1.reset().is_none() && n1.boot_id()? == boot_id,
-        "n1 was not reset",
-    )?;
+    flapping(cluster, &boot_id)?;
     cluster
         .control_plane()?
         .kubectl(&["delete", "sfp", "san"])?;
@@ -122,5 +104,94 @@ fn conditions_stay(cluster: &Cluster) -> Result {
             "and nobody wrote them meanwhile: {:?} {:?}",
             before.by_us, after.by_us
         ),
+    )
+}
+
+/// What `begun` has, once for each fence that begins while it runs: the journal's first line, which the next fence's takes the place of.
+const BEGUN: &str = "rm -f /run/flap.*; cd /run; head -n1 storage-fence/journal >flap.before 2>/dev/null; \
+     setsid sh -c 'until test -e flap.over; do head -n1 storage-fence/journal >>flap.begun 2>/dev/null; sleep 0.2; done' >/dev/null 2>&1 </dev/null &";
+/// How many of them were not there before.
+const HOW_MANY: &str =
+    "touch /run/flap.over; sort -u /run/flap.begun | grep -cvxFf /run/flap.before || true";
+/// A path is looked at every second, failed or not: what is failed for a second comes back within another.
+const LOOK_OFTEN: &str = "sed -i 's/polling_interval 2/polling_interval 1\\n\\tmax_polling_interval 1/' /etc/multipath.conf && multipathd reconfigure";
+/// Of the kernel's lines that it fails or reinstates a path, by then: thirty times two in a minute, if it sees all of them.
+const FLAPS: usize = 10;
+
+fn count(node: &Node, line: &str) -> Result<usize> {
+    let count = node.sh(&format!("dmesg | grep -c '{line}' || true"))?;
+    count.parse().context("a number of lines")
+}
+
+/// Under a policy that waits for hardly longer than a path is gone each time: what becomes of it may be a fence, and is not two, nor half of one.
+fn flapping(cluster: &mut Cluster, boot_id: &str) -> Result {
+    say("the policy waits for 2 s only, and the paths flap for a minute");
+    in_force(cluster, 2, "")?;
+    cluster.node_mut("n1")?.mark_dirty();
+    let n1 = cluster.node("n1")?;
+    n1.sh(LOOK_OFTEN)?;
+    until("both paths work", Duration::from_secs(60), || {
+        Ok((n1.path_states(0)? == "AA").then_some(()))
+    })?;
+    wait_for_paths(cluster, "n1", ("True", "PathsWork"))?;
+    n1.sh(BEGUN)?;
+    let seen = [count(n1, "Failing path")?, count(n1, "Reinstating path")?];
+    let begin = Instant::now();
+    while begin.elapsed() < Duration::from_secs(60) {
+        cluster.san.cut_all("n1", None)?;
+        std::thread::sleep(Duration::from_secs(1));
+        cluster.san.restore_all("n1", None)?;
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    let n1 = cluster.node("n1")?;
+    let failed = count(n1, "Failing path")?.saturating_sub(seen[0]);
+    let reinstated = count(n1, "Reinstating path")?.saturating_sub(seen[1]);
+    ensure(
+        failed >= FLAPS && reinstated >= FLAPS,
+        format!("the kernel failed a path {failed} times, and reinstated one {reinstated} times"),
+    )?;
+    std::thread::sleep(QUIET);
+    let begun: usize = n1.sh(HOW_MANY)?.parse().context("how many began")?;
+    let kept = n1.sh("cat /run/storage-fence/local-fences.json 2>/dev/null || echo '{}'")?;
+    let kept: Value = serde_json::from_str(&kept).context("local-fences.json")?;
+    let kept = kept["content"].as_array().map_or(0, Vec::len);
+    let requests = cluster
+        .control_plane()?
+        .kubectl(&["get", "sfr", "-o", "name"])?;
+    let records = requests.lines().count();
+    ensure(
+        begun <= 1 && kept <= 1 && records <= begun,
+        format!("at most one fence began: {begun}; {kept} kept, {records} recorded"),
+    )?;
+    let look = Look::at(n1)?;
+    let targets = n1.lv_targets("san")?;
+    let cut_off = targets.iter().filter(|(_, kind)| kind == "error").count();
+    ensure(
+        look.suspended().is_empty()
+            && look.waiting().is_empty()
+            && !targets.is_empty()
+            && (cut_off == 0 || cut_off == targets.len()),
+        format!(
+            "nothing is suspended or half swapped: {cut_off} of {} volumes are cut off",
+            targets.len()
+        ),
+    )?;
+    ensure(
+        cut_off == 0 || begun == 1 && records == 1,
+        "what is cut off was seen to begin, and is recorded",
+    )?;
+    let frozen =
+        n1.sh("/payload/bin/storage-fence inspect | grep -c '\"frozen\": *true' || true")?;
+    ensure(
+        if cut_off == 0 {
+            look.held("san") && frozen == "0"
+        } else {
+            look.released("san")
+        },
+        format!("and nothing is half released: {frozen} lockspaces are frozen"),
+    )?;
+    ensure(
+        n1.reset().is_none() && n1.boot_id()? == boot_id,
+        "n1 was not reset",
     )
 }

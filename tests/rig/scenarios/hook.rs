@@ -2,7 +2,7 @@
 
 mod adopted;
 mod agents;
-mod crashes;
+pub mod crashes;
 mod joined;
 mod matrix;
 mod mishaps;

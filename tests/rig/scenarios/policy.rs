@@ -61,6 +61,11 @@ pub fn with_policy(cluster: &mut Cluster, delay: u64, more: &str) -> Result {
     cluster.install_operator(&[])?;
     cluster.delete_requests()?;
     cluster.shared_vg("san", 0)?;
+    in_force(cluster, delay, more)
+}
+
+/// The policy, as it is from now on.
+pub fn in_force(cluster: &Cluster, delay: u64, more: &str) -> Result {
     let control_plane = cluster.control_plane()?;
     control_plane.apply(&policy_yaml(delay, more))?;
     until(
