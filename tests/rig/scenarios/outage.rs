@@ -23,7 +23,7 @@ pub fn long() -> Vec<Scenario> {
         },
         Scenario {
             name: "no-memory",
-            about: "a node with hardly any memory left: the agent fences it by itself, and it lives",
+            about: "a node without any memory left, where the kernel ends programs for it: the agent, with what a pod is given, fences it by itself, and it lives",
             shape: Shape::arrays,
             tell: no_memory,
         },
@@ -214,6 +214,28 @@ const TAKE: &str = "available() { awk '/^MemAvailable/ { print int($2 / 1024) }'
      for i in 1 2 3 4 5 6 7 8; do n=$(($(available) - 24)); test $n -gt 0 || break; \
      dd if=/dev/zero bs=1M count=$n status=none >>/run/full/it; done; available";
 
+/// Takes the rest too, until the kernel ends it for that, and again: a `tail` waits for the end of a line that has none. The kernel takes it first, by
+/// its own word; who starts it is as much spared as who told it to.
+const TAKE_ALL: &str = "sysctl -qw vm.oom_dump_tasks=0; setsid bash -c 'until test -e /run/enough; do (echo 1000 >/proc/self/oom_score_adj; exec tail /dev/zero) >/dev/null 2>&1; sleep 0.7; done' \
+     >/dev/null 2>&1 </dev/null &";
+const ENOUGH: &str = "touch /run/enough; pkill -x tail; true";
+/// The kernel's lines of what it has ended for want of memory.
+const VICTIMS: &str = "dmesg | grep 'ut of memory: Killed process' || true";
+/// What the chart allows an agent, as a pod has it: with no more than that it is a fence's memory that counts and not the node's.
+const LIMITED: &str = "cd /sys/fs/cgroup && echo +memory >cgroup.subtree_control && mkdir -p pod && echo 96M >pod/memory.max; cd /; \
+     echo $$ >/sys/fs/cgroup/pod/cgroup.procs; ";
+/// Without any of them nothing is released.
+const OURS: [&str; 6] = [
+    "storage-fence",
+    "sanlock",
+    "lvmlockd",
+    "wdmd",
+    "multipathd",
+    "rig",
+];
+/// Of the agent's resident memory, all of which it locks, in KiB.
+const RESIDENT_AT_MOST: u64 = 32 << 10;
+
 fn no_memory(cluster: &mut Cluster) -> Result {
     cluster.mark_dirty();
     cluster.shared_vg("san", 0)?;
@@ -224,19 +246,59 @@ fn no_memory(cluster: &mut Cluster) -> Result {
     n1.sh("lvcreate -y -aey -L 64M -n lv san")?;
     let writer = Writer::start(n1, "lv", "/dev/san/lv")?;
     let boot = n1.boot_id()?;
-    agent(n1, 2)?;
+    agent_in(n1, 2, LIMITED)?;
+    let pid = n1.sh("cat /run/bench/agent.pid")?;
+    n1.sh(&format!(
+        "cd /sys/fs/cgroup/pod && grep -qx {pid} cgroup.procs && grep -qx $((96 << 20)) memory.max"
+    ))?;
     let left = n1.sh_within(TAKE, LIMIT)?;
     say(format!("    memory is taken, {left} MiB can be had"));
+    n1.sh(TAKE_ALL)?;
+    until("there is none left", Duration::from_secs(60), || {
+        Ok((!n1.sh(VICTIMS)?.is_empty()).then_some(()))
+    })?;
     cluster.san.cut_all("n1", Some(0))?;
     let n1 = cluster.node("n1")?;
     released(n1)?;
+    n1.sh(ENOUGH)?;
     let outage = ended(n1)?;
     say(format!("    {outage}"));
-    let killed = n1.sh("dmesg | grep 'Out of memory: Killed' | sed 's/.*process [0-9]* (\\([^)]*\\)).*/\\1/' | tr '\\n' ' '; true")?;
-    say(format!(
-        "    ended by the kernel for want of memory: {killed:?}"
-    ));
+    ran_out(n1, &outage)?;
+    let status = n1.sh(&format!("cat /proc/{pid}/status"))?;
+    let resident = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
+    let resident: u64 = resident
+        .and_then(|l| l.split_whitespace().next()?.parse().ok())
+        .context("its resident memory")?;
+    ensure(
+        resident <= RESIDENT_AT_MOST,
+        format!("the agent lives, and never had more than {resident} KiB"),
+    )?;
     cut_off_and_alive(n1, &writer, &boot)
+}
+
+/// Memory ran out between the last path's failing and the proof, and nobody of ours was ended for it.
+fn ran_out(node: &Node, outage: &Outage) -> Result {
+    let victims = node.sh(VICTIMS)?;
+    let (mut during, mut ours) = (0, Vec::new());
+    let failed = last(node, FAILED, FAILED_AT)?;
+    for line in victims.lines() {
+        let (time, rest) = line.split_once(']').context(line.to_owned())?;
+        let at: f64 = time
+            .trim_start_matches(['[', ' '])
+            .parse()
+            .context(time.to_owned())?;
+        during += usize::from((failed..failed + outage.proven).contains(&at));
+        if OURS.iter().any(|name| rest.contains(&format!("({name})"))) {
+            ours.push(rest);
+        }
+    }
+    ensure(
+        during > 0 && ours.is_empty(),
+        format!(
+            "memory ran out {} times, {during} of them during the fence, and nothing that a fence needs was ended for it {ours:?}",
+            victims.lines().count()
+        ),
+    )
 }
 
 /// As a fence leaves a node: its volumes are cut off, who wrote knows it, and it is in the boot that it was in.
