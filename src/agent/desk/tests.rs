@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use super::*;
@@ -16,6 +16,8 @@ use crate::api::policy::StorageFencePolicy;
 use crate::api::request::condition_type;
 use crate::fence::report::{DeviceOutcome, FenceReport, LocksOutcome};
 use crate::host::simulated::{Daemon, Group, InFlight, Layout, Simulation, State, Under, uuid_of};
+
+mod changed;
 
 /// More than anything here takes.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -141,13 +143,21 @@ impl Agent<'_> {
     }
 
     fn policies(&mut self, names: &[&str]) {
+        self.policies_but(names, &json!({}));
+    }
+
+    /// The same, but for that.
+    fn policies_but(&mut self, names: &[&str], but: &Value) {
         let policy = |name: &&str| {
-            let spec = json!({
+            let mut spec = json!({
                 "response": "Fence",
                 "triggers": { "allPathsDown": { "forSeconds": 1 } },
                 "volumeGroups": { "names": [name] },
                 "request": { "drainTimeoutSeconds": 2 },
             });
+            for (key, value) in but.as_object().into_iter().flatten() {
+                spec[key] = value.clone();
+            }
             StorageFencePolicy::new(name, serde_json::from_value(spec).expect("a policy"))
         };
         let sentry = &mut self.desk.tools.sentry;

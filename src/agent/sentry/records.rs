@@ -132,7 +132,7 @@ pub fn local_fence(
         .iter()
         .map(|a| (a.uuid.clone(), a.alarm.episode.clone()))
         .collect();
-    let mut record = StorageFenceRequest::new(&name(place, &answered), spec);
+    let mut record = StorageFenceRequest::new(&name(place, &answered, policy.spec.dry_run), spec);
     record.metadata.labels = Some(BTreeMap::from([(
         annotation::RECORDED_BY.to_owned(),
         annotation::AGENT.to_owned(),
@@ -155,12 +155,15 @@ pub fn local_fence(
     }
 }
 
-/// `auto-NODE-16 hex digits`, of the node, its boot and what is answered.
-fn name(place: Place<'_>, answered: &BTreeMap<String, String>) -> String {
+/// `auto-NODE-16 hex digits`, of the node, its boot and what is answered; a dry run's is another than that of the fence that may follow it.
+fn name(place: Place<'_>, answered: &BTreeMap<String, String>, dry_run: bool) -> String {
     /// A name has at most 253 characters.
     const NODE: usize = 200;
     let short: String = place.node_name.chars().take(NODE).collect();
-    let all = json!([place.node_name, place.boot_id, answered]).to_string();
+    let mut all = json!([place.node_name, place.boot_id, answered]).to_string();
+    if dry_run {
+        all.push_str("dry run");
+    }
     format!(
         "{NAME_PREFIX}{}-{:016x}",
         short.trim_end_matches(['.', '-']),
@@ -202,12 +205,20 @@ impl Records {
             .find(|f| f.uid.as_deref() == Some(uid) || f.local_uid() == uid)
     }
 
-    /// Whether an episode of a volume group was answered already.
+    /// Whether an episode of a volume group was answered already: by a fence; or by a plan, if no more than that is wanted. A plan is no answer to
+    /// who wants a fence: the storage is still lost.
     #[must_use]
-    pub fn answered(&self, vg_uuid: &str, episode: &str) -> bool {
+    pub fn answered(&self, vg_uuid: &str, episode: &str, dry_run: bool) -> bool {
         self.0
             .iter()
+            .filter(|f| dry_run || !f.record.spec.dry_run)
             .any(|f| f.answers.get(vg_uuid).is_some_and(|e| e == episode))
+    }
+
+    /// Whether there is one of that name.
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        self.0.iter().any(|f| f.name() == name)
     }
 
     /// Those to be made.

@@ -14,6 +14,7 @@ use crate::fence::{
     Watchdog,
 };
 
+mod changed;
 mod in_hand;
 
 fn at(seconds: u64) -> Monotonic {
