@@ -50,7 +50,10 @@ impl Desk {
         }
         if let Some((order, why)) = due.fence {
             tracing::warn!(request = order.name, why, "a policy's trigger");
-            self.tell_node(true, "PolicyTriggered", &why);
+            // Each time it would say so many seconds more. Why it came to nothing is an event of its own.
+            if !due.again {
+                self.tell_node(true, "PolicyTriggered", &why);
+            }
             if self.interrupt_unfence() {
                 // It ends at once, and then it is this one's turn.
                 self.after_unfence = Some(order);

@@ -64,6 +64,8 @@ pub struct Outlook {
 pub struct Due {
     /// A fence to begin, and what set it off, for people.
     pub fence: Option<(Order, String)>,
+    /// Whether that fence has begun before, and came to nothing: people were told.
+    pub again: bool,
     /// What would be done if the policy said so; for people, each once.
     pub reports: Vec<String>,
     /// Whether a fence waits for the one that is going on.
@@ -84,6 +86,8 @@ pub struct Sentry {
     records: Records,
     reported: BTreeSet<(String, String)>,
     not_before: BTreeMap<String, Monotonic>,
+    /// Names of fences that were due already.
+    told: BTreeSet<String>,
     in_hand: BTreeSet<String>,
     make: mpsc::UnboundedSender<StorageFenceRequest>,
     outlook: watch::Sender<Outlook>,
@@ -110,6 +114,7 @@ impl Sentry {
             records: Records(store.load(FENCES)),
             reported: BTreeSet::new(),
             not_before: BTreeMap::new(),
+            told: BTreeSet::new(),
             in_hand: BTreeSet::new(),
             make,
             outlook: watch::Sender::default(),
@@ -327,6 +332,7 @@ impl Sentry {
             .map(|a| (a.name.as_str(), &a.alarm))
             .collect();
         due.fence = Some((fence.order(), in_words(policy, &seen)));
+        due.again = !self.told.insert(fence.name().to_owned());
         self.records.0.push(fence);
         self.records.bound();
         // Before the fence begins: a successor has to know it by name.

@@ -8,7 +8,6 @@ use super::records::{annotation, is_local};
 use super::*;
 use crate::fence::order::Selection;
 use crate::fence::report::{FenceReport, Outcome, StepKind, StepReport, StepResult};
-use crate::fence::selection::RefusalReason;
 use crate::fence::{
     DevNo, DmDevice, LockManager, Lockspace, LockspaceState, Path, PhysicalVolume, PvKind, Target,
     Watchdog,
@@ -16,6 +15,7 @@ use crate::fence::{
 
 mod changed;
 mod in_hand;
+mod to_nothing;
 
 fn at(seconds: u64) -> Monotonic {
     Monotonic::from_secs(seconds)
@@ -334,21 +334,6 @@ fn an_outage_goes_on_over_a_restart_unless_nobody_looked_for_long() {
     node.restart(1016, None);
     assert!(node.look(1017, vec![group("san", false)]).fence.is_none());
     assert!(node.look(1027, vec![group("san", false)]).fence.is_some());
-}
-
-#[test]
-fn what_came_to_nothing_is_not_recorded_and_due_again() {
-    let mut node = Node::new(vec![policy("p", &json!({}))]);
-    let (order, _) = node.down(&["san"]).fence.unwrap();
-    let mut refused = known(&order, Outcome::Refused(RefusalReason::LvmlockdUnavailable));
-    node.sentry.goes(&mut refused, true, at(1011));
-    assert!(node.to_make.try_recv().is_err());
-    assert!(
-        node.look(1012, vec![group("san", false)]).fence.is_none(),
-        "not at once"
-    );
-    let (again, _) = node.look(1016, vec![group("san", false)]).fence.unwrap();
-    assert_eq!(again.name, order.name, "the same outage has the same name");
 }
 
 #[test]
