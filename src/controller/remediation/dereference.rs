@@ -40,7 +40,9 @@ pub struct Facts {
     /// What policies had the node fence by itself, as its agent has recorded it: what a success would rest on now; of a deleted remediation, what
     /// its success rested on, as far as it is there.
     pub records: Vec<StorageFenceRequest>,
-    /// Of a remediation that was deleted just now: what its success rests on beyond that, and its status does not name yet.
+    /// Whether it was deleted just now: nothing was done about that yet.
+    pub is_news: bool,
+    /// In that case: what its success rests on beyond that, and its status does not name yet.
     pub unnoted: Vec<StorageFenceRequest>,
     /// All requests for the node, whosever they are.
     pub requests: Vec<StorageFenceRequest>,
@@ -65,6 +67,7 @@ pub async fn dereference(
         policies: context.caches.readable_policies(),
         name_taken: false,
         records: Vec::new(),
+        is_news: false,
         unnoted: Vec::new(),
         requests: Vec::new(),
     };
@@ -80,8 +83,8 @@ pub async fn dereference(
         facts.name_taken = facts.request.is_none() && readable().any(|r| r.name_any() == name);
         let deleted = remediation.metadata.deletion_timestamp.is_some();
         let mut others = context.caches.requests_of(node);
-        let is_news = deleted && records::is_news(remediation, facts.request.as_ref());
-        if is_news {
+        facts.is_news = records::is_news(remediation);
+        if facts.is_news {
             // What stood before the deletion may reach the cache after it: another watch brings it.
             others = stored_requests_of(node, context).await?;
             facts.request = others.iter().find(ours).cloned();
@@ -91,19 +94,22 @@ pub async fn dereference(
             let about = requests::dereference(request, &context.caches);
             facts.storage = about.current_agent().map(|(_, storage)| storage.clone());
         }
-        let rests_on = records::rests_on(remediation, facts.governed_by.as_ref(), &others);
+        let instead = records::governs_instead(facts.request.as_ref(), node, &others);
+        let rests_on = records::rests_on(remediation, instead.as_ref(), &others);
         facts.records = if deleted {
             records::noted(remediation, &others)
         } else {
             rests_on.clone()
         };
-        if is_news {
+        if facts.is_news {
             facts.unnoted = records::unnoted(remediation, rests_on);
         }
         let goes = deleted && records::owed(remediation, &facts.records).is_nothing();
-        if goes && facts.request.is_none() && has_finalizer(remediation) {
+        if goes && !facts.is_news && facts.request.is_none() && has_finalizer(remediation) {
             // What was made a moment ago may not be in the cache yet, and nobody would be left to take it back.
-            facts.request = stored_request(&name, context).await?.filter(|r| ours(&r));
+            others = stored_requests_of(node, context).await?;
+            facts.request = others.iter().find(ours).cloned();
+            facts.records = records::noted(remediation, &others);
         }
         let owes = facts.request.is_some() || !facts.records.is_empty();
         if deleted && owes && facts.node_exists {
@@ -112,13 +118,6 @@ pub async fn dereference(
         facts.requests = others;
     }
     Ok(facts)
-}
-
-/// A request as the API server has it now, if it can be read.
-async fn stored_request(name: &str, context: &Context) -> Result<Option<StorageFenceRequest>> {
-    let api: Api<Request> = Api::all(context.client.clone());
-    let found = call(format!("read request {name}"), api.get_opt(name)).await?;
-    Ok(found.and_then(|r| r.0.ok()))
 }
 
 /// The node's requests as the API server has them now, as far as they can be read.

@@ -98,13 +98,37 @@ async fn what_the_cache_does_not_show_yet_of_the_deletion_is_asked_for() {
     assert_eq!((facts.records.len(), facts.unnoted.len()), (0, 0));
 }
 
+/// By its deletion timestamp nobody can tell who deleted it.
 #[tokio::test]
-async fn once_the_own_request_goes_nothing_more_counts() {
+async fn once_the_deletion_is_written_down_nothing_more_counts_and_before_it_does() {
     let mut going = own();
     going["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
     let both = [going, record(&json!({}))];
+    for reason in [said::UNFENCING, said::UNFENCE_WAITING] {
+        let facts = found(&seen(reason), both.to_vec(), &both).await;
+        assert_eq!(facts.unnoted.len(), 0);
+    }
     let facts = found(&deleted(None), both.to_vec(), &both).await;
-    assert_eq!(facts.unnoted.len(), 0);
+    assert_eq!(names(&facts.unnoted), ["auto-n1-1"]);
+}
+
+/// Written down as deleted, for that reason.
+fn seen(reason: &str) -> StorageFenceRemediation {
+    let mut seen = deleted(None);
+    let processing = condition("Processing", ConditionStatus::True, reason);
+    seen.status.as_mut().unwrap().conditions = vec![processing];
+    seen
+}
+
+/// What was noted is not in the cache yet, and nothing else is there to wait for.
+#[tokio::test]
+async fn a_noted_record_that_the_cache_does_not_know_yet_is_not_left_behind() {
+    let stored = record(&json!({}));
+    let noted: StorageFenceRequest = serde_json::from_value(stored.clone()).unwrap();
+    let mut gone = seen(said::UNFENCING);
+    gone.status.as_mut().unwrap().records = records::references(&[noted]);
+    let facts = found(&gone, vec![stored], &[]).await;
+    assert_eq!(names(&facts.records), ["auto-n1-1"]);
 }
 
 /// Made a moment before the deletion: the finalizer would go, and the request stay for ever.

@@ -8,7 +8,9 @@ use serde_json::json;
 
 use super::dereference::Facts;
 use super::judge::{Stand, Verdict, has_succeeded, timed_out};
-use super::records::{GiveBack, Owed, held_by, note, note_returning, owed, references};
+use super::records::{
+    GiveBack, Owed, had_succeeded, held_by, note, note_returning, owed, references,
+};
 use super::{ASK_AGAIN, full_name};
 use crate::api::condition::{find, set, whole_seconds};
 use crate::api::remediation::{
@@ -140,7 +142,9 @@ fn on_deletion(
     verdict: &Verdict,
     now: Timestamp,
 ) -> Plan {
-    if let Some(status) = note_first(remediation, facts, verdict) {
+    // Nobody is left who could give anything back, and nothing is to be given back: a remediation that stayed would block its health controller.
+    let pointless = facts.node.is_err() || !facts.node_exists || rebooted(remediation, facts);
+    if let Some(status) = take_up(remediation, facts, verdict, now).filter(|_| !pointless) {
         return Plan {
             finalizer: Finalizer::Keep,
             request: Request::Keep,
@@ -154,8 +158,6 @@ fn on_deletion(
         Some(request) if request.metadata.deletion_timestamp.is_none() => delete(request),
         _ => Request::Keep,
     };
-    // Nobody is left who could give anything back, and nothing is to be given back: a remediation that stayed would block its health controller.
-    let pointless = facts.node.is_err() || !facts.node_exists || rebooted(remediation, facts);
     let mut owed = owed(remediation, &facts.records);
     if pointless {
         owed = Owed::default();
@@ -187,20 +189,33 @@ fn on_deletion(
     }
 }
 
-/// The status that names the records which came to stand before the deletion and that nobody had noted. It is written before anything else is done: it is
-/// what a successor goes by, and what comes to stand later answers another outage.
-fn note_first(
+/// The status that says that the deletion was seen, and names the records which came to stand before it and that nobody had noted. It is written before
+/// anything else is done: it is what a successor goes by, and what comes to stand later answers another outage. None: it was written already, or there
+/// is nothing to wait for.
+fn take_up(
     remediation: &StorageFenceRemediation,
     facts: &Facts,
     verdict: &Verdict,
+    now: Timestamp,
 ) -> Option<StorageFenceRemediationStatus> {
-    let succeeded = verdict.stand == Stand::Succeeded || has_succeeded(remediation);
-    if !succeeded || facts.unnoted.is_empty() || !facts.node_exists {
+    if !facts.is_news {
         return None;
     }
     let mut status = remediation.status.clone().unwrap_or_default();
-    note(&mut status.records, &facts.unnoted);
-    (remediation.status.as_ref() != Some(&status)).then_some(status)
+    if verdict.stand == Stand::Succeeded
+        || has_succeeded(remediation)
+        || had_succeeded(remediation, facts.request.as_ref())
+    {
+        note(&mut status.records, &facts.unnoted);
+    }
+    if facts.request.is_none() && status.records.is_empty() {
+        return None;
+    }
+    let message = "deleted, and stays until what was fenced for it was given back";
+    let processing = (condition_type::PROCESSING, ConditionStatus::True);
+    let processing = condition(remediation, processing, UNFENCING, message, now);
+    set(&mut status.conditions, processing);
+    Some(status)
 }
 
 /// Why a deleted remediation goes before its node has its storage back.

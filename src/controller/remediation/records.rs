@@ -9,9 +9,10 @@ use kube::ResourceExt;
 use super::full_name;
 use super::judge::timed_out;
 use crate::api::condition::find;
-use crate::api::governing::kept_fenced_by;
+use crate::api::governing::{governing, kept_fenced_by, outranked_by};
 use crate::api::record::{annotation, has_ended, is_record};
-use crate::api::remediation::RecordReference;
+use crate::api::remediation::{RecordReference, condition_type as ours};
+use crate::api::request::reason::{UNFENCE_WAITING, UNFENCING};
 use crate::api::request::{
     DeletionPolicy, FenceState, ReleaseLocks, VolumeGroupMode, condition_type,
 };
@@ -101,10 +102,53 @@ pub fn noted(
     requests.iter().filter(is_noted).cloned().collect()
 }
 
-/// Whether nothing was done yet about the deletion of a remediation: its `own` request, which goes first, does not go yet.
+/// Whether nothing was done yet about the deletion of a remediation: the first that is done is to say so in its status. Whether its own request is
+/// there, or goes, tells nothing: a person may have deleted that before.
 #[must_use]
-pub fn is_news(remediation: &StorageFenceRemediation, own: Option<&StorageFenceRequest>) -> bool {
-    own.is_some_and(|own| own.metadata.deletion_timestamp.is_none()) && !timed_out(remediation)
+pub fn is_news(remediation: &StorageFenceRemediation) -> bool {
+    let conditions = remediation.status.as_ref().map(|s| s.conditions.as_slice());
+    let processing = conditions.and_then(|c| find(c, ours::PROCESSING));
+    // Of one that is not deleted they are never said.
+    let said =
+        processing.is_some_and(|p| [UNFENCING, UNFENCE_WAITING].contains(&p.reason.as_str()));
+    remediation.metadata.deletion_timestamp.is_some() && !said && !timed_out(remediation)
+}
+
+/// The older request that governs the `node` instead of the remediation's `own`, or would if that one were not on its way out; where that is gone, the
+/// one that governs.
+#[must_use]
+pub fn governs_instead(
+    own: Option<&StorageFenceRequest>,
+    node: &str,
+    requests: &[StorageFenceRequest],
+) -> Option<StorageFenceRequest> {
+    let Some(own) = own else {
+        return governing(node, requests).cloned();
+    };
+    let mut wanted = own.clone();
+    wanted.metadata.deletion_timestamp = None;
+    outranked_by(&wanted, requests).cloned()
+}
+
+/// Whether a remediation that was deleted had succeeded before its own request was deleted by somebody else: by what it has noted, or since what was fenced
+/// for that request is being given back.
+#[must_use]
+pub fn had_succeeded(
+    remediation: &StorageFenceRemediation,
+    own: Option<&StorageFenceRequest>,
+) -> bool {
+    if own.is_some_and(|own| own.metadata.deletion_timestamp.is_none()) {
+        return false;
+    }
+    let status = own.and_then(|own| own.status.as_ref());
+    let fenced = status.and_then(|s| find(&s.conditions, condition_type::FENCED));
+    let goes_back =
+        fenced.is_some_and(|f| [UNFENCING, UNFENCE_WAITING].contains(&f.reason.as_str()));
+    goes_back
+        || remediation
+            .status
+            .as_ref()
+            .is_some_and(|s| !s.records.is_empty())
 }
 
 /// Of the records that a success `rests_on` those that the remediation's status does not name.

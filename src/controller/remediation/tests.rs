@@ -42,6 +42,7 @@ pub fn facts(request: Option<StorageFenceRequest>) -> Facts {
         policies: Vec::new(),
         name_taken: false,
         records: Vec::new(),
+        is_news: false,
         unnoted: Vec::new(),
         requests: Vec::new(),
     }

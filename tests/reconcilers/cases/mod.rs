@@ -137,6 +137,9 @@ pub fn stages() -> Vec<Stage> {
                 case!(failures::an_unreadable_request_stops_nobody),
                 case!(failures::a_dead_leader_does_not_hold_the_fence_up),
                 case!(policy_health::what_stood_at_the_deletion_is_given_back_by_the_next_leader),
+                case!(
+                    policy_health::what_stood_is_given_back_although_a_person_deleted_the_own_request
+                ),
                 case!(own failures::a_fence_needs_no_api_server),
                 case!(own policies::a_policy_needs_no_api_server),
             ],

@@ -1,7 +1,7 @@
 //! A policy fences a node before the health controller asks for it: what becomes of that fence when the node is healthy again.
 
 use kube::ResourceExt;
-use kube::api::{Patch, PatchParams};
+use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::json;
 use storage_fence::api::StorageFenceRequest;
 use storage_fence::api::condition::find;
@@ -205,6 +205,36 @@ pub async fn what_stood_at_the_deletion_is_given_back_by_the_next_leader(bed: &B
     bed.forgets(&own.name_any()).await?;
     becomes(bed, &node.name, FENCED, "False").await?;
     withdraw(bed, "sfp-5").await?;
+    agent.stop().await?;
+    node.unharmed()
+}
+
+/// The same, and by then a person has deleted the remediation's own request: the record keeps that from being given back, and nobody else gives the
+/// record back.
+pub async fn what_stood_is_given_back_although_a_person_deleted_the_own_request(
+    bed: &Bed,
+) -> Result {
+    health::prepare(bed).await?;
+    let nhc = HealthController::nhc(bed, "policy-person").await?;
+    let (node, agent, record) = fenced_itself(bed, "sfp-6").await?;
+    let record = record.name_any();
+    let name = nhc.remediate(&node.name).await?.name_any();
+    nhc.sees(&name, Phase::Succeeded).await?;
+    let own = steps_aside(bed, &nhc, &node, &name, &record)
+        .await?
+        .name_any();
+    bed.controllers.stop_all().await;
+    comes_back(bed, &record).await?;
+    bed.requests()
+        .delete(&own, &DeleteParams::default())
+        .await?;
+    node.give_back();
+    nhc.delete(&name).await?;
+    bed.controllers.only_one(bed, "Resident").await?;
+    nhc.gone(&name).await?;
+    bed.forgets(&own).await?;
+    becomes(bed, &node.name, FENCED, "False").await?;
+    withdraw(bed, "sfp-6").await?;
     agent.stop().await?;
     node.unharmed()
 }
