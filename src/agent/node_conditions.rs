@@ -3,7 +3,7 @@
 use crate::api::ConditionStatus;
 use crate::api::node_condition_type::{SAN_PATHS_AVAILABLE, STORAGE_FENCED};
 use crate::fence::outage::{Loss, Outages};
-use crate::fence::trigger::renewals_fail;
+use crate::fence::trigger::{can_be_fenced, renewals_fail};
 use crate::fence::{Inventory, Monotonic, VolumeGroup};
 
 /// Reasons of both conditions.
@@ -111,6 +111,7 @@ fn paths(inventory: &Inventory, outages: &Outages, now: Monotonic) -> Says {
         .map(|(group, _)| group.name.as_str())
         .collect();
     let which = which.join(", ");
+    let next = next(&groups);
     let (status, reason, message) = match worst {
         None => (
             ConditionStatus::True,
@@ -148,19 +149,19 @@ fn paths(inventory: &Inventory, outages: &Outages, now: Monotonic) -> Says {
             ConditionStatus::False,
             reason::NO_ANSWER,
             format!(
-                "{which}: paths look alive, but commands do not end or sanlock's lease is not renewed"
+                "{which}: paths look alive, but commands do not end or sanlock's lease is not renewed{next}"
             ),
         ),
         Some(Reach::Down) => (
             ConditionStatus::False,
             reason::ALL_PATHS_DOWN,
-            format!("{which}: no path works; they may return"),
+            format!("{which}: no path works; they may return{next}"),
         ),
         Some(Reach::Gone) => (
             ConditionStatus::False,
             reason::PERMANENT_DEVICE_LOSS,
             format!(
-                "{which}: no path works, and the disks are gone for good: unmapped, dropped or given up by the kernel"
+                "{which}: no path works, and the disks are gone for good: unmapped, dropped or given up by the kernel{next}"
             ),
         ),
     };
@@ -170,6 +171,21 @@ fn paths(inventory: &Inventory, outages: &Outages, now: Monotonic) -> Says {
         reason,
         message,
     }
+}
+
+/// What becomes of the node where storage is lost that does not stand fenced.
+fn next(groups: &[(&VolumeGroup, Reach)]) -> String {
+    let exposed = groups
+        .iter()
+        .filter(|(group, reach)| *reach >= Reach::Silent && can_be_fenced(group));
+    let names: Vec<&str> = exposed.map(|(group, _)| group.name.as_str()).collect();
+    if names.is_empty() {
+        return String::new();
+    }
+    format!(
+        ". {} is not fenced: when its lease is lost, the watchdog resets the host. A policy (kubectl get sfp) or a StorageFenceRequest fences it",
+        names.join(", ")
+    )
 }
 
 fn parts(groups: &[(&VolumeGroup, Reach)]) -> String {
@@ -199,7 +215,7 @@ fn fenced(inventory: &Inventory) -> Says {
             ConditionStatus::True,
             reason::FENCED,
             format!(
-                "{}: every device leads nowhere (the error target)",
+                "{}: every device leads nowhere (the error target). By which request: kubectl get sfr, and status.fences of the NodeStorage",
                 names.join(", ")
             ),
         )

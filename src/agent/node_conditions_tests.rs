@@ -136,6 +136,27 @@ fn the_worst_volume_group_speaks_for_the_node() {
     }
 }
 
+/// Whoever reads the Node in the middle of the night is told which volume groups threaten the host, also beside one that is worse off.
+#[test]
+fn what_threatens_the_host_is_said_and_nothing_else() {
+    let down = || group("down", &[(false, "running")]);
+    let gone = VolumeGroup {
+        lockspace: None,
+        lvmlock: Some(DmDevice::default()),
+        ..group("gone", &[(false, "gone")])
+    };
+    let threatens = "down is not fenced: when its lease is lost, the watchdog resets the host";
+    for groups in [vec![down()], vec![down(), gone.clone()]] {
+        let [says, _] = ask(&mut Outages::default(), 1000, groups);
+        assert!(says.message.contains(threatens), "{says:?}");
+    }
+    let fine = group("fine", &[(true, "running")]);
+    for groups in [vec![fine], vec![gone]] {
+        let [says, _] = ask(&mut Outages::default(), 1000, groups);
+        assert!(!says.message.contains("watchdog"), "{says:?}");
+    }
+}
+
 #[test]
 fn recovery_is_said_when_it_has_settled() {
     let mut outages = Outages::default();
@@ -190,6 +211,7 @@ fn the_paths_of_a_fenced_volume_group_are_still_seen() {
         (ConditionStatus::True, reason::FENCED)
     );
     assert!(stands.message.contains("san"));
+    assert!(!paths.message.contains("watchdog"), "{paths:?}");
     ask(&mut outages, 1010, vec![fenced(true)]);
     let [paths, stands] = ask(&mut outages, 1020, vec![fenced(true)]);
     assert_eq!(
