@@ -167,25 +167,38 @@ async fn made<K: Resource + Clone + DeserializeOwned + std::fmt::Debug>(
 impl<'a> HealthController<'a> {
     /// NHC, with a NodeHealthCheck and a template of that name.
     pub async fn nhc(bed: &'a Bed, name: &str) -> Result<Self> {
-        template(bed, name).await?;
-        let reference = json!({
-            "apiVersion": "storagefence.io/v1alpha1", "kind": "StorageFenceRemediationTemplate", "name": name, "namespace": NAMESPACE,
-        });
+        template(bed, name, json!({})).await?;
+        let how = json!({ "remediationTemplate": reference(name) });
+        Self::checking(bed, name, how).await
+    }
+
+    /// NHC with two templates of this kind: when the first has failed or taken too long, it makes a remediation from the second, whose spec has this
+    /// besides.
+    pub async fn escalating(bed: &'a Bed, name: &str, second: Value) -> Result<[Self; 2]> {
+        let later = format!("{name}-2");
+        template(bed, name, json!({})).await?;
+        template(bed, &later, second).await?;
+        let how = json!({ "escalatingRemediations": [
+            { "order": 1, "timeout": "60s", "remediationTemplate": reference(name) },
+            { "order": 2, "timeout": "60s", "remediationTemplate": reference(&later) },
+        ]});
+        let first = Self::checking(bed, name, how).await?;
+        let second = Self::of(bed, "nhc", NAMESPACE, &later, first.owner.clone())?;
+        second.sees_template(supports_several).await?;
+        Ok([first, second])
+    }
+
+    async fn checking(bed: &'a Bed, name: &str, mut spec: Value) -> Result<Self> {
+        spec["selector"] = json!({ "matchLabels": { crate::node::LABEL: "" } });
+        spec["maxUnhealthy"] = json!("100%");
         let check = json!({
-            "apiVersion": NHC, "kind": "NodeHealthCheck", "metadata": { "name": name },
-            "spec": {
-                "selector": { "matchLabels": { crate::node::LABEL: "" } }, "maxUnhealthy": "100%", "remediationTemplate": reference,
-            },
+            "apiVersion": NHC, "kind": "NodeHealthCheck", "metadata": { "name": name }, "spec": spec,
         });
         let checks = foreign(&bed.client, NHC, "NodeHealthCheck", None);
         let check = make(&checks, check).await?;
         let nhc = Self::of(bed, "nhc", NAMESPACE, name, Some(check))?;
         // NHC generates names for templates that say that they support that.
-        nhc.sees_template(|t| {
-            t.annotations()
-                .contains_key("remediation.medik8s.io/multiple-templates-support")
-        })
-        .await?;
+        nhc.sees_template(supports_several).await?;
         Ok(nhc)
     }
 
@@ -386,16 +399,30 @@ impl<'a> HealthController<'a> {
     }
 }
 
-/// A template of that name, beside the remediations that are made from it.
-pub async fn template(bed: &Bed, name: &str) -> Result {
+/// A template of that name, beside the remediations that are made from it; `more` on top of a spec that waits for nothing.
+pub async fn template(bed: &Bed, name: &str, more: Value) -> Result {
     let templates: Api<StorageFenceRemediationTemplate> =
         Api::namespaced(bed.client.clone(), NAMESPACE);
+    let mut spec = more;
+    spec["unfenceAfterSeconds"] = json!(0);
     let template = serde_json::from_value(json!({
         "apiVersion": "storagefence.io/v1alpha1", "kind": "StorageFenceRemediationTemplate",
-        "metadata": { "name": name }, "spec": { "template": { "spec": { "unfenceAfterSeconds": 0 } } },
+        "metadata": { "name": name }, "spec": { "template": { "spec": spec } },
     }))?;
     templates.create(&PostParams::default(), &template).await?;
     Ok(())
+}
+
+fn reference(template: &str) -> Value {
+    json!({
+        "apiVersion": "storagefence.io/v1alpha1", "kind": "StorageFenceRemediationTemplate", "name": template, "namespace": NAMESPACE,
+    })
+}
+
+fn supports_several(template: &StorageFenceRemediationTemplate) -> bool {
+    template
+        .annotations()
+        .contains_key("remediation.medik8s.io/multiple-templates-support")
 }
 
 /// The API of a kind that is not ours.

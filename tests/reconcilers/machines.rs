@@ -45,7 +45,7 @@ pub enum Look {
 impl<'a> MachineHealthCheck<'a> {
     /// One with a template of that name, that looks at this condition of Nodes.
     pub async fn with_template(bed: &'a Bed, name: &str, type_: &str) -> Result<Self> {
-        template(bed, name).await?;
+        template(bed, name, json!({})).await?;
         let check = json!({
             "apiVersion": CAPI, "kind": "MachineHealthCheck", "metadata": { "name": name },
             "spec": {

@@ -6,6 +6,7 @@ use kube::runtime::reflector::ObjectRef;
 use kube::{Api, ResourceExt};
 
 use super::plan::{has_finalizer, request_name};
+use super::predecessor::is_taken_back;
 use super::records;
 use crate::api::governing::outranked_by;
 use crate::api::remediation::{REMEDIATION_UID_LABEL, contract};
@@ -31,6 +32,8 @@ pub struct Facts {
     pub request: Option<StorageFenceRequest>,
     /// The older request that governs the node instead of ours.
     pub governed_by: Option<StorageFenceRequest>,
+    /// Whether that one serves another remediation, which takes it back.
+    pub predecessor_goes: bool,
     /// What the node's agent says now, if one answers.
     pub storage: Option<NodeStorageStatus>,
     /// All policies.
@@ -48,12 +51,13 @@ pub struct Facts {
     pub requests: Vec<StorageFenceRequest>,
 }
 
-/// Gathers.
+/// Gathers. `all`: the remediations there are.
 ///
 /// # Errors
 /// When the API server cannot be asked for what no cache holds.
 pub async fn dereference(
     remediation: &StorageFenceRemediation,
+    all: &[StorageFenceRemediation],
     context: &Context,
 ) -> Result<Facts> {
     let node = node_of(remediation, context).await?;
@@ -63,6 +67,7 @@ pub async fn dereference(
         node_boot_id: None,
         request: None,
         governed_by: None,
+        predecessor_goes: false,
         storage: None,
         policies: context.caches.readable_policies(),
         name_taken: false,
@@ -91,6 +96,8 @@ pub async fn dereference(
         }
         if let Some(request) = &facts.request {
             facts.governed_by = outranked_by(request, &others).cloned();
+            let goes = |other| is_taken_back(other, all);
+            facts.predecessor_goes = facts.governed_by.as_ref().is_some_and(goes);
             let about = requests::dereference(request, &context.caches);
             facts.storage = about.current_agent().map(|(_, storage)| storage.clone());
         }

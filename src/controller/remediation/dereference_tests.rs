@@ -71,7 +71,7 @@ async fn found(
             .iter()
             .map(|r| serde_json::from_value(r.clone()).unwrap()),
     );
-    dereference(remediation, &context_of(client, caches))
+    dereference(remediation, &[], &context_of(client, caches))
         .await
         .unwrap()
 }

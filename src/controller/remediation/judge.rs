@@ -181,6 +181,13 @@ fn judge_other(
             }
         },
     };
+    if short.is_some() && facts.predecessor_goes {
+        let message = format!(
+            "the older request {} of another remediation, which was given up, is being taken back",
+            other.name_any()
+        );
+        return Verdict::new(Stand::Working, reason::STARTED, message);
+    }
     let Some(short) = short else {
         theirs.message.insert_str(0, &of(other));
         return theirs;

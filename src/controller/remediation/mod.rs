@@ -9,6 +9,7 @@ pub mod dereference;
 pub mod judge;
 pub mod patience;
 pub mod plan;
+pub mod predecessor;
 pub mod records;
 pub mod template;
 mod watch;
@@ -68,8 +69,9 @@ pub async fn run(context: Arc<Context>, watch: Watch, bell: Arc<Notify>, stop: C
 /// Sees to each. When to look again, if that is not to be left to the watches.
 async fn go_through(context: &Context, watch: &Watch) -> Option<Duration> {
     let mut again = None;
-    for remediation in watch.remediations(context) {
-        let result = see_to(context, &remediation).await;
+    let remediations = watch.remediations(context);
+    for remediation in &remediations {
+        let result = see_to(context, remediation, &remediations).await;
         let uid = remediation.uid().unwrap_or_default();
         again = earlier(
             again,
@@ -131,6 +133,7 @@ pub struct Outcome {
 async fn see_to(
     context: &Context,
     remediation: &StorageFenceRemediation,
+    all: &[StorageFenceRemediation],
 ) -> std::result::Result<Outcome, Error> {
     if context.written.is_ahead_of(remediation) {
         // The watch brings our own write soon; what would be compared with now is no longer there.
@@ -139,7 +142,7 @@ async fn see_to(
             look_again: Some(ASK_AGAIN),
         });
     }
-    let facts = dereference::dereference(remediation, context).await?;
+    let facts = dereference::dereference(remediation, all, context).await?;
     let now = Timestamp::now();
     let verdict = judge::judge(remediation, &facts, now);
     let plan = plan::plan(remediation, &facts, &verdict, now);

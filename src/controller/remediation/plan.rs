@@ -305,7 +305,11 @@ fn wants_request(remediation: &StorageFenceRemediation, facts: &Facts) -> bool {
 
 /// A request that has not come to anything yet. One that the agent is at work on cannot be stopped any more; one that is proven must stay: it is
 /// what tells of the fence.
-fn may_be_withdrawn(remediation: &StorageFenceRemediation, request: &StorageFenceRequest) -> bool {
+#[must_use]
+pub fn may_be_withdrawn(
+    remediation: &StorageFenceRemediation,
+    request: &StorageFenceRequest,
+) -> bool {
     let fenced = request
         .status
         .as_ref()

@@ -5,6 +5,7 @@ mod credentials;
 mod crowd;
 mod definitions;
 mod dry_run;
+mod escalation;
 mod evictions;
 mod examples;
 mod failures;
@@ -111,6 +112,8 @@ pub fn stages() -> Vec<Stage> {
                 case!(remediation::the_node_is_the_name_where_nothing_else_says_it),
                 case!(remediation::a_lost_node_or_boot_frees_the_remediation),
                 case!(remediation::a_template_says_whom_it_could_serve),
+                case!(escalation::a_second_template_fences_what_the_first_would_not),
+                case!(escalation::a_second_template_rests_on_what_the_first_had_begun),
                 case!(machine_health::mhc_has_the_node_of_its_machine_fenced),
                 case!(machine_health::what_cannot_be_fenced_for_mhc_waits_and_says_why),
                 case!(machine_health::without_its_template_mhc_takes_back_what_it_made),

@@ -14,11 +14,11 @@ use crate::node::{TestNode, storage};
 use crate::support::{Context, Result};
 use crate::wait::{LIMIT, ensure, ensure_eq, until};
 
-const KIND: &str = "StorageFenceRemediation";
+pub const KIND: &str = "StorageFenceRemediation";
 const CONTROLLER: &str = "storage-fence-controller";
 
 /// The request that serves a remediation.
-async fn request_of(
+pub async fn request_of(
     bed: &Bed,
     remediation: &StorageFenceRemediation,
 ) -> Result<Option<StorageFenceRequest>> {
@@ -32,6 +32,19 @@ async fn request_of(
         .await?;
     ensure(found.items.len() < 2, "a remediation has one request")?;
     Ok(found.items.into_iter().next())
+}
+
+/// Waits until the request that served a remediation is gone.
+pub async fn withdrawn(bed: &Bed, remediation: &StorageFenceRemediation) -> Result {
+    until("the request is withdrawn", LIMIT, async || {
+        let there = request_of(bed, remediation).await?;
+        Ok(if there.is_none() {
+            Ok(())
+        } else {
+            Err("it is there".to_owned())
+        })
+    })
+    .await
 }
 
 /// The whole of it, as it should be: created, carried out, and taken back when the node is healthy.
@@ -100,15 +113,7 @@ pub async fn what_cannot_help_is_said_at_once_and_then_stopped(bed: &Bed) -> Res
     ensure(nhc.phase(&stopped) == Phase::Failed, "it stays failed")?;
     bed.told(KIND, &name, "RemediationStopped", CONTROLLER)
         .await?;
-    until("the request is withdrawn", LIMIT, async || {
-        let there = request_of(bed, &stopped).await?;
-        Ok(if there.is_none() {
-            Ok(())
-        } else {
-            Err("it is there".to_owned())
-        })
-    })
-    .await?;
+    withdrawn(bed, &stopped).await?;
     // Now that it would, it is too late: another remediator is at work.
     node.paths(0);
     bed.reports(&node.name, "the paths are gone", |s| {
@@ -131,15 +136,7 @@ pub async fn a_remediation_that_times_out_begins_nothing_more(bed: &Bed) -> Resu
     nhc.sees(&name, Phase::Processing).await?;
     nhc.time_out(&name).await?;
     nhc.sees_reason(&name, "RemediationTimeoutByNHC").await?;
-    until("the request is withdrawn", LIMIT, async || {
-        let there = request_of(bed, &made).await?;
-        Ok(if there.is_none() {
-            Ok(())
-        } else {
-            Err("it is there".to_owned())
-        })
-    })
-    .await?;
+    withdrawn(bed, &made).await?;
     let agent = node.start_agent().await?;
     bed.reports(&node.name, "the agent is there", |s| s.status.is_some())
         .await?;
