@@ -108,6 +108,7 @@ pub fn stages() -> Vec<Stage> {
             cases: vec![
                 case!(remediation::nhc_has_a_node_fenced_and_takes_it_back),
                 case!(remediation::what_cannot_help_is_said_at_once_and_then_stopped),
+                case!(remediation::a_node_without_an_agent_is_given_up_in_time),
                 case!(remediation::a_remediation_that_times_out_begins_nothing_more),
                 case!(remediation::the_node_is_the_name_where_nothing_else_says_it),
                 case!(remediation::a_lost_node_or_boot_frees_the_remediation),

@@ -1,5 +1,7 @@
 //! Remediations, as node-health controllers make, stop and delete them: by the rights that our role gives them, and no others.
 
+use std::time::{Duration, Instant};
+
 use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
@@ -9,13 +11,31 @@ use storage_fence::api::remediation::{REMEDIATION_UID_LABEL, StorageFenceRemedia
 use storage_fence::api::{StorageFenceRemediation, StorageFenceRequest};
 
 use crate::bed::Bed;
+use crate::controller::AGENT_TIMEOUT;
 use crate::health::{HealthController, Phase};
 use crate::node::{TestNode, storage};
+use crate::support::progress::say;
 use crate::support::{Context, Result};
 use crate::wait::{LIMIT, ensure, ensure_eq, until};
 
 pub const KIND: &str = "StorageFenceRemediation";
 const CONTROLLER: &str = "storage-fence-controller";
+
+/// Until False is said, once it is clear. Everything on the way is told by a watch and answered at once, on a node in a fraction of a second; this
+/// leaves room for a machine with little time, and for no wait in between.
+const SOON: Duration = Duration::from_secs(10);
+
+fn said_within(limit: Duration, asked: Instant, what: &str) -> Result {
+    let took = asked.elapsed();
+    say(format!(
+        "measured: from the remediation to Succeeded=False, {what}: {} ms",
+        took.as_millis()
+    ));
+    ensure(
+        took <= limit,
+        format!("{what} is said within {limit:?}: {took:?}"),
+    )
+}
 
 /// The request that serves a remediation.
 pub async fn request_of(
@@ -103,8 +123,10 @@ pub async fn what_cannot_help_is_said_at_once_and_then_stopped(bed: &Bed) -> Res
     let nhc = HealthController::nhc(bed, "useless").await?;
     let node = TestNode::join_with(bed, "rem-2", &storage(2)).await?;
     let agent = node.start_agent().await?;
+    let asked = Instant::now();
     let name = nhc.remediate(&node.name).await?.name_any();
     let failed = nhc.sees(&name, Phase::Failed).await?;
+    said_within(SOON, asked, "NothingAffected")?;
     ensure_eq("reason", nhc.reason(&failed), "NothingAffected".to_owned())?;
     bed.told(KIND, &name, "RemediationCannotStart", CONTROLLER)
         .await?;
@@ -125,6 +147,25 @@ pub async fn what_cannot_help_is_said_at_once_and_then_stopped(bed: &Bed) -> Res
     nhc.delete(&name).await?;
     nhc.gone(&name).await?;
     agent.stop().await
+}
+
+/// Nobody is on the node who could fence it: that is known when the agent's time is over, and said then.
+pub async fn a_node_without_an_agent_is_given_up_in_time(bed: &Bed) -> Result {
+    let nhc = HealthController::nhc(bed, "nobody").await?;
+    let node = TestNode::join(bed, "rem-9").await?;
+    let asked = Instant::now();
+    let name = nhc.remediate(&node.name).await?.name_any();
+    nhc.sees(&name, Phase::Processing).await?;
+    let failed = nhc.sees(&name, Phase::Failed).await?;
+    said_within(AGENT_TIMEOUT + SOON, asked, "NoAgent")?;
+    ensure_eq("reason", nhc.reason(&failed), "NoAgent".to_owned())?;
+    ensure(
+        asked.elapsed() + Duration::from_secs(1) >= AGENT_TIMEOUT,
+        format!("not sooner: {:?}", asked.elapsed()),
+    )?;
+    nhc.delete(&name).await?;
+    nhc.gone(&name).await?;
+    node.untouched()
 }
 
 /// NHC waits and loses its patience before the agent has come.
