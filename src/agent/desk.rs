@@ -183,7 +183,10 @@ impl Desk {
                 Some(call) = calls.recv() => self.called(call),
                 Some(seen) = watch.next() => self.see(seen),
                 Ok(()) = inventory.changed() => {}
-                Some(news) = self.tools.news.recv() => self.tools.sentry.hear(news),
+                Some(news) = self.tools.news.recv() => {
+                    let now = self.tools.host.system.monotonic();
+                    self.tools.sentry.hear(news, now);
+                }
                 _ = again.tick() => {}
                 () = due => {}
                 () = stop.cancelled(), if self.running.is_none() => return Ok(()),

@@ -45,10 +45,11 @@ pub fn whole_seconds(now: Timestamp) -> Timestamp {
     Timestamp::from_second(now.as_second()).unwrap_or(now)
 }
 
-/// Since when a condition has that status: since the stored one has it, or since now.
+/// Since when a condition has that status: since the stored one has it, or since now. A stored time that has not come yet is of a clock that was
+/// wrong, or was set back since: whoever counts from it would wait until that time comes.
 #[must_use]
 pub fn since(stored: Option<&Condition>, status: ConditionStatus, now: Timestamp) -> Timestamp {
-    let same = stored.filter(|s| s.status == status);
+    let same = stored.filter(|s| s.status == status && s.last_transition_time <= now);
     same.map_or_else(|| whole_seconds(now), |s| s.last_transition_time)
 }
 
@@ -69,5 +70,38 @@ pub fn set(conditions: &mut Vec<Condition>, mut new: Condition) {
             *old = new;
         }
         None => conditions.push(new),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_that_has_not_come_yet_is_not_counted_from() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let stored = |second| Condition {
+            type_: "Ready".into(),
+            status: ConditionStatus::False,
+            observed_generation: None,
+            last_transition_time: at(second),
+            reason: "Test".into(),
+            message: String::new(),
+        };
+        let now = at(100_000);
+        for (second, since_then) in [
+            (99_000, at(99_000)),
+            (100_000, at(100_000)),
+            // The clock was a day ahead when it was stored, or was set back by a day since.
+            (186_400, now),
+        ] {
+            let stored = stored(second);
+            assert_eq!(
+                since(Some(&stored), ConditionStatus::False, now),
+                since_then
+            );
+            assert_eq!(since(Some(&stored), ConditionStatus::True, now), now);
+        }
+        assert_eq!(since(None, ConditionStatus::True, now), now);
     }
 }

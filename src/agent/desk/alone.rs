@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
-
 use super::{Desk, Work};
 use crate::agent::act::Observation;
 use crate::agent::run::LOOK_LIMIT;
@@ -40,10 +38,7 @@ impl Desk {
         let busy = fencing || self.after_unfence.is_some() || !may_begin;
         let hanging = self.hanging().into_iter().flat_map(|h| h.groups);
         self.tools.sentry.in_hand(hanging.collect());
-        let due = self
-            .tools
-            .sentry
-            .due(inventory, now, Timestamp::now(), busy);
+        let due = self.tools.sentry.due(inventory, now, busy);
         for report in &due.reports {
             tracing::warn!(report, "a policy's trigger");
             self.tell_node(true, "PolicyTriggered", report);

@@ -161,8 +161,11 @@ impl Agent<'_> {
             StorageFencePolicy::new(name, serde_json::from_value(spec).expect("a policy"))
         };
         let sentry = &mut self.desk.tools.sentry;
-        sentry.hear(Learned::Policies(names.iter().map(policy).collect()));
-        sentry.hear(Learned::Node(BTreeMap::new(), vec![]));
+        sentry.hear(
+            Learned::Policies(names.iter().map(policy).collect()),
+            Monotonic::default(),
+        );
+        sentry.hear(Learned::Node(BTreeMap::new(), vec![]), Monotonic::default());
     }
 
     fn call(&mut self, vg: &str) -> oneshot::Receiver<Result<(), String>> {

@@ -4,22 +4,33 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use super::store::Store;
 use crate::api::policy::{StorageFencePolicy, Triggers, selects_node};
+use crate::fence::Monotonic;
 use crate::fence::trigger::{ConditionRule, NodeCondition, Rules};
 
 const FILE: &str = "policies.json";
+const TRANSITIONS: &str = "node-conditions.json";
 
 /// A condition of the Node, as the API server has it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SeenCondition {
     /// Type.
     pub type_: String,
     /// True, False or Unknown.
     pub status: String,
-    /// Since when.
+    /// Since when, by the clock of whoever wrote it.
     pub since: Timestamp,
+}
+
+/// A condition, and when this node came to see that transition. Only the latter is counted from: clocks of other machines may be wrong, and that of this
+/// one may be set.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Transition {
+    condition: SeenCondition,
+    seen: Monotonic,
 }
 
 /// What the API server tells.
@@ -38,7 +49,9 @@ pub enum Learned {
 pub struct InForce {
     all: Option<Vec<StorageFencePolicy>>,
     labels: Option<BTreeMap<String, String>>,
-    conditions: Vec<SeenCondition>,
+    /// Also while the Node is out of sight: what is seen again unchanged has held meanwhile.
+    transitions: Vec<Transition>,
+    in_sight: bool,
     policies: Vec<StorageFencePolicy>,
 }
 
@@ -48,6 +61,7 @@ impl InForce {
     pub fn load(store: &Store) -> Self {
         Self {
             policies: store.load(FILE),
+            transitions: store.load(TRANSITIONS),
             ..Self::default()
         }
     }
@@ -59,15 +73,15 @@ impl InForce {
     }
 
     /// Takes in what the API server tells. Once it has told of both the policies and the Node, they replace what was kept.
-    pub fn hear(&mut self, news: Learned, store: &Store) {
+    pub fn hear(&mut self, news: Learned, now: Monotonic, store: &Store) {
         match news {
             Learned::Policies(all) => self.all = Some(all),
             Learned::Node(labels, conditions) => {
                 self.labels = Some(labels);
-                self.conditions = conditions;
+                self.see(conditions, now, store);
             }
             // What holds now cannot be told: a condition of before is no reason to act.
-            Learned::NodeOutOfSight => self.conditions.clear(),
+            Learned::NodeOutOfSight => self.in_sight = false,
         }
         let (Some(all), Some(labels)) = (&self.all, &self.labels) else {
             return;
@@ -100,19 +114,31 @@ impl InForce {
         }
     }
 
+    fn see(&mut self, conditions: Vec<SeenCondition>, now: Monotonic, store: &Store) {
+        self.in_sight = true;
+        let known = std::mem::take(&mut self.transitions);
+        let transition = |condition: SeenCondition| {
+            let before = known.iter().find(|t| t.condition == condition);
+            let seen = before.map_or(now, |t| t.seen);
+            Transition { condition, seen }
+        };
+        self.transitions = conditions.into_iter().map(transition).collect();
+        if self.transitions != known {
+            store.save(TRANSITIONS, &self.transitions);
+        }
+    }
+
     /// The Node's conditions as rules ask for them.
     #[must_use]
-    pub fn conditions(&self, now: Timestamp) -> Vec<NodeCondition> {
-        let held = |since| Duration::try_from(now.duration_since(since)).unwrap_or_default();
-        self.conditions
-            .iter()
-            .map(|c| NodeCondition {
-                type_: c.type_.clone(),
-                status: c.status.clone(),
-                since: c.since.to_string(),
-                held: held(c.since),
-            })
-            .collect()
+    pub fn conditions(&self, now: Monotonic) -> Vec<NodeCondition> {
+        let seen = self.transitions.iter().filter(|_| self.in_sight);
+        seen.map(|Transition { condition, seen }| NodeCondition {
+            type_: condition.type_.clone(),
+            status: condition.status.clone(),
+            since: condition.since.to_string(),
+            held: now.since(*seen),
+        })
+        .collect()
     }
 }
 

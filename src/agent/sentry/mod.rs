@@ -1,7 +1,7 @@
 //! The node on its own: what the policies in force have it do, with or without an API server.
 //!
 //! [`Sentry`] takes in looks at the node and what the API server tells of policies and the Node, says which fence is due, and keeps what a
-//! successor has to know. It does nothing by itself: the desk begins its fences.
+//! successor has to know. It does nothing by itself: the desk begins its fences. It is given no clock but the monotonic one, which nobody can set.
 //!
 //! | module | what it is |
 //! | --- | --- |
@@ -20,7 +20,6 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 
 use self::in_force::{InForce, Learned};
@@ -167,8 +166,8 @@ impl Sentry {
     }
 
     /// Takes in what the API server tells.
-    pub fn hear(&mut self, news: Learned) {
-        self.in_force.hear(news, &self.store);
+    pub fn hear(&mut self, news: Learned, now: Monotonic) {
+        self.in_force.hear(news, now, &self.store);
     }
 
     /// Takes in a look at the node, or why there is none.
@@ -247,15 +246,9 @@ impl Sentry {
     }
 
     /// What is due. `busy`: a fence is going on, so that none can begin.
-    pub fn due(
-        &mut self,
-        inventory: &Inventory,
-        now: Monotonic,
-        wall: Timestamp,
-        busy: bool,
-    ) -> Due {
+    pub fn due(&mut self, inventory: &Inventory, now: Monotonic, busy: bool) -> Due {
         let mut due = Due::default();
-        let node = self.in_force.conditions(wall);
+        let node = self.in_force.conditions(now);
         let mut wait = |more: Duration| {
             due.wait = Some(due.wait.map_or(more, |w: Duration| w.min(more)));
         };

@@ -14,6 +14,7 @@ use crate::fence::{
 };
 
 mod changed;
+mod conditions;
 mod in_hand;
 mod to_nothing;
 
@@ -84,9 +85,14 @@ impl Node {
             sentry,
             to_make,
         };
-        node.sentry.hear(Learned::Policies(policies));
-        node.sentry.hear(Learned::Node(BTreeMap::new(), vec![]));
+        node.sentry.hear(Learned::Policies(policies), at(1000));
+        node.hears(vec![]);
         node
+    }
+
+    fn hears(&mut self, conditions: Vec<SeenCondition>) {
+        let news = Learned::Node(BTreeMap::new(), conditions);
+        self.sentry.hear(news, at(1000));
     }
 
     /// The next agent on the same node, without an API server.
@@ -109,8 +115,7 @@ impl Node {
             watchdog: Watchdog::default(),
         };
         self.sentry.look(Ok(&inventory), at(second));
-        let wall = Timestamp::from_second(1_800_000_000).unwrap();
-        self.sentry.due(&inventory, at(second), wall, busy)
+        self.sentry.due(&inventory, at(second), busy)
     }
 
     /// Down since second 1000: what is due at 1010.
@@ -276,36 +281,10 @@ fn the_lease_decides_whatever_the_paths_look_like() {
 }
 
 #[test]
-fn a_condition_of_the_node_counts_while_the_node_is_in_sight() {
-    let spec = json!({ "triggers": { "nodeConditions": [{ "type": "SanBroken", "status": "True", "forSeconds": 5 }] } });
-    let seen = || SeenCondition {
-        type_: "SanBroken".into(),
-        status: "True".into(),
-        since: Timestamp::from_second(1_799_999_990).unwrap(),
-    };
-    let mut node = Node::new(vec![policy("p", &spec)]);
-    assert!(node.look(1000, vec![group("san", true)]).fence.is_none());
-    node.sentry
-        .hear(Learned::Node(BTreeMap::new(), vec![seen()]));
-    node.sentry.hear(Learned::NodeOutOfSight);
-    assert!(node.look(1001, vec![group("san", true)]).fence.is_none());
-    node.sentry
-        .hear(Learned::Node(BTreeMap::new(), vec![seen()]));
-    let (order, _) = node.look(1002, vec![group("san", true)]).fence.unwrap();
-    assert_eq!(order.when_paths_remain, WhenPathsRemain::Refuse);
-    let fences = json!({ "triggers": spec["triggers"], "request": { "whenPathsRemain": "Fence" } });
-    let mut node = Node::new(vec![policy("p", &fences)]);
-    node.sentry
-        .hear(Learned::Node(BTreeMap::new(), vec![seen()]));
-    let (order, _) = node.look(1002, vec![group("san", true)]).fence.unwrap();
-    assert_eq!(order.when_paths_remain, WhenPathsRemain::Fence);
-}
-
-#[test]
 fn an_excluded_node_is_out_of_every_policy() {
     let mut node = Node::new(vec![policy("p", &json!({}))]);
     let out = BTreeMap::from([(crate::api::EXCLUDE_LABEL.to_owned(), String::new())]);
-    node.sentry.hear(Learned::Node(out, vec![]));
+    node.sentry.hear(Learned::Node(out, vec![]), at(1000));
     assert!(node.down(&["san"]).fence.is_none());
 }
 
@@ -316,8 +295,8 @@ fn policies_in_force_outlive_the_agent_without_an_api_server() {
     let (order, _) = node.down(&["san"]).fence.unwrap();
     assert!(order.name.starts_with("auto-n1-"), "{}", order.name);
     // An API server that has none any more is believed.
-    node.sentry.hear(Learned::Policies(vec![]));
-    node.sentry.hear(Learned::Node(BTreeMap::new(), vec![]));
+    node.sentry.hear(Learned::Policies(vec![]), at(1000));
+    node.hears(vec![]);
     node.restart(1000, None);
     assert!(node.down(&["san"]).fence.is_none());
 }

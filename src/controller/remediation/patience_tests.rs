@@ -105,6 +105,8 @@ fn what_a_policy_is_about_to_fence_is_waited_for() {
     for (succeeded, seconds_ago, left) in [
         (ConditionStatus::Unknown, 30, Some(50)),
         (ConditionStatus::Unknown, 80, None),
+        // The controller's clock was set back by a day.
+        (ConditionStatus::Unknown, -86400, Some(80)),
         // Another volume group went later: it begins to wait.
         (ConditionStatus::True, 9000, Some(80)),
         // The health controller was told, and may have turned to another.

@@ -12,7 +12,7 @@ use super::records::{
     GiveBack, Owed, had_succeeded, held_by, note, note_returning, owed, references,
 };
 use super::{ASK_AGAIN, full_name};
-use crate::api::condition::{find, set, whole_seconds};
+use crate::api::condition::{find, set, since, whole_seconds};
 use crate::api::remediation::{
     FINALIZER, REMEDIATION_ANNOTATION, REMEDIATION_UID_LABEL, StorageFenceRemediationStatus,
     condition_type, reason,
@@ -379,9 +379,7 @@ fn status(
     let stamped = |type_: &str, status| {
         let said = (verdict.reason.as_str(), verdict.message.as_str());
         let mut new = condition(remediation, (type_, status), said.0, said.1, now);
-        if let Some(same) = find(&before.conditions, type_).filter(|c| c.status == status) {
-            new.last_transition_time = same.last_transition_time;
-        }
+        new.last_transition_time = since(find(&before.conditions, type_), status, now);
         new
     };
     StorageFenceRemediationStatus {

@@ -21,8 +21,8 @@ fn changed(before: &[Value], after: &[Value], restarted: bool) -> (Node, Due) {
         node.restart(1020, None);
         assert!(node.look(1020, down()).fence.is_none(), "{before:?}");
     }
-    node.sentry.hear(Learned::Policies(named(after)));
-    node.sentry.hear(Learned::Node(labels(), vec![]));
+    node.sentry.hear(Learned::Policies(named(after)), at(1021));
+    node.sentry.hear(Learned::Node(labels(), vec![]), at(1021));
     let due = node.look(1021, down());
     (node, due)
 }
@@ -79,11 +79,11 @@ fn who_wants_a_fence_in_the_middle_of_an_outage_gets_it_at_once_and_once() {
                 vec![policy("p0", &fences)],
                 vec![policy("p9", &json!({ "priority": 9 }))],
             ] {
-                node.sentry.hear(Learned::Policies(policies));
+                node.sentry.hear(Learned::Policies(policies), at(1023));
                 assert!(node.look(1023, down()).fence.is_none(), "{case}");
                 node.restart(1024, None);
                 assert!(node.look(1024, down()).fence.is_none(), "{case}");
-                node.sentry.hear(Learned::Node(labels(), vec![]));
+                node.sentry.hear(Learned::Node(labels(), vec![]), at(1024));
             }
         }
     }
@@ -135,7 +135,7 @@ fn a_plan_and_the_fence_after_it_have_records_of_their_own() {
     // A plan is made once an outage, also after it was turned on again.
     let (mut node, _) = changed(std::slice::from_ref(&dry), &[dry.clone()], true);
     node.sentry
-        .hear(Learned::Policies(vec![policy("p0", &dry)]));
+        .hear(Learned::Policies(vec![policy("p0", &dry)]), at(1022));
     assert!(node.look(1022, down()).fence.is_none());
 }
 
