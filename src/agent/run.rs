@@ -32,7 +32,7 @@ use crate::api::{AGENT_FIELD_MANAGER, StorageFenceRequest};
 use crate::fence::preflight::Facts;
 use crate::host::{self, Host};
 use crate::kubernetes::backoff::Backoff;
-use crate::kubernetes::client::{self as clients, Purpose, client};
+use crate::kubernetes::client::{self as clients, Calls, Purpose, client};
 use crate::kubernetes::events::Events;
 use crate::kubernetes::watch::watch;
 use crate::telemetry;
@@ -214,6 +214,12 @@ impl Agent {
             to_record,
             kill_hook,
         })
+    }
+
+    /// What it asks of the API server, as its metrics tell. Goes on counting.
+    #[must_use]
+    pub fn api_calls(&self) -> Calls {
+        self.metrics.api_calls.clone()
     }
 
     fn affected(&self, client: &kube::Client) -> affected::Task {

@@ -119,12 +119,7 @@ impl Controllers {
             Result::Ok(text)
         };
         let text = tokio::task::spawn_blocking(fetch).await??;
-        let calls = text.lines().filter_map(|l| l.strip_prefix(NAME));
-        let calls = calls.filter_map(|l| {
-            let (labels, count) = l.split_once("} ")?;
-            Some((labels.to_owned(), count.parse().ok()?))
-        });
-        Ok(calls.collect())
+        Ok(counts(&text, NAME))
     }
 
     /// Ends all of them as a Deployment does; they give the lease back.
@@ -159,4 +154,14 @@ pub async fn leader(bed: &Bed) -> Result<Option<String>> {
     let holder = lease.and_then(|l| l.spec?.holder_identity);
     let name = holder.as_deref().and_then(|h| h.split('_').next());
     Ok(name.filter(|n| !n.is_empty()).map(str::to_owned))
+}
+
+/// Counters of a name (with its brace) by their labels, in what Prometheus reads.
+pub fn counts(metrics: &str, name: &str) -> BTreeMap<String, u64> {
+    let of_it = metrics.lines().filter_map(|l| l.strip_prefix(name));
+    let counts = of_it.filter_map(|l| {
+        let (labels, count) = l.split_once("} ")?;
+        Some((labels.to_owned(), count.parse().ok()?))
+    });
+    counts.collect()
 }

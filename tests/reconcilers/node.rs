@@ -1,6 +1,7 @@
 //! A node that has everything but a kubelet and a kernel: a Node object, the DaemonSet's pod as the scheduler placed it, and the real agent on a
 //! simulated host, with the token that a kubelet would put into the pod.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::JoinHandle;
@@ -10,13 +11,16 @@ use clap::Parser;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Config, ResourceExt};
+use prometheus_client::registry::Registry;
 use serde_json::json;
 use storage_fence::agent::{self, Agent};
 use storage_fence::fence::Monotonic;
 use storage_fence::host::simulated::{Group, InFlight, Layout, Simulation, Under, uuid_of};
+use storage_fence::kubernetes::client::Calls;
 use tokio_util::sync::CancellationToken;
 
 use crate::bed::Bed;
+use crate::controller::counts;
 use crate::support::{Context, Result};
 use crate::wait::{LIMIT, until};
 
@@ -160,14 +164,21 @@ impl<'a> TestNode<'a> {
 
     /// I/O that was issued to a volume does not end: a fence that begins now stands in the middle until [`TestNode::let_go`].
     pub fn hold(&self) {
-        let now = Monotonic(self.simulation.now());
+        // The watchdog's time begins to run now, so that the case has as much of it as there is.
+        self.renew();
         self.simulation.state(|state| {
-            // The watchdog's time begins to run now, so that the case has as much of it as there is.
-            for lockspace in &mut state.lockspaces {
-                lockspace.lockspace.last_renewal = Some(now);
-            }
             if let Some(device) = state.device("san-lv0") {
                 device.in_flight = InFlight::Forever;
+            }
+        });
+    }
+
+    /// The leases are renewed, as sanlock does again and again where the SAN is there.
+    pub fn renew(&self) {
+        let now = Monotonic(self.simulation.now());
+        self.simulation.state(|state| {
+            for lockspace in &mut state.lockspaces {
+                lockspace.lockspace.last_renewal = Some(now);
             }
         });
     }
@@ -276,6 +287,7 @@ struct AgentLine {
 /// An agent at work, on a thread and a runtime of its own as in its process. Dropped, it is killed.
 pub struct RunningAgent {
     simulation: Simulation,
+    calls: Calls,
     stop: CancellationToken,
     killed: CancellationToken,
     thread: Option<JoinHandle<std::result::Result<(), agent::Error>>>,
@@ -288,9 +300,11 @@ impl RunningAgent {
             .build()?;
         let (stop, killed) = (CancellationToken::new(), CancellationToken::new());
         let (host, stopped, dead) = (simulation.host(), stop.clone(), killed.clone());
+        let (tell_calls, told_calls) = std::sync::mpsc::channel();
         let work = move || {
             let ended = runtime.block_on(async {
                 let agent = Agent::start(options, host)?;
+                let _ = tell_calls.send(agent.api_calls());
                 tokio::select! {
                     ended = agent.run_until(&access, stopped) => ended,
                     () = dead.cancelled() => Ok(()),
@@ -302,12 +316,23 @@ impl RunningAgent {
         let thread = std::thread::Builder::new()
             .name("agent".into())
             .spawn(work)?;
+        let calls = told_calls.recv().context("the agent does not start")?;
         Ok(Self {
             simulation,
+            calls,
             stop,
             killed,
             thread: Some(thread),
         })
+    }
+
+    /// What it has asked of the API server so far, by purpose, method and status.
+    pub fn calls(&self) -> Result<BTreeMap<String, u64>> {
+        let mut registry = Registry::default();
+        self.calls.register(&mut registry);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry)?;
+        Ok(counts(&text, "api_calls_total{"))
     }
 
     /// kill -9: it ends wherever it is, also its fence's threads. Then another may be started on the node.

@@ -10,7 +10,7 @@ use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 use storage_fence::api::NodeStorage;
 
-use super::cost::{answered, with_agents};
+use super::cost::{answered, grown, with_agents};
 use crate::bed::Bed;
 use crate::objects::{summary, word};
 use crate::support::progress::say;
@@ -56,15 +56,6 @@ async fn bystanders(bed: &Bed, like: &NodeStorage, count: usize) -> Result {
         one?;
     }
     Ok(())
-}
-
-/// What has grown between two looks, and by how much.
-fn grown(before: &BTreeMap<String, u64>, after: &BTreeMap<String, u64>) -> BTreeMap<String, u64> {
-    let more = after.iter().map(|(key, n)| {
-        let n = n - before.get(key).copied().unwrap_or_default();
-        (key.clone(), n)
-    });
-    more.filter(|(_, n)| *n > 0).collect()
 }
 
 /// Requests to our kinds and of events that the API server answered between two looks.
