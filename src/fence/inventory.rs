@@ -222,6 +222,13 @@ impl Lockspace {
     }
 }
 
+/// The lockspace of a volume group: the one that holds its locks, where a former one is listed beside it that is on its way out.
+#[must_use]
+pub fn present<'a>(all: &'a [Lockspace], vg_uuid: &str, name: &str) -> Option<&'a Lockspace> {
+    let ours = all.iter().filter(|l| l.is_of(vg_uuid, name));
+    ours.min_by_key(|l| l.state == LockspaceState::Removing)
+}
+
 /// What the lock manager said, or why it said nothing (S5: unknown is reported as unknown).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LockManager {

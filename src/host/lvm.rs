@@ -37,7 +37,8 @@ impl Tools {
         }
     }
 
-    fn run(&self, words: &[&str], limit: Duration) -> Result<()> {
+    /// Runs it to its end, however it ends.
+    fn run(&self, words: &[&str], limit: Duration) -> Result<Ended> {
         let what = || format!("{} on the host", words.join(" "));
         #[expect(clippy::disallowed_methods, reason = "no fence comes here")]
         let mut child = Command::new(&self.program)
@@ -57,11 +58,15 @@ impl Tools {
             child.stderr.take().map(listen),
         ];
         match wait(&mut child, limit) {
-            Ok(Some(status)) if status.success() => Ok(()),
-            Ok(Some(status)) => Err(Error::Refused {
-                what: what(),
-                detail: failure(status, &words_of(&said)),
-            }),
+            Ok(Some(status)) => {
+                let [out, err] = words_of(&said);
+                Ok(Ended {
+                    what: what(),
+                    status,
+                    out,
+                    err,
+                })
+            }
             Ok(None) => {
                 let _ = child.kill();
                 // It may not even die now, if it waits for a disk: somebody has to stay for its end.
@@ -83,9 +88,102 @@ impl Tools {
     }
 }
 
+/// How a tool ended, and the lines that it printed.
+struct Ended {
+    what: String,
+    status: ExitStatus,
+    out: Vec<String>,
+    err: Vec<String>,
+}
+
+impl Ended {
+    fn well(self) -> Result<Self> {
+        if self.status.success() {
+            return Ok(self);
+        }
+        let words: Vec<&str> = self
+            .out
+            .iter()
+            .chain(&self.err)
+            .map(AsRef::as_ref)
+            .collect();
+        Err(Error::Refused {
+            detail: failure(self.status, &words.join("; ")),
+            what: self.what,
+        })
+    }
+
+    /// The names that `vgs` printed. Where physical volumes disagree about the name it prints one of them, and warns of both: "fix duplicate VGID U
+    /// for VGs A and B" (2.03.31).
+    fn names(&self) -> Vec<String> {
+        let warned = self.err.iter().filter_map(|line| {
+            let (_, names) = line
+                .split_once("duplicate VGID ")?
+                .1
+                .split_once(" for VGs ")?;
+            let mut words = names.split_ascii_whitespace();
+            Some([words.next()?, words.nth(1)?])
+        });
+        let mut names: Vec<String> = self.out.clone();
+        names.extend(warned.flatten().map(str::to_owned));
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+}
+
+/// A UUID as LVM prints it, and wants it: without the dashes it finds none.
+#[must_use]
+pub fn dashed(plain: &str) -> String {
+    let mut rest = plain;
+    let mut parts = Vec::new();
+    for length in [6, 4, 4, 4, 4, 4] {
+        let (part, after) = rest.split_at_checked(length).unwrap_or((rest, ""));
+        parts.push(part);
+        rest = after;
+    }
+    parts.push(rest);
+    parts.join("-")
+}
+
+fn of_uuid(plain: &str) -> String {
+    format!("vg_uuid={}", dashed(plain))
+}
+
 impl Lvm for Tools {
-    fn start_lockspace(&self, vg: &str, limit: Duration) -> Result<()> {
-        self.run(&["vgchange", "--lockstart", vg], limit)
+    fn names_of(&self, vg_uuid: &str, vg: &str, limit: Duration) -> Result<Vec<String>> {
+        let began = Instant::now();
+        let select = of_uuid(vg_uuid);
+        // No lock is waited for: there is no lockspace to have it in, and a name that changes right now is asked for again.
+        let mut words = vec![
+            "vgs",
+            "--nolocking",
+            "--noheadings",
+            "-o",
+            "vg_name",
+            "--select",
+            &select,
+        ];
+        words.push(vg);
+        // It fails when there is none of that name, and prints nothing when it is another one's.
+        let by_name = self.run(&words, limit)?.names();
+        if !by_name.is_empty() {
+            return Ok(by_name);
+        }
+        words.pop();
+        let all = self.run(&words, limit.saturating_sub(began.elapsed()))?;
+        let names = all.names();
+        if names.is_empty() {
+            // It also fails over another volume group's disks; that one has nothing to do with it.
+            all.well()?;
+        }
+        Ok(names)
+    }
+
+    fn start_lockspace(&self, vg_uuid: &str, vg: &str, limit: Duration) -> Result<()> {
+        let select = of_uuid(vg_uuid);
+        let words = ["vgchange", "--lockstart", "--select", &select, vg];
+        self.run(&words, limit)?.well().map(drop)
     }
 }
 
@@ -130,7 +228,7 @@ fn listen(mut pipe: impl Read + Send + 'static) -> Said {
     said
 }
 
-fn words_of(said: &[Option<Said>]) -> String {
+fn words_of(said: &[Option<Said>; 2]) -> [Vec<String>; 2] {
     let began = Instant::now();
     let all_said = || {
         said.iter()
@@ -140,19 +238,16 @@ fn words_of(said: &[Option<Said>]) -> String {
     while !all_said() && began.elapsed() < LAST_WORDS {
         thread::sleep(LOOK);
     }
-    let lines: Vec<String> = said
-        .iter()
-        .flatten()
-        .flat_map(|s| {
-            let bytes = &s.lock().unwrap_or_else(PoisonError::into_inner).0;
-            let text = String::from_utf8_lossy(bytes).into_owned();
-            text.lines()
-                .map(|line| line.trim().to_owned())
-                .collect::<Vec<_>>()
-        })
-        .filter(|line| !line.is_empty())
-        .collect();
-    lines.join("; ")
+    let lines = |said: &Option<Said>| -> Vec<String> {
+        let Some(said) = said else {
+            return Vec::new();
+        };
+        let bytes = &said.lock().unwrap_or_else(PoisonError::into_inner).0;
+        let text = String::from_utf8_lossy(bytes);
+        let lines = text.lines().map(|line| line.trim().to_owned());
+        lines.filter(|line| !line.is_empty()).collect()
+    };
+    said.each_ref().map(lines)
 }
 
 fn failure(status: ExitStatus, words: &str) -> String {
@@ -177,16 +272,61 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(30);
 
+    /// As in a device's UUID, and as LVM prints it.
+    const UUID: &str = "OWnOHAOecIxchOPIiylBi3ZC3OzlVzvt";
+    const SELECT: &str = "vg_uuid=OWnOHA-OecI-xchO-PIiy-lBi3-ZC3O-zlVzvt";
+
     #[test]
     fn the_volume_group_is_named_and_success_is_success() {
         let dir = tempfile::tempdir().unwrap();
         let out = dir.path().join("words");
-        let tools = shell(&format!("echo \"$0 $1 $2\" > {}", out.display()));
-        tools.start_lockspace("vg1", LONG).unwrap();
+        let tools = shell(&format!("echo \"$0 $*\" > {}", out.display()));
+        tools.start_lockspace(UUID, "vg1", LONG).unwrap();
         assert_eq!(
             std::fs::read_to_string(out).unwrap(),
-            "vgchange --lockstart vg1\n"
+            format!("vgchange --lockstart --select {SELECT} vg1\n")
         );
+    }
+
+    /// A `vgs` of 2.03.31, by what it printed and how it ended: for the name `vg1`, and for all volume groups.
+    fn vgs(by_name: &str, all: &str) -> Tools {
+        shell(&format!(
+            "[ \"$0 $*\" = \"vgs --nolocking --noheadings -o vg_name --select {SELECT}${{7:+ vg1}}\" ] || exit 99\n\
+             if [ -n \"$7\" ]; then {by_name}\nelse {all}\nfi"
+        ))
+    }
+
+    #[test]
+    fn the_name_of_today_is_found_by_the_uuid() {
+        const NOT_FOUND: &str = "echo '  Volume group \"vg1\" not found' >&2; echo '  Cannot process volume group vg1' >&2; exit 5";
+        const WARNS: &str = "echo 'File descriptor 10 (/dev/null) leaked on vgs invocation.' >&2";
+        const NEW: &str = "echo '  new'";
+        const DISAGREE: &str = "echo '  WARNING: fix duplicate VGID OWnOHA-OecI-xchO-PIiy-lBi3-ZC3O-zlVzvt for VGs new and newer (see vgchange -u).' >&2; \
+             echo '  new'";
+        let failed = "echo '  new'; echo '  Cannot process volume group broken' >&2; exit 5";
+        for (by_name, all, names) in [
+            // The others' disks are left alone.
+            (&*format!("{WARNS}; echo '  vg1'"), "exit 98", &["vg1"][..]),
+            (NOT_FOUND, NEW, &["new"]),
+            // Another one is called so by now.
+            (WARNS, NEW, &["new"]),
+            (NOT_FOUND, failed, &["new"]),
+            (NOT_FOUND, DISAGREE, &["new", "newer"]),
+            (NOT_FOUND, "printf '  new\\n  newer\\n'", &["new", "newer"]),
+            (NOT_FOUND, WARNS, &[]),
+        ] {
+            let found = vgs(by_name, all).names_of(UUID, "vg1", LONG);
+            assert_eq!(found.unwrap(), names, "{by_name} {all}");
+        }
+        let error =
+            vgs(NOT_FOUND, "echo '  no disk answers' >&2; exit 5").names_of(UUID, "vg1", LONG);
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("no disk answers"), "{error}");
+    }
+
+    #[test]
+    fn what_is_no_uuid_is_asked_for_all_the_same() {
+        assert_eq!(of_uuid("short"), "vg_uuid=short------");
     }
 
     #[test]
@@ -194,14 +334,22 @@ mod tests {
         let tools = shell(
             "i=0; while [ $i -lt 2000 ]; do echo noise noise noise; i=$((i+1)); done; echo '  VG vg1 start failed: -214' >&2; exit 5",
         );
-        let error = tools.start_lockspace("vg1", LONG).unwrap_err().to_string();
-        assert!(error.contains("vgchange --lockstart vg1"), "{error}");
+        let error = tools
+            .start_lockspace(UUID, "vg1", LONG)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("vgchange --lockstart --select vg_uuid="),
+            "{error}"
+        );
         assert!(
             error.contains("exit status: 5") && error.contains("VG vg1 start failed: -214"),
             "{error}"
         );
         assert!(error.len() < 2 * KEPT + 500, "{}", error.len());
-        let silent = shell("exit 3").start_lockspace("vg1", LONG).unwrap_err();
+        let silent = shell("exit 3")
+            .start_lockspace(UUID, "vg1", LONG)
+            .unwrap_err();
         assert!(silent.to_string().contains("said nothing"), "{silent}");
     }
 
@@ -209,7 +357,7 @@ mod tests {
     fn one_that_does_not_end_is_killed_in_time() {
         let began = Instant::now();
         let limit = Duration::from_millis(200);
-        let error = shell("exec sleep 60").start_lockspace("vg1", limit);
+        let error = shell("exec sleep 60").start_lockspace(UUID, "vg1", limit);
         assert!(matches!(error, Err(Error::TimedOut { .. })), "{error:?}");
         assert!(began.elapsed() < Duration::from_secs(20));
     }
@@ -220,7 +368,7 @@ mod tests {
             program: "/nowhere/at/all".into(),
             arguments: Vec::new(),
         };
-        let error = tools.start_lockspace("vg1", LONG);
+        let error = tools.start_lockspace(UUID, "vg1", LONG);
         assert!(matches!(error, Err(Error::Unavailable { .. })), "{error:?}");
     }
 }

@@ -373,11 +373,17 @@ pub trait Wdmd: Send + Sync {
 
 /// The host's own LVM tools. Not for the fence: they fork, and they read the SAN.
 pub trait Lvm: Send + Sync {
-    /// `vgchange --lockstart VG`, at most `limit` long.
+    /// Names that the volume group of that UUID (without dashes) has on the disks now: one, unless LVM does not find it, or finds disks that
+    /// disagree. `vg` is what it was called: looked for first, since the disks of all others need not answer then.
+    ///
+    /// # Errors
+    /// When it cannot be run, does not end in time, or fails without an answer; with what it printed.
+    fn names_of(&self, vg_uuid: &str, vg: &str, limit: Duration) -> Result<Vec<String>>;
+    /// `vgchange --lockstart VG`, at most `limit` long; of the volume group of that UUID, and of no other that has the name by then.
     ///
     /// # Errors
     /// When it cannot be run, does not end in time, or fails; with what it printed.
-    fn start_lockspace(&self, vg: &str, limit: Duration) -> Result<()>;
+    fn start_lockspace(&self, vg_uuid: &str, vg: &str, limit: Duration) -> Result<()>;
 }
 
 /// Who holds devices open.

@@ -463,7 +463,11 @@ impl Wdmd for Seat {
 }
 
 impl Lvm for Seat {
-    fn start_lockspace(&self, vg: &str, _: Duration) -> Result<()> {
+    fn names_of(&self, _: &str, vg: &str, _: Duration) -> Result<Vec<String>> {
+        panic!("no fence asks LVM for {vg}")
+    }
+
+    fn start_lockspace(&self, _: &str, vg: &str, _: Duration) -> Result<()> {
         panic!("no fence joins {vg}")
     }
 }

@@ -1,4 +1,7 @@
 //! Joining the lockspaces again, by the host's own LVM tools, and seeing that it was done.
+//!
+//! Another host may have renamed a volume group while it stood fenced here, and a third one may have its name by now. So LVM is asked right before
+//! for the name that belongs to the UUID, which is all that a fence goes by.
 
 use std::time::Duration;
 
@@ -7,11 +10,14 @@ use super::{Lifting, Obstacle, Step};
 use crate::agent::executor::limited::Pending;
 use crate::fence::report::StepResult;
 use crate::fence::unfence::{GroupReport, LockState, UnfenceStepKind, lock_state};
-use crate::host::{Bell, Result};
+use crate::host::lvm::dashed;
+use crate::host::{Bell, Host, Result};
 
 /// How long joining may take. Twenty seconds are usual; 160 when the node's name in the lockspace changed since (sanlock then waits until its
 /// former owner counts as dead); the rest is for LVM itself on a busy node.
 const LIMIT: Duration = Duration::from_secs(240);
+/// How long LVM may take to find a volume group.
+const FIND: Duration = Duration::from_mins(1);
 /// How long until the lock manager shows what was joined.
 const CONFIRM: Duration = Duration::from_secs(20);
 
@@ -30,7 +36,7 @@ impl Lifting<'_> {
             Err(e) => return Err(self.fail_all(KIND, &e.to_string())),
         }
         let bell = Bell::default();
-        let mut starts = Vec::new();
+        let mut finds = Vec::new();
         for group in self.groups() {
             let name = group.standing.name.clone();
             match lock_state(&group.standing, &inventory) {
@@ -40,38 +46,98 @@ impl Lifting<'_> {
                 }
                 _ => {
                     self.begin(KIND, &name);
-                    let vg = name.clone();
-                    let start = move |h: &crate::host::Host| h.lvm.start_lockspace(&vg, LIMIT);
-                    let what = "vgchange --lockstart";
-                    starts.push((group, Pending::start(self.host, &bell, what, start)));
+                    let (uuid, vg) = (group.standing.uuid.clone(), group.name().to_owned());
+                    let find = move |h: &Host| h.lvm.names_of(&uuid, &vg, FIND);
+                    let pending =
+                        Pending::start_about(self.host, &bell, "asking LVM for", &name, find);
+                    finds.push((group, pending));
                 }
             }
         }
-        while !starts.is_empty() {
+        let mut starts = Vec::new();
+        self.side_by_side(finds, |me, group, names| {
+            let vg = me.found(group, names)?;
+            let uuid = group.standing.uuid.clone();
+            let start = {
+                let vg = vg.clone();
+                move |h: &Host| h.lvm.start_lockspace(&uuid, &vg, LIMIT)
+            };
+            let pending = Pending::start(me.host, &bell, "vgchange --lockstart", start);
+            starts.push(((group.clone(), vg), pending));
+            Ok(())
+        })?;
+        self.side_by_side(starts, |me, (group, vg), result| {
+            me.started(group, vg, result)
+        })
+    }
+
+    /// Takes the answers of calls that go on side by side, each as it comes.
+    fn side_by_side<Of: Clone, T: Send + 'static>(
+        &mut self,
+        mut calls: Vec<(Of, Pending<T>)>,
+        mut take: impl FnMut(&mut Self, &Of, Result<T>) -> Step,
+    ) -> Step {
+        while !calls.is_empty() {
             let mut ended = Vec::new();
-            starts.retain(|(group, start)| match start.take() {
+            calls.retain(|(of, call)| match call.take() {
                 None => true,
                 Some(result) => {
-                    ended.push((group.clone(), result));
+                    ended.push((of.clone(), result));
                     false
                 }
             });
-            for (group, result) in ended {
-                self.started(&group, result)?;
+            for (of, result) in ended {
+                take(self, &of, result)?;
             }
-            if !starts.is_empty() {
+            if !calls.is_empty() {
                 self.pause()?;
             }
         }
         Ok(())
     }
 
-    fn started(&mut self, group: &GroupReport, result: Result<()>) -> Step {
+    /// The name that the volume group has by now, if it is clear which.
+    fn found(&mut self, group: &GroupReport, names: Result<Vec<String>>) -> Step<String> {
+        const KIND: UnfenceStepKind = UnfenceStepKind::JoinLockspace;
+        let known = &group.standing.name;
+        let uuid = dashed(&group.standing.uuid);
+        let why = match names {
+            Err(e) => e.to_string(),
+            Ok(mut names) => match (names.pop(), names.as_slice()) {
+                (Some(name), []) => {
+                    self.call_it(group, &name);
+                    return Ok(name);
+                }
+                (Some(name), others) => format!(
+                    "the disks do not agree what the volume group with UUID {uuid} is called: {}, {name}. A copy of one of its disks, or a disk that \
+                     was away when it was renamed? See vgs -o vg_name,vg_uuid,pv_name, and mend it there",
+                    others.join(", ")
+                ),
+                (None, _) => format!(
+                    "LVM on the host finds no volume group with UUID {uuid}, by whatever name. See vgs -o vg_name,vg_uuid and pvs -a; if there is a \
+                     devices file, lvmdevices. If another host has removed it, nothing is left to be joined: delete the request with \
+                     deletionPolicy: Retain"
+                ),
+            },
+        };
+        Err(self.fail(KIND, known, &why))
+    }
+
+    /// Notes what a volume group is called by now.
+    fn call_it(&mut self, group: &GroupReport, name: &str) {
+        let mut all = self.report.groups.iter_mut();
+        if let Some(report) = all.find(|g| g.standing.uuid == group.standing.uuid) {
+            report.renamed = (report.standing.name != name).then(|| name.to_owned());
+        }
+        self.publish();
+    }
+
+    fn started(&mut self, group: &GroupReport, vg: &str, result: Result<()>) -> Step {
         const KIND: UnfenceStepKind = UnfenceStepKind::JoinLockspace;
         let name = &group.standing.name;
         match result {
             Ok(()) => {
-                let done = format!("vgchange --lockstart {name}");
+                let done = format!("vgchange --lockstart {vg}");
                 self.end(KIND, name, StepResult::Done, done);
                 Ok(())
             }
@@ -109,11 +175,15 @@ impl Lifting<'_> {
                 };
                 match state {
                     LockState::Joined {
+                        renamed,
                         host_id,
                         generation,
-                    } if is_new(&group, host_id, generation) => {
+                    } if renamed.is_some() || is_new(&group, host_id, generation) => {
                         if let Some(report) = self.report.groups.get_mut(at) {
                             report.joined = Some((host_id, generation));
+                            if let Some(vg) = renamed {
+                                report.renamed = (vg != name).then_some(vg);
+                            }
                         }
                         let done = match generation {
                             Some(n) => format!("host id {host_id}, generation {n}"),
@@ -154,7 +224,7 @@ fn is_new(group: &GroupReport, host_id: u64, generation: Option<u64>) -> bool {
 fn in_words(state: &LockState) -> &'static str {
     match state {
         LockState::Absent => "the lock manager does not show the lockspace",
-        LockState::Frozen | LockState::FrozenByOthers => "the lockspace is frozen",
+        LockState::Frozen { .. } | LockState::FrozenByOthers { .. } => "the lockspace is frozen",
         LockState::Removing => "the lockspace is being removed",
         LockState::Joining => "the lockspace is still being joined",
         LockState::Joined { .. } => {

@@ -83,6 +83,7 @@ pub(super) fn look(
             devices_total: before.devices_total.max(before.devices_removed + left),
             devices_removed: before.devices_removed,
             joined: before.joined,
+            renamed: before.renamed,
             standing: group,
         });
     }

@@ -263,7 +263,7 @@ impl Lifting<'_> {
                     .unwrap_or_default();
                 format!(
                     "{} is joined to its lockspace again{generation}",
-                    g.standing.name
+                    g.in_words()
                 )
             })
             .collect();

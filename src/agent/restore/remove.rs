@@ -157,16 +157,15 @@ impl Lifting<'_> {
                 Ok(inventory) => inventory,
                 Err(e) => return Err(self.fail(KIND, &name, &e.to_string())),
             };
-            if lock_state(&group.standing, &inventory) != LockState::Frozen {
+            let LockState::Frozen { vg } = lock_state(&group.standing, &inventory) else {
                 let why = "the fence left no lockspace behind".to_owned();
                 self.end(KIND, &name, StepResult::Skipped, why);
                 continue;
-            }
+            };
             self.begin(KIND, &name);
             if let Some(why) = self.in_the_way_of_a_drop(&group) {
                 return Err(self.fail(KIND, &name, &why));
             }
-            let vg = name.clone();
             let dropped =
                 limited::call(self.host, "dropping the lockspace", DROP_LIMIT, move |h| {
                     h.lvmlockd.drop_vg(&vg, DROP_LIMIT)

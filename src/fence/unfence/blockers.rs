@@ -206,9 +206,9 @@ fn lock_blocker(group: &Standing, lock: &LockState) -> Option<Blocker> {
             "sanlock holds lockspace {} though lvmlockd does not know it: what a lvmlockd that was killed leaves. Reboot the node",
             group.lockspace
         ),
-        LockState::FrozenByOthers => format!(
-            "lockspace {} is frozen in lvmlockd, and not by a fence that is known here. Once no volume of {} is active: lvmlockctl --drop {1}",
-            group.lockspace, group.name
+        LockState::FrozenByOthers { vg } => format!(
+            "the lockspace of {vg} is frozen in lvmlockd, and not by a fence that is known here. Once no volume of {vg} is active: \
+             lvmlockctl --drop {vg}"
         ),
         _ => return None,
     };

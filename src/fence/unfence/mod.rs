@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::inventory::{DevNo, DmDevice, Inventory, LockspaceState, VolumeGroup};
+use super::inventory::{DevNo, DmDevice, Inventory, LockspaceState, VolumeGroup, present};
 use super::order::Selection;
 use super::plan::maps;
 use super::report::Outcome as FenceOutcome;
@@ -167,15 +167,23 @@ pub enum LockState {
     /// Nowhere: it can be joined.
     Absent,
     /// Still there as the fence froze it: it has to be dropped first.
-    Frozen,
+    Frozen {
+        /// What lvmlockd calls the volume group: by that name it is dropped.
+        vg: String,
+    },
     /// Frozen, but not known to be the fence's.
-    FrozenByOthers,
+    FrozenByOthers {
+        /// What lvmlockd calls the volume group.
+        vg: String,
+    },
     /// On its way out.
     Removing,
     /// On its way in.
     Joining,
     /// Joined anew.
     Joined {
+        /// What the volume group is called by now, if another host has renamed it since: it has another lockspace, whose generations count anew.
+        renamed: Option<String>,
         /// This host's id.
         host_id: u64,
         /// Its generation, when told.
@@ -188,12 +196,8 @@ pub enum LockState {
 /// Where the lockspace of a volume group is.
 #[must_use]
 pub fn lock_state(group: &Standing, inventory: &Inventory) -> LockState {
-    let ours = inventory
-        .lock_manager
-        .lockspaces()
-        .iter()
-        .filter(|l| l.is_of(&group.uuid, &group.lockspace));
-    match ours.min_by_key(|l| l.state == LockspaceState::Removing) {
+    let lockspaces = inventory.lock_manager.lockspaces();
+    match present(lockspaces, &group.uuid, &group.lockspace) {
         None => LockState::Absent,
         Some(l) => match l.state {
             LockspaceState::Removing => LockState::Removing,
@@ -201,14 +205,19 @@ pub fn lock_state(group: &Standing, inventory: &Inventory) -> LockState {
             _ if l.frozen => {
                 let differs =
                     matches!((group.generation, l.generation), (Some(a), Some(b)) if a != b);
-                if group.host_id == Some(l.host_id) && !differs {
-                    LockState::Frozen
+                if l.name == group.lockspace && group.host_id == Some(l.host_id) && !differs {
+                    LockState::Frozen {
+                        vg: l.vg_name.clone(),
+                    }
                 } else {
-                    LockState::FrozenByOthers
+                    LockState::FrozenByOthers {
+                        vg: l.vg_name.clone(),
+                    }
                 }
             }
             LockspaceState::Adding => LockState::Joining,
             _ => LockState::Joined {
+                renamed: (l.name != group.lockspace).then(|| l.vg_name.clone()),
                 host_id: l.host_id,
                 generation: l.generation,
             },

@@ -18,7 +18,7 @@ pub enum UnfenceStepKind {
     DropLockspace,
     /// multipathd may queue again, as its configuration says.
     RestoreQueueing,
-    /// `vgchange --lockstart`.
+    /// `vgchange --lockstart`, by the name that the volume group has then.
     JoinLockspace,
     /// lvmlockd and sanlock were seen to have joined.
     ConfirmJoin,
@@ -79,6 +79,26 @@ pub struct GroupReport {
     pub in_use: bool,
     /// Host id and generation of the lockspace that was seen to be joined.
     pub joined: Option<(u64, Option<u64>)>,
+    /// What it is called by now, if another host has renamed it since it was fenced.
+    #[serde(default)]
+    pub renamed: Option<String>,
+}
+
+impl GroupReport {
+    /// What it is called, as far as is known.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.renamed.as_ref().unwrap_or(&self.standing.name)
+    }
+
+    /// The same for people who know it by its former name.
+    #[must_use]
+    pub fn in_words(&self) -> String {
+        match &self.renamed {
+            Some(name) => format!("{} (called {name} by now)", self.standing.name),
+            None => self.standing.name.clone(),
+        }
+    }
 }
 
 /// Where an un-fence stands.

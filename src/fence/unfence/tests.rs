@@ -139,12 +139,16 @@ fn each_thing_that_speaks_against_it_is_told_and_nothing_else() {
     let open = [device('a', "error", 1), device('b', "error", 0)];
     let real = [device('a', "linear", 1), device('b', "error", 0)];
     let joined = LockState::Joined {
+        renamed: None,
         host_id: 7,
         generation: Some(4),
     };
     assert_eq!(reasons(&cut_off, &absent, &up), []);
     assert_eq!(reasons(&[], &absent, &up), []);
-    assert_eq!(reasons(&cut_off, &LockState::Frozen, &up), []);
+    assert_eq!(
+        reasons(&cut_off, &LockState::Frozen { vg: "vg1".into() }, &up),
+        []
+    );
     assert_eq!(reasons(&open, &absent, &up), [DeviceOpen]);
     assert_eq!(reasons(&real, &absent, &up), [DeviceNotFenced]);
     assert_eq!(
@@ -159,7 +163,7 @@ fn each_thing_that_speaks_against_it_is_told_and_nothing_else() {
     for lock in [
         LockState::Removing,
         LockState::Orphaned,
-        LockState::FrozenByOthers,
+        LockState::FrozenByOthers { vg: "vg1".into() },
     ] {
         assert_eq!(
             reasons(&cut_off, &lock, &up),
@@ -265,7 +269,10 @@ fn where_the_lockspace_is() {
         vg_uuid: "2".into(),
         ..known.clone()
     };
+    let mine = || LockState::Frozen { vg: "vg1".into() };
+    let others = |vg: &str| LockState::FrozenByOthers { vg: vg.into() };
     let joined = |n| LockState::Joined {
+        renamed: None,
         host_id: 7,
         generation: Some(n),
     };
@@ -274,19 +281,35 @@ fn where_the_lockspace_is() {
         // Another volume group's, and another one's that has the name now; and its own under another name.
         (vec![other], LockState::Absent),
         (vec![with(|l| l.vg_uuid = "2".into())], LockState::Absent),
-        (vec![with(|l| l.name = "lvm_vg2".into())], joined(3)),
-        (vec![frozen.clone()], LockState::Frozen),
+        (
+            vec![with(|l| {
+                (l.name, l.vg_name) = ("lvm_vg2".into(), "vg2".into())
+            })],
+            LockState::Joined {
+                renamed: Some("vg2".into()),
+                host_id: 7,
+                generation: Some(3),
+            },
+        ),
+        (
+            vec![with(|l| {
+                (l.name, l.vg_name) = ("lvm_vg2".into(), "vg2".into());
+                l.frozen = true;
+            })],
+            others("vg2"),
+        ),
+        (vec![frozen.clone()], mine()),
         (
             vec![with(|l| (l.frozen, l.generation) = (true, None))],
-            LockState::Frozen,
+            mine(),
         ),
         (
             vec![with(|l| (l.frozen, l.generation) = (true, Some(4)))],
-            LockState::FrozenByOthers,
+            others("vg1"),
         ),
         (
             vec![with(|l| (l.frozen, l.host_id) = (true, 8))],
-            LockState::FrozenByOthers,
+            others("vg1"),
         ),
         (vec![removing.clone()], LockState::Removing),
         // The remains of the former one beside the new one.

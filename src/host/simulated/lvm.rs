@@ -11,16 +11,40 @@ use crate::host::{Error, Lvm, Openers, Result};
 const JOIN: Duration = Duration::from_secs(21);
 
 impl Lvm for Simulation {
-    fn start_lockspace(&self, vg: &str, limit: Duration) -> Result<()> {
+    fn names_of(&self, vg_uuid: &str, vg: &str, limit: Duration) -> Result<Vec<String>> {
+        let state = self.enter();
+        let names = state.names(vg_uuid);
+        if state.lvm_hangs {
+            let until = state.now + limit;
+            self.leave(state);
+            drop(self.wait_until(Some(until), None, None));
+            return Err(Error::TimedOut {
+                what: format!("vgs {vg} on the host"),
+                limit,
+                hint: "It was killed",
+            });
+        }
+        self.leave(state);
+        Ok(names)
+    }
+
+    fn start_lockspace(&self, vg_uuid: &str, vg: &str, limit: Duration) -> Result<()> {
         let mut state = self.enter();
         state.log.push(format!("lockstart {vg}"));
-        state.judge_start(vg);
+        if !state.names(vg_uuid).iter().any(|name| name == vg) {
+            self.leave(state);
+            return Err(Error::Refused {
+                what: format!("vgchange --lockstart {vg} on the host"),
+                detail: format!("Volume group \"{vg}\" not found"),
+            });
+        }
+        state.judge_start(vg_uuid);
         let how = state.start;
         let until = match how {
             Starting::Works | Starting::WorksAndFails => {
                 let name = vg.to_owned();
                 // lvmlockd does it, whatever becomes of the tool.
-                state.begin_join(vg);
+                state.begin_join(vg_uuid, vg);
                 state.later(JOIN, move |s| s.end_join(&name));
                 state.now + JOIN
             }
@@ -55,15 +79,14 @@ impl Openers for Simulation {
 
 impl State {
     /// What must be so when a host joins a lockspace again: its old leases count as free from then on.
-    fn judge_start(&mut self, vg: &str) {
-        let uuid = uuid_of(vg);
-        if !self.targets.contains(&uuid) {
+    fn judge_start(&mut self, uuid: &str) {
+        if !self.targets.contains(uuid) {
             self.violate(format!(
-                "lockstart {vg}, which is none of the fence's business"
+                "lockstart of {uuid}, which is none of the fence's business"
             ));
         }
         if self.lockspaces.iter().any(|l| l.lockspace.vg_uuid == uuid) {
-            self.violate(format!("lockstart {vg} on top of its lockspace"));
+            self.violate(format!("lockstart of {uuid} on top of its lockspace"));
         }
         let prefix = format!("LVM-{uuid}");
         let left: Vec<String> = self
@@ -75,18 +98,26 @@ impl State {
             .map(|d| d.dm.name.clone())
             .collect();
         if !left.is_empty() {
-            self.violate(format!("lockstart {vg} while {left:?} are there"));
+            self.violate(format!("lockstart of {uuid} while {left:?} are there"));
         }
     }
 
-    fn begin_join(&mut self, vg: &str) {
+    /// What the volume group is called on the disks.
+    fn names(&self, uuid: &str) -> Vec<String> {
+        let called = self.called.get(uuid).cloned();
+        called.unwrap_or_else(|| vec![uuid.trim_end_matches('x').to_owned()])
+    }
+
+    fn begin_join(&mut self, uuid: &str, vg: &str) {
         self.starts += 1;
+        // Who renames a volume group writes its leases anew, and the generations count from the beginning: up to that of the fence, as it happens.
+        let renamed = u64::from(uuid != uuid_of(vg));
         let lockspace = Lockspace {
             name: format!("lvm_{vg}"),
             vg_name: vg.to_owned(),
-            vg_uuid: uuid_of(vg),
+            vg_uuid: uuid.to_owned(),
             host_id: 7,
-            generation: Some(3 + self.starts),
+            generation: Some(3 + self.starts - renamed),
             io_timeout: 10,
             last_renewal: Some(Monotonic(self.now)),
             state: LockspaceState::Adding,
@@ -124,13 +155,18 @@ impl State {
 
     /// Somebody has joined the lockspace by hand.
     pub fn join_now(&mut self, vg: &str) {
-        self.begin_join(vg);
+        self.join_as(&uuid_of(vg), vg);
+    }
+
+    /// The same, by the name that the volume group has by now.
+    pub fn join_as(&mut self, uuid: &str, vg: &str) {
+        self.begin_join(uuid, vg);
         self.end_join(vg);
     }
 
     /// sanlock has not done with the former lockspace yet.
     pub fn removing(&mut self, vg: &str) {
-        self.begin_join(vg);
+        self.begin_join(&uuid_of(vg), vg);
         for l in &mut self.lockspaces {
             if l.lockspace.vg_name == vg {
                 l.lockspace.state = LockspaceState::Removing;

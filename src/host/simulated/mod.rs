@@ -140,6 +140,10 @@ pub struct State {
     pub disturbed: BTreeSet<DevNo>,
     /// Starts of lockspaces.
     pub start: Starting,
+    /// What volume groups are called on the disks, by UUID, where that is not the layout's name: one that LVM does not find has none.
+    pub called: BTreeMap<String, Vec<String>>,
+    /// LVM's other tools do not end.
+    pub lvm_hangs: bool,
     starts: u64,
     /// Who holds devices open, for those who ask; `open_count` of the device is what decides.
     pub openers: Vec<crate::fence::unfence::Opener>,

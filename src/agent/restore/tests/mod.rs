@@ -4,6 +4,7 @@ mod bench;
 mod crashes;
 mod properties;
 mod refusals;
+mod renamed;
 mod scenarios;
 
 use bench::{Bench, seconds};
