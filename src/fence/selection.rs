@@ -135,12 +135,12 @@ fn named(inventory: &Inventory, names: &[String]) -> Result<Vec<VolumeGroup>, Re
     let known = &inventory.volume_groups;
     let mut selected: Vec<VolumeGroup> = Vec::new();
     for name in names {
-        let mut candidates = known.iter().filter(|vg| vg.name == *name);
-        // Two volume groups may share a name; lvmlockd knows one of them by it.
-        let found = candidates
-            .clone()
-            .find(|vg| vg.shared())
-            .or_else(|| candidates.next());
+        let candidates = || known.iter().filter(|vg| vg.name == *name);
+        // Two volume groups may share a name; lvmlockd knows one of them by it. One that stands fenced was called so then.
+        let found = candidates()
+            .find(|vg| vg.shared() && !vg.stands)
+            .or_else(|| candidates().find(|vg| vg.shared()))
+            .or_else(|| candidates().next());
         let Some(vg) = found else {
             if inventory
                 .lock_manager

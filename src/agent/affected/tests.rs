@@ -21,9 +21,7 @@ fn standing(vg: &str, locks: LocksOutcome) -> Standing {
         group: GroupRecord {
             name: vg.into(),
             uuid: uuid_of(vg),
-            lvmlock: None,
-            pvs: vec![],
-            maps: vec![],
+            ..GroupRecord::default()
         },
         boot_id: "boot".into(),
         by: "r".into(),

@@ -5,8 +5,11 @@
 use std::time::Duration;
 
 use super::Fence;
+use crate::fence::inventory::present;
 use crate::fence::report::{LocksOutcome, Outcome, StepKind, StepResult};
 use crate::fence::selection::RefusalReason;
+use crate::fence::{Lockspace, LockspaceState};
+use crate::host::SanlockLockspace;
 
 /// How long lvmlockd is asked again when it fails, before the fence is refused for it.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -34,10 +37,11 @@ impl Fence<'_> {
             }
             self.begin(step);
             let limit = if committed { LIMIT_COMMITTED } else { LIMIT };
-            match self.freeze_group(group, limit) {
-                Ok(message) => {
-                    committed = true;
-                    self.end(step, StepResult::Done, message);
+            match self.freeze_group(group, limit, committed) {
+                Ok((result, message)) => {
+                    // Where nothing was frozen, nothing keeps from leaving it at that.
+                    committed |= result == StepResult::Done;
+                    self.end(step, result, message);
                 }
                 Err(why) => {
                     self.end(step, StepResult::Failed, why.clone());
@@ -67,53 +71,116 @@ impl Fence<'_> {
                 continue;
             }
             let step = self.step(StepKind::FreezeLocks, group);
-            if let Ok(message) = self.freeze_group(group, LIMIT_COMMITTED) {
+            if let Ok((result, message)) = self.freeze_group(group, LIMIT_COMMITTED, true) {
                 self.begin(step);
-                self.end(step, StepResult::Done, message);
+                self.end(step, result, message);
                 any = true;
             }
         }
         any
     }
 
-    /// What was done about one volume group, or why lvmlockd could not be brought to it.
-    fn freeze_group(&self, group: usize, limit: Duration) -> Result<String, String> {
+    /// What was done about one volume group, or why lvmlockd could not be brought to it. Skipped: there is nothing to be frozen.
+    ///
+    /// A lockspace is killed by name, and a volume group may have been renamed since it was looked at, and another one have its name by now. So
+    /// lvmlockd is asked for its lockspaces first, each with the UUID that it belongs to. `committed`: another volume group of the order is frozen,
+    /// so the fence goes through.
+    fn freeze_group(
+        &mut self,
+        group: usize,
+        limit: Duration,
+        committed: bool,
+    ) -> Result<(StepResult, String), String> {
         let until = self.host.system.monotonic() + limit;
-        let Some((record, report)) = self
-            .groups
-            .get(group)
-            .zip(self.report.volume_groups.get(group))
-        else {
-            return Err("no such volume group in the fence".into());
-        };
         loop {
-            let name = record.name.clone();
-            let failure = match self.ask("kill_vg", move |h| h.lvmlockd.kill_vg(&name)) {
-                Ok(()) => return Ok("lvmlockd grants no more locks".into()),
-                Err(e) => e,
-            };
-            // The answer may have been lost after the deed, and a lockspace that is gone needs no freezing.
             let known = self.ask("asking lvmlockd for its lockspaces", |h| {
                 h.lvmlockd.lockspaces()
             });
-            if let (Ok(known), Some(lockspace)) = (known, &report.lockspace) {
-                match known.iter().find(|l| l.is_of(&record.uuid, lockspace)) {
-                    // Nobody renames what is frozen: it was joined anew under that name, and its volumes may be in use.
-                    Some(l) if l.name != *lockspace => {
+            let Some((record, report)) = self
+                .groups
+                .get(group)
+                .zip(self.report.volume_groups.get(group))
+            else {
+                return Err("no such volume group in the fence".into());
+            };
+            let failure = match known {
+                Err(e) => e.to_string(),
+                Ok(known) => {
+                    let lockspace = report.lockspace.as_deref().unwrap_or_default();
+                    let Some(l) = present(&known, &record.uuid, lockspace) else {
+                        let why = "lvmlockd has no such lockspace any more";
+                        return Ok((StepResult::Skipped, why.into()));
+                    };
+                    // Two long names may be cut to one lockspace.
+                    let renamed = l.name != lockspace || l.vg_name != record.vg();
+                    if renamed && !committed {
+                        // Its volumes may be in use under new locks, and nothing was touched yet.
                         return Err(format!(
                             "volume group {} is called {} by now; if that one is to be fenced, ask for it by this name",
                             record.name, l.vg_name
                         ));
                     }
-                    Some(l) if l.frozen => return Ok("lvmlockd had it frozen already".into()),
-                    Some(_) => {}
-                    None => return Ok("lvmlockd has no such lockspace any more".into()),
+                    if renamed && l.state == LockspaceState::Removing {
+                        format!("the lockspace of {} is being removed", l.vg_name)
+                    } else {
+                        if renamed {
+                            self.follow(group, l);
+                        }
+                        match self.kill(l) {
+                            Ok(done) => return Ok((StepResult::Done, done.into())),
+                            // The answer may have been lost after the deed: the next look shows it.
+                            Err(e) => e.to_string(),
+                        }
+                    }
                 }
-            }
+            };
             if self.host.system.monotonic() >= until {
-                return Err(failure.to_string());
+                return Err(failure);
             }
             self.pause();
+        }
+    }
+
+    fn kill(&self, lockspace: &Lockspace) -> crate::host::Result<&'static str> {
+        if lockspace.frozen {
+            return Ok("lvmlockd had it frozen already");
+        }
+        let vg = lockspace.vg_name.clone();
+        self.ask("kill_vg", move |h| h.lvmlockd.kill_vg(&vg))?;
+        Ok("lvmlockd grants no more locks")
+    }
+
+    /// A volume group was renamed since it was looked at, and the fence goes through: it is frozen, and once it is proven released, in the lockspace
+    /// that it has by now. That is written down before: a successor would take it for one in use anew.
+    fn follow(&mut self, group: usize, to: &Lockspace) {
+        let of_it = |s: &SanlockLockspace| {
+            s.name == to.name && s.host_id == to.host_id && s.state != LockspaceState::Removing
+        };
+        let sanlock = self.ask("asking sanlock for its status", |h| h.sanlock.status());
+        let told = sanlock
+            .ok()
+            .and_then(|s| s.lockspaces.into_iter().find(of_it));
+        let Some((record, report)) = self
+            .groups
+            .get_mut(group)
+            .zip(self.report.volume_groups.get_mut(group))
+        else {
+            return;
+        };
+        record.called = (record.name != to.vg_name).then(|| to.vg_name.clone());
+        report.lockspace = Some(to.name.clone());
+        report.host_id = Some(to.host_id);
+        report.generation = told.and_then(|s| s.generation).or(to.generation);
+        report.released_after = None;
+        let note = format!(
+            "Volume group {} was renamed to {} before its locks were frozen: it is cut off, and its locks are released, by that name",
+            record.name, to.vg_name
+        );
+        self.note(note);
+        let given_up = self.report.outcome == Outcome::NotProven;
+        let record = self.as_record(given_up);
+        if let Err(e) = self.journal.resume(&record) {
+            self.note_journal(&e);
         }
     }
 }

@@ -54,8 +54,8 @@ impl Fence<'_> {
     }
 
     /// Its record, as it is now.
-    pub(super) fn put_aside(&mut self) {
-        let record = Record {
+    pub(super) fn as_record(&self, finished: bool) -> Record {
+        Record {
             begun: Begun {
                 order: self.order.clone(),
                 groups: self.groups.clone(),
@@ -63,8 +63,12 @@ impl Fence<'_> {
                 report: self.report.clone(),
             },
             steps: self.report.steps.clone(),
-            finished: Some(self.report.clone()),
-        };
+            finished: finished.then(|| self.report.clone()),
+        }
+    }
+
+    pub(super) fn put_aside(&mut self) {
+        let record = self.as_record(true);
         if let Err(e) = self.journal.give_way(record) {
             self.note_journal(&e);
         }

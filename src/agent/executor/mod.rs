@@ -30,13 +30,12 @@ use crate::fence::budget::ResetWindow;
 use crate::fence::order::ReleaseLocks;
 use crate::fence::plan::{self, Plan};
 use crate::fence::report::{
-    DeviceReport, FenceReport, LocksOutcome, Outcome, StepKind, StepReport, StepResult,
-    VolumeGroupReport,
+    DeviceReport, FenceReport, LocksOutcome, Outcome, StepKind, StepResult, VolumeGroupReport,
 };
 use crate::fence::selection::{self, RefusalReason};
 use crate::fence::{DmDevice, Inventory, Lockspace, LockspaceState, Order, VolumeGroup};
 use crate::host::{Bell, Host, Result};
-use release::Next;
+use release::{Next, same_incarnation};
 
 /// How long one question to the kernel or a daemon may take.
 const ASK: Duration = Duration::from_secs(3);
@@ -190,6 +189,7 @@ pub fn record(vg: &VolumeGroup) -> GroupRecord {
     };
     GroupRecord {
         name: vg.name.clone(),
+        called: None,
         uuid: vg.uuid.clone(),
         lvmlock: vg.lvmlock.as_ref().map(|d| d.uuid.clone()),
         pvs: vg.pvs.iter().map(|pv| pv.dev).collect(),
@@ -235,6 +235,7 @@ impl Fence<'_> {
             self.stand();
             let release = release.get_or_insert_with(|| self.begin_release());
             if self.release(release, fresh) == Next::ProveAgain {
+                self.freeze_missing();
                 let guard = self.quiesce();
                 proof = self.swap(guard);
             }
@@ -349,11 +350,12 @@ impl Fence<'_> {
         limited::call(self.host, what, ASK, call)
     }
 
-    /// Index of a step of a volume group; of its first one for [`StepKind::Quiesce`].
+    /// Index of a step of a volume group, of which each has one; not for [`StepKind::Quiesce`]. By its place: of two volume groups that have one name
+    /// by now, none is to pass for the other.
     fn step(&self, kind: StepKind, group: usize) -> Option<usize> {
-        let name = &self.groups.get(group)?.name;
-        let is = |s: &StepReport| s.kind == kind && s.volume_group == *name;
-        self.report.steps.iter().position(is)
+        let steps = self.report.steps.iter().enumerate();
+        let mut of_kind = steps.filter(|(_, s)| s.kind == kind);
+        of_kind.nth(group).map(|(index, _)| index)
     }
 
     fn result(&self, kind: StepKind, group: usize) -> Option<StepResult> {
@@ -461,7 +463,13 @@ impl Fence<'_> {
             let other = ls.is_some_and(|l| !same_incarnation(group, l.host_id, l.generation));
             let was_frozen = self.result(StepKind::FreezeLocks, g) == Some(StepResult::Done);
             let mut own = lvmlockd.iter().filter(|l| l.is_of(&group.uuid, name));
-            let anew = |l: &Lockspace| l.name != name || (was_frozen && !l.frozen);
+            if let Some(renamed) = own.clone().find(|l| l.name != name) {
+                return Some(format!(
+                    "volume group {} is called {} by now, and may be in use anew: ask for it by that name",
+                    group.name, renamed.vg_name
+                ));
+            }
+            let anew = |l: &Lockspace| was_frozen && !l.frozen;
             let why = "it was joined to its lockspace again since, so it is in use anew";
             (other || own.any(anew)).then(|| format!("volume group {}: {why}", group.name))
         })
@@ -484,14 +492,4 @@ impl Fence<'_> {
             )
         };
     }
-}
-
-/// Whether a lockspace is the one that the fence began with. A generation that is not told on either side does not speak against it.
-fn same_incarnation(
-    group: &crate::fence::report::VolumeGroupReport,
-    host_id: u64,
-    generation: Option<u64>,
-) -> bool {
-    let known_to_differ = matches!((group.generation, generation), (Some(a), Some(b)) if a != b);
-    group.host_id == Some(host_id) && !known_to_differ
 }

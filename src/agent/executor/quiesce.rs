@@ -99,8 +99,9 @@ impl Fence<'_> {
                 .map
                 .as_ref()
                 .filter(|_| step.kind == StepKind::Quiesce)?;
-            let group = self.groups.iter().find(|g| g.name == step.volume_group)?;
-            let record = group.maps.iter().find(|m| m.name == *name)?;
+            // Two volume groups may have one name by now; a map has its own.
+            let groups = self.groups.iter().filter(|g| g.name == step.volume_group);
+            let record = groups.flat_map(|g| &g.maps).find(|m| m.name == *name)?;
             Some(Map {
                 step: index,
                 uuid: record.uuid.clone(),

@@ -1,15 +1,20 @@
 //! Having the lock manager let go, once the fence is proven; and seeing that it did.
 //!
 //! The answer to `drop_vg` proves nothing, and may come late or never while sanlock has long let go: sanlock and wdmd are asked until they say so.
-//! A drop has no generation argument, so it is sent only to the lockspace that the fence froze: same host id, same generation, still frozen.
+//! A drop has no generation argument, so it is sent only to the lockspace that the fence froze: same UUID, same host id, same generation, still frozen.
+//!
+//! sanlock knows lockspaces by name only. That it has none of that name says that the locks are released where the fence froze them, since nobody
+//! renames what is frozen. Where it could not, lvmlockd has to say that it has none of the volume group's UUID; as long as it does not answer,
+//! nothing is called released.
 
 use std::time::Duration;
 
 use super::limited::{self, Pending};
 use super::track::Proof;
-use super::{Fence, LIST_LIMIT, LOOK_AGAIN, same_incarnation};
+use super::{Fence, LIST_LIMIT, LOOK_AGAIN};
+use crate::agent::journal::GroupRecord;
 use crate::fence::budget::watchdog_client;
-use crate::fence::report::{LocksOutcome, StepKind, StepResult, VolumeGroupReport};
+use crate::fence::report::{LocksOutcome, StepKind, StepReport, StepResult, VolumeGroupReport};
 use crate::fence::{LockspaceState, Monotonic, Watchdog};
 use crate::host::{Bell, SanlockStatus};
 
@@ -44,6 +49,23 @@ pub(super) struct Release {
 struct Sent {
     call: Pending<()>,
     failed: bool,
+}
+
+/// What is to be done about one volume group.
+enum Then {
+    Wait,
+    Drop(String),
+    /// Its locks are held under another name: they have to be frozen, and all of it proven again.
+    Freeze,
+}
+
+/// Where locks are that sanlock does not hold under the volume group's name.
+enum Nowhere {
+    Sure,
+    /// Not known, or not to be changed; with why.
+    Unsure(String),
+    /// In another lockspace that was not frozen.
+    Renamed(String),
 }
 
 /// What sanlock says about a lockspace of the fence.
@@ -99,12 +121,18 @@ impl Fence<'_> {
                 Err(e) => self.note(format!("sanlock failed to answer during the release: {e}")),
                 Ok(sanlock) => {
                     for (group, drop) in drops.iter_mut().enumerate() {
-                        if self.release_group(group, sanlock, &watchdog, drop.is_some()) {
-                            match self.still_closed(&mut proof, fresh) {
-                                Some(true) => *drop = self.drop_group(group, bell),
+                        match self.release_group(group, sanlock, &watchdog, drop.is_some()) {
+                            Then::Wait => {}
+                            Then::Freeze => {
+                                if self.host.system.monotonic() < self.release_until(*began) {
+                                    return Next::ProveAgain;
+                                }
+                            }
+                            Then::Drop(vg) => match self.still_closed(&mut proof, fresh) {
+                                Some(true) => *drop = Some(self.drop_group(group, bell, vg)),
                                 Some(false) => return Next::ProveAgain,
                                 None => {}
-                            }
+                            },
                         }
                     }
                 }
@@ -157,28 +185,34 @@ impl Fence<'_> {
         }
     }
 
-    /// One round for one volume group: looks for what has been reached. Whether its lockspace is to be dropped now.
+    /// One round for one volume group: looks for what has been reached.
     fn release_group(
         &mut self,
         group: usize,
         sanlock: &SanlockStatus,
         watchdog: &Watchdog,
         sent: bool,
-    ) -> bool {
+    ) -> Then {
         let release = self.step(StepKind::Release, group);
         let confirm = self.step(StepKind::ConfirmRelease, group);
         let Some(report) = self.report.volume_groups.get(group) else {
-            return false;
+            return Then::Wait;
         };
-        let uuid = report.uuid.clone();
         match held(report, sanlock) {
-            Held::No if self.renamed(group, &uuid) => {
-                let why = "the volume group was renamed, and its locks are held under its new name";
-                self.begin(release);
-                self.end(release, StepResult::Failed, why.into());
-                false
-            }
             Held::No => {
+                match self.nowhere(group, sanlock) {
+                    Nowhere::Sure => {}
+                    Nowhere::Unsure(why) => {
+                        self.fell_short(release, why);
+                        return Then::Wait;
+                    }
+                    Nowhere::Renamed(why) => {
+                        let freeze = self.step(StepKind::FreezeLocks, group);
+                        self.end(freeze, StepResult::Failed, why.clone());
+                        self.fell_short(release, why);
+                        return Then::Freeze;
+                    }
+                }
                 let client = match (&report.lockspace, report.host_id) {
                     (Some(l), Some(id)) => watchdog_client(l, id),
                     _ => String::new(),
@@ -202,7 +236,7 @@ impl Fence<'_> {
                 }
                 self.begin(confirm);
                 if self.result(StepKind::ConfirmRelease, group) != Some(StepResult::Running) {
-                    return false;
+                    return Then::Wait;
                 }
                 let let_go = watchdog.known && !watchdog.clients.iter().any(|c| c.0 == client);
                 if let_go {
@@ -211,44 +245,89 @@ impl Fence<'_> {
                     let why = "sanlock let go; wdmd does not answer, as when the fence began";
                     self.end(confirm, StepResult::Done, why.into());
                 }
-                false
+                Then::Wait
             }
             Held::Anew => {
                 let why = "the lockspace was joined again since: it is not the fence's to drop";
                 self.begin(release);
                 self.end(release, StepResult::Failed, why.into());
-                false
+                Then::Wait
             }
-            Held::Yes => !sent && !self.taken_away() && self.may_drop(group),
+            Held::Yes if sent || self.taken_away() => Then::Wait,
+            Held::Yes => self.may_drop(group).map_or(Then::Wait, Then::Drop),
         }
     }
 
-    /// Whether its locks could not be frozen because it has another name and another lockspace by now.
-    fn renamed(&self, group: usize, uuid: &str) -> bool {
-        if self.result(StepKind::FreezeLocks, group) == Some(StepResult::Done) {
-            return false;
+    /// A step has not succeeded yet; said again only when there is another reason.
+    fn fell_short(&mut self, step: Option<usize>, why: String) {
+        let said = step.and_then(|at| self.report.steps.get(at));
+        let same = |s: &StepReport| {
+            s.result == StepResult::Failed && s.message.as_deref() == Some(why.as_str())
+        };
+        if !said.is_some_and(same) {
+            self.begin(step);
+            self.end(step, StepResult::Failed, why);
+        }
+    }
+
+    /// Whether the volume group's locks are nowhere, since sanlock does not hold them under its name.
+    fn nowhere(&self, group: usize, sanlock: &SanlockStatus) -> Nowhere {
+        let frozen = self.result(StepKind::FreezeLocks, group);
+        let confirmed = self.result(StepKind::ConfirmRelease, group) == Some(StepResult::Done);
+        let Some(of) = self.report.volume_groups.get(group) else {
+            return Nowhere::Sure;
+        };
+        // What was frozen keeps its name. One that was joined under another name since has been released before.
+        if frozen == Some(StepResult::Done) || confirmed {
+            return Nowhere::Sure;
         }
         let known = self.ask("asking lvmlockd for its lockspaces", |h| {
             h.lvmlockd.lockspaces()
         });
-        known.is_ok_and(|known| known.iter().any(|l| l.vg_uuid == uuid))
+        let known = match known {
+            Ok(known) => known,
+            Err(e) => {
+                return Nowhere::Unsure(format!(
+                    "its locks could not be frozen, and lvmlockd does not tell whether they are held under another name: {e}; tried again"
+                ));
+            }
+        };
+        let alive = |name: &str| {
+            let mut all = sanlock.lockspaces.iter();
+            all.any(|s| s.name == name && s.state != LockspaceState::Removing)
+        };
+        let other = known.iter().find(|l| {
+            l.vg_uuid == of.uuid
+                && Some(&l.name) != of.lockspace.as_ref()
+                && (l.state != LockspaceState::Removing || alive(&l.name))
+        });
+        match other {
+            None => Nowhere::Sure,
+            Some(l) if frozen == Some(StepResult::Failed) => {
+                Nowhere::Renamed(format!("the volume group is called {} by now", l.vg_name))
+            }
+            // There was no lockspace when the fence began: whose that one is is not known.
+            Some(l) => Nowhere::Unsure(format!(
+                "its locks are held under the name {} that it has by now, and were not when they were to be frozen: ask for it by that name",
+                l.vg_name
+            )),
+        }
     }
 
-    fn drop_group(&mut self, group: usize, bell: &Bell) -> Option<Sent> {
+    fn drop_group(&mut self, group: usize, bell: &Bell, vg: String) -> Sent {
         // Written down before it is done.
         self.begin(self.step(StepKind::Release, group));
-        let name = self.groups.get(group)?.name.clone();
-        let vg = name.clone();
+        let name = vg.clone();
         let call = move |h: &crate::host::Host| h.lvmlockd.drop_vg(&vg, DROP_LIMIT);
         let what = "dropping the lockspace";
-        Some(Sent {
+        Sent {
             call: Pending::start_about(self.host, bell, what, &name, call),
             failed: false,
-        })
+        }
     }
 
-    /// Whether lvmlockd still has the lockspace frozen: only then is it the one that this fence froze.
-    fn may_drop(&mut self, group: usize) -> bool {
+    /// Whether lvmlockd still has the lockspace frozen: only then is it the one that this fence froze. By which name it is to be dropped.
+    fn may_drop(&mut self, group: usize) -> Option<String> {
         let release = self.step(StepKind::Release, group);
         let known = self.ask("asking lvmlockd for its lockspaces", |h| {
             h.lvmlockd.lockspaces()
@@ -262,12 +341,12 @@ impl Fence<'_> {
                 fence.begin(release);
                 fence.end(release, StepResult::Failed, why);
             }
-            false
+            None
         };
         match known {
             Err(e) => refuse(self, format!("lvmlockd cannot be asked: {e}; tried again")),
             Ok(known) => match known.iter().find(|l| l.name == name && l.is_of(&uuid, &name)) {
-                Some(l) if l.frozen => true,
+                Some(l) if l.frozen => Some(l.vg_name.clone()),
                 Some(_) => refuse(self, "lvmlockd does not have the lockspace frozen: not dropped, since a volume may come into use".into()),
                 None => refuse(self, "lvmlockd no longer knows the lockspace that sanlock still holds: not dropped".into()),
             },
@@ -277,7 +356,7 @@ impl Fence<'_> {
     fn drop_answered(&mut self, group: usize, drop: &mut Option<Sent>) {
         let Some(sent) = drop else { return };
         if let Some(Err(e)) = sent.call.take() {
-            let name = self.groups.get(group).map_or("", |g| g.name.as_str());
+            let name = self.groups.get(group).map_or("", GroupRecord::vg);
             let note =
                 format!("drop_vg of {name} was not answered well, which proves nothing: {e}");
             self.note(note);
@@ -310,10 +389,14 @@ impl Fence<'_> {
                 .volume_groups
                 .get(group)
                 .is_some_and(|g| g.released_after.is_some());
-            let why = if gone {
-                "sanlock let go, but wdmd was not seen to"
-            } else {
-                "sanlock was not seen to let go"
+            let failed = self
+                .step(StepKind::Release, group)
+                .and_then(|at| self.report.steps.get(at))
+                .filter(|s| s.result == StepResult::Failed);
+            let why = match failed.and_then(|s| s.message.clone()) {
+                Some(why) if !gone => why,
+                _ if gone => "sanlock let go, but wdmd was not seen to".to_owned(),
+                _ => "sanlock was not seen to let go".to_owned(),
             };
             for kind in [StepKind::Release, StepKind::ConfirmRelease] {
                 if !matches!(
@@ -321,7 +404,7 @@ impl Fence<'_> {
                     Some(StepResult::Done | StepResult::Skipped | StepResult::Failed)
                 ) {
                     self.begin(self.step(kind, group));
-                    self.end(self.step(kind, group), StepResult::Failed, why.into());
+                    self.end(self.step(kind, group), StepResult::Failed, why.clone());
                 }
             }
             open.push(format!("volume group {name}: {why}"));
@@ -356,4 +439,14 @@ fn held(group: &VolumeGroupReport, sanlock: &SanlockStatus) -> Held {
         Some(l) if !same_incarnation(group, l.host_id, l.generation) => Held::Anew,
         Some(_) => Held::Yes,
     }
+}
+
+/// Whether a lockspace is the one that the fence began with. A generation that is not told on either side does not speak against it.
+pub(super) fn same_incarnation(
+    group: &VolumeGroupReport,
+    host_id: u64,
+    generation: Option<u64>,
+) -> bool {
+    let known_to_differ = matches!((group.generation, generation), (Some(a), Some(b)) if a != b);
+    group.host_id == Some(host_id) && !known_to_differ
 }

@@ -477,9 +477,7 @@ mod tests {
         let mut groups = [GroupRecord {
             name: "vg".into(),
             uuid: "v".repeat(32),
-            lvmlock: None,
-            pvs: Vec::new(),
-            maps: Vec::new(),
+            ..GroupRecord::default()
         }];
         let mut book = Book::default();
         book.plan(0, &[Arc::new(device("linear"))], now);

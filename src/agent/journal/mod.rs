@@ -74,10 +74,13 @@ pub struct MapRecord {
 }
 
 /// What a successor needs to know of a volume group, beyond the report.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GroupRecord {
-    /// Name.
+    /// Name, as the order has it.
     pub name: String,
+    /// What lvmlockd calls it, where it was renamed before its locks were frozen.
+    #[serde(default)]
+    pub called: Option<String>,
     /// UUID.
     pub uuid: String,
     /// UUID of the `lvmlock` volume, which is left alone.
@@ -86,6 +89,14 @@ pub struct GroupRecord {
     pub pvs: Vec<crate::fence::DevNo>,
     /// Its multipath maps.
     pub maps: Vec<MapRecord>,
+}
+
+impl GroupRecord {
+    /// What lvmlockd calls it.
+    #[must_use]
+    pub fn vg(&self) -> &str {
+        self.called.as_ref().unwrap_or(&self.name)
+    }
 }
 
 /// How a fence began.

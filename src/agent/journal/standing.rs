@@ -257,9 +257,7 @@ mod tests {
             group: GroupRecord {
                 name: "vg".into(),
                 uuid: uuid.into(),
-                lvmlock: None,
-                pvs: vec![],
-                maps: vec![],
+                ..GroupRecord::default()
             },
             boot_id: boot_id.into(),
             by: "r".into(),

@@ -433,6 +433,9 @@ impl Simulation {
             }
         }
         for (uuid, group) in &mut groups {
+            if let Some(l) = &group.lockspace {
+                group.name.clone_from(&l.vg_name);
+            }
             group.devices = members.remove(uuid).unwrap_or_default().into();
         }
         Inventory {

@@ -49,6 +49,28 @@ impl State {
         self.refresh(name, below);
     }
 
+    /// A volume group gets another name: its lockspace is stopped, and the one of its new name joined, whose generations count from the beginning.
+    /// It is the fence's business still, if it was.
+    pub fn rename(&mut self, vg_uuid: &str, to: &str) {
+        for l in &mut self.lockspaces {
+            if l.lockspace.vg_uuid == vg_uuid {
+                to.clone_into(&mut l.lockspace.vg_name);
+                l.lockspace.name = format!("lvm_{to}");
+                l.lockspace.generation = Some(1);
+                l.lockspace.frozen = false;
+            }
+        }
+        let prefix = format!("LVM-{vg_uuid}");
+        for d in self.devices.values_mut() {
+            if d.dm.uuid.starts_with(&prefix) && d.dm.name.ends_with("-lvmlock") {
+                d.dm.name = format!("{to}-lvmlock");
+            }
+        }
+        if self.targets.contains(vg_uuid) {
+            self.allow(vg_uuid);
+        }
+    }
+
     /// The lockspace of a volume group is joined after it had gone: another generation.
     pub fn join(&mut self, lockspace: crate::fence::Lockspace) {
         self.lockspaces.push(SimulatedLockspace {

@@ -6,7 +6,7 @@ use crate::agent::executor::run;
 use crate::agent::journal::Journal;
 use crate::fence::report::{LocksOutcome, Outcome, StepKind, StepResult};
 use crate::fence::selection::RefusalReason;
-use crate::host::simulated::{Daemon, Dropping, Group, InFlight, Layout, State, uuid_of};
+use crate::host::simulated::{Daemon, Dropping, InFlight, Layout, State};
 
 fn bench() -> Bench {
     Bench::new(&Layout::default())
@@ -281,66 +281,4 @@ fn when_all_goes_well_the_proof_waits_for_no_clock() {
     let verify = step(&report, StepKind::Verify, "vg1");
     let proven = verify.at.zip(verify.took).map(|(at, took)| at + took);
     assert_eq!(proven, Some(seconds(0)), "{report:#?}");
-}
-
-/// What happens between a look at the node and the fence: an administrator gives it another name, and uses it.
-fn renamed(bench: &Bench, to: &str) {
-    bench.node.state(|s| {
-        for l in &mut s.lockspaces {
-            if l.lockspace.vg_uuid == uuid_of("vg1") {
-                l.lockspace.vg_name = to.into();
-                l.lockspace.name = format!("lvm_{to}");
-            }
-        }
-    });
-}
-
-#[test]
-fn a_volume_group_that_was_renamed_since_it_was_looked_at_is_left_alone() {
-    let bench = Bench::new(&Layout::default());
-    let inventory = bench.node.inventory();
-    renamed(&bench, "new");
-    let report = bench.fence_as_seen(inventory);
-    bench.check();
-    assert!(
-        matches!(report.outcome, Outcome::Refused(_))
-            && report.message.contains("called new by now"),
-        "{report:#?}"
-    );
-    assert_eq!(bench.node.log(), Vec::<String>::new());
-    assert!(bench.held("vg1") && report.locks == LocksOutcome::Kept);
-}
-
-/// The first volume group of the order is frozen by then, so that the fence goes through: nothing is called released that is held under another name.
-#[test]
-fn locks_that_are_held_under_another_name_are_not_called_released() {
-    let bench = Bench::new(&Layout {
-        groups: vec![Group::target("vg0"), Group::target("vg1")],
-    });
-    let inventory = bench.node.inventory();
-    renamed(&bench, "new");
-    let report = bench.fence_as_seen(inventory);
-    bench.check();
-    assert!(bench.held("vg1") && !bench.held("vg0"), "{report:#?}");
-    assert_eq!(report.locks, LocksOutcome::NotConfirmed, "{report:#?}");
-}
-
-/// The name is another volume group's by now: its lockspace is not the fence's to drop.
-#[test]
-fn a_lockspace_that_has_the_name_of_the_fenced_one_by_now_is_not_dropped() {
-    let bench = Bench::new(&Layout::default());
-    let inventory = bench.node.inventory();
-    renamed(&bench, "new");
-    bench.node.state(|s| {
-        let other = s
-            .lockspaces
-            .iter_mut()
-            .find(|l| l.lockspace.vg_name == "other");
-        let other = &mut other.expect("another one").lockspace;
-        (other.vg_name, other.name) = ("vg1".into(), "lvm_vg1".into());
-    });
-    let report = bench.fence_as_seen(inventory);
-    assert_eq!(bench.count("drop_vg vg1"), 0);
-    assert!(bench.held("other") && bench.held("vg1"), "{report:#?}");
-    assert_ne!(report.locks, LocksOutcome::Released);
 }

@@ -7,6 +7,7 @@ mod expedite;
 mod faults;
 mod giveway;
 mod properties;
+mod renamed;
 mod scenarios;
 
 pub(super) use bench::Bench;
