@@ -13,7 +13,7 @@ use crate::agent::observe::observe;
 use crate::fence::budget::ResetWindow;
 use crate::fence::report::{FenceReport, Outcome};
 use crate::fence::selection::RefusalReason;
-use crate::fence::{Inventory, LockManager, Lockspace, Monotonic, VolumeGroup};
+use crate::fence::{Inventory, LockManager, Lockspace, LockspaceState, Monotonic, VolumeGroup};
 use crate::host::{Bell, Host};
 
 /// One look at the node, or one list of its devices.
@@ -120,20 +120,21 @@ fn without_lockspace(host: &Host, options: &Options, inventory: &Inventory) -> O
         .ok()
         .and_then(|(journal, _)| journal.standings().all().ok())
         .unwrap_or_default();
-    if let Some(standing) = standings.iter().find(|s| s.group.name == *vg)
+    if let LockManager::LvmlockdUnavailable(why) = &inventory.lock_manager {
+        // What it does not say it may still have, even another volume group that is called so by now: lvmlockctl would have it dropped for a 0.
+        // Somebody may start it again, and nobody calls the hook a second time.
+        return Own::TryAgain(why.clone());
+    }
+    if let Some(standing) = standings.iter().find(|s| s.group.vg() == vg)
         && let Ok(message) = proven(host, &standing.group)
     {
         if standing.keep_locks {
             return Own::Verdict(kept::of(standing));
         }
-        return Own::Verdict(Verdict::Proven(format!(
-            "{message}; it had been fenced by {}",
-            standing.by
-        )));
-    }
-    if let LockManager::LvmlockdUnavailable(why) = &inventory.lock_manager {
-        // What it does not say it may still have: somebody may start it again, and nobody calls the hook a second time.
-        return Own::TryAgain(why.clone());
+        let verdict = Verdict::Proven(format!("{message}; it had been fenced by {}", standing.by));
+        return Own::Verdict(
+            anew(&standing.group, inventory.lock_manager.lockspaces()).unwrap_or(verdict),
+        );
     }
     Own::Verdict(Verdict::Unproven(format!(
         "{vg} is no volume group that can be fenced here: no lockspace of it is running that has an active device. Nothing was touched"
@@ -318,15 +319,90 @@ fn proven(host: &Host, group: &GroupRecord) -> Result<String, String> {
 fn joined_anew(host: &Host, group: &GroupRecord) -> Option<Verdict> {
     let ask = |h: &Host| h.lvmlockd.lockspaces();
     let known = limited::call(host, "asking lvmlockd for its lockspaces", LOOK, ask).ok()?;
-    let anew = |l: &Lockspace| l.vg_uuid == group.uuid && !l.frozen;
-    known.iter().any(anew).then(|| {
-        Verdict::Unproven(format!(
-            "the lockspace of {} grants locks again, so it was joined anew since, and is not to be dropped",
-            group.name
-        ))
-    })
+    anew(group, &known)
+}
+
+fn anew(group: &GroupRecord, known: &[Lockspace]) -> Option<Verdict> {
+    let vg = group.vg();
+    let why = known.iter().find_map(|l| {
+        let others = !l.vg_uuid.is_empty() && l.state != LockspaceState::Removing;
+        match (l.vg_uuid == group.uuid, l.vg_name == vg) {
+            (true, _) if !l.frozen => Some("grants locks again, so it was joined anew since"),
+            (false, true) if others => Some("is another volume group's, which is called so by now"),
+            _ => None,
+        }
+    })?;
+    Some(Verdict::Unproven(format!(
+        "the lockspace of {vg} {why}, and is not to be dropped"
+    )))
 }
 
 fn millis(at: Monotonic) -> u64 {
     at.0.as_millis().try_into().unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lockspace_that_is_not_the_fenced_one_is_not_dropped_for_it() {
+        let fenced = GroupRecord {
+            name: "vg1".into(),
+            uuid: "1".into(),
+            ..GroupRecord::default()
+        };
+        let renamed = GroupRecord {
+            called: Some("new".into()),
+            ..fenced.clone()
+        };
+        let lockspace = |vg: &str, uuid: &str, frozen| Lockspace {
+            vg_name: vg.into(),
+            vg_uuid: uuid.into(),
+            frozen,
+            ..Lockspace::default()
+        };
+        let removing = Lockspace {
+            state: LockspaceState::Removing,
+            ..lockspace("vg1", "2", false)
+        };
+        for (group, known, says) in [
+            (&fenced, vec![], None),
+            (&fenced, vec![lockspace("vg1", "1", true)], None),
+            (&fenced, vec![lockspace("vg2", "2", false)], None),
+            (
+                &fenced,
+                vec![lockspace("vg1", "1", false)],
+                Some("grants locks again"),
+            ),
+            // Under whatever name.
+            (
+                &fenced,
+                vec![lockspace("new", "1", false)],
+                Some("grants locks again"),
+            ),
+            (
+                &fenced,
+                vec![lockspace("vg1", "2", true)],
+                Some("another volume group's"),
+            ),
+            (&renamed, vec![lockspace("vg1", "2", false)], None),
+            (
+                &renamed,
+                vec![lockspace("new", "2", false)],
+                Some("another volume group's"),
+            ),
+            // On its way out, or of sanlock alone: what a drop leaves for a moment.
+            (&fenced, vec![removing], None),
+            (&fenced, vec![lockspace("vg1", "", false)], None),
+        ] {
+            let verdict = anew(group, &known);
+            let Some(says) = says else {
+                assert_eq!(verdict, None, "{known:?}");
+                continue;
+            };
+            let said = matches!(&verdict, Some(Verdict::Unproven(m)) if m.contains(says));
+            assert!(said, "{known:?}: {verdict:?}");
+        }
+    }
 }

@@ -38,6 +38,53 @@ fn beside_another() -> Bench {
     bench
 }
 
+/// The fenced volume group was renamed elsewhere, and another one that is called so by now loses its lease.
+fn with_its_name() -> Bench {
+    let bench = Bench {
+        node: Simulation::new(&Layout {
+            groups: vec![Group::target("other"), Group::target("vg1")],
+        }),
+        state: tempfile::tempdir().expect("a directory"),
+    };
+    bench.fence_as_agent().expect("nobody killed it");
+    let host = bench.node.host();
+    let later = host.system.monotonic() + Duration::from_secs(9);
+    host.system.wait(&crate::host::Bell::default(), 0, later);
+    bench.node.state(|s| {
+        // No two devices have one name.
+        s.deactivate("vg1-lvmlock");
+        s.rename(&uuid_of("other"), "vg1");
+    });
+    bench
+}
+
+#[test]
+fn the_fence_of_one_vouches_for_none_that_has_its_name_by_now() {
+    let open = |b: &Bench| b.node.state(|s| s.not_fenced(&uuid_of("other")));
+    let bench = with_its_name();
+    bench.node.state(|s| s.lvmlockd = Daemon::Dead);
+    let (verdict, _) = bench.hook();
+    assert!(matches!(verdict, Verdict::Unproven(_)), "{verdict:?}");
+    assert!(!open(&bench).is_empty());
+    // It has a lockspace, and no device that could be fenced.
+    let bench = with_its_name();
+    bench.node.state(|s| {
+        s.devices
+            .retain(|_, d| !d.dm.uuid.contains(&uuid_of("other")));
+    });
+    let (verdict, _) = bench.hook();
+    let says = |m: &String| m.contains("another volume group's");
+    assert!(
+        matches!(&verdict, Verdict::Unproven(m) if says(m)),
+        "{verdict:?}"
+    );
+    // By itself it is fenced as any.
+    let bench = with_its_name();
+    let (verdict, _) = bench.hook();
+    assert!(matches!(verdict, Verdict::Proven(_)), "{verdict:?}");
+    assert_eq!(open(&bench), Vec::<String>::new());
+}
+
 #[test]
 fn a_hook_that_is_killed_loses_no_fence_that_it_went_before() {
     let options = |bench: &Bench| Options {
