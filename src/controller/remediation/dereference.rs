@@ -6,7 +6,7 @@ use kube::runtime::reflector::ObjectRef;
 use kube::{Api, ResourceExt};
 
 use super::plan::{has_finalizer, request_name};
-use super::predecessor::is_taken_back;
+use super::predecessor::taken_back_by;
 use super::records;
 use crate::api::governing::outranked_by;
 use crate::api::remediation::{REMEDIATION_UID_LABEL, contract};
@@ -32,8 +32,8 @@ pub struct Facts {
     pub request: Option<StorageFenceRequest>,
     /// The older request that governs the node instead of ours.
     pub governed_by: Option<StorageFenceRequest>,
-    /// Whether that one serves another remediation, which takes it back.
-    pub predecessor_goes: bool,
+    /// Name of the other remediation that one serves, if it takes it back.
+    pub predecessor: Option<String>,
     /// What the node's agent says now, if one answers.
     pub storage: Option<NodeStorageStatus>,
     /// All policies.
@@ -67,7 +67,7 @@ pub async fn dereference(
         node_boot_id: None,
         request: None,
         governed_by: None,
-        predecessor_goes: false,
+        predecessor: None,
         storage: None,
         policies: context.caches.readable_policies(),
         name_taken: false,
@@ -96,8 +96,8 @@ pub async fn dereference(
         }
         if let Some(request) = &facts.request {
             facts.governed_by = outranked_by(request, &others).cloned();
-            let goes = |other| is_taken_back(other, all);
-            facts.predecessor_goes = facts.governed_by.as_ref().is_some_and(goes);
+            let governor = facts.governed_by.as_ref();
+            facts.predecessor = governor.and_then(|other| taken_back_by(other, all));
             let about = requests::dereference(request, &context.caches);
             facts.storage = about.current_agent().map(|(_, storage)| storage.clone());
         }

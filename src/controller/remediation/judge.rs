@@ -181,9 +181,11 @@ fn judge_other(
             }
         },
     };
-    if short.is_some() && facts.predecessor_goes {
+    if let Some(predecessor) = &facts.predecessor
+        && short.is_some()
+    {
         let message = format!(
-            "the older request {} of another remediation, which was given up, is being taken back",
+            "the older request {} of remediation {predecessor}, which was given up, is being taken back",
             other.name_any()
         );
         return Verdict::new(Stand::Working, reason::STARTED, message);

@@ -7,22 +7,21 @@ use super::plan::may_be_withdrawn;
 use crate::api::remediation::REMEDIATION_UID_LABEL;
 use crate::api::{StorageFenceRemediation, StorageFenceRequest};
 
-/// Whether `request` serves another of the `remediations`, which takes it back: it was given up before the request came to anything, or was deleted.
+/// The other of the `remediations` that `request` serves, if that takes it back: it was given up before the request came to anything, or was deleted.
 /// What such a request says of the node is no answer for whoever comes next: its turn comes a moment later.
 #[must_use]
-pub fn is_taken_back(
+pub fn taken_back_by(
     request: &StorageFenceRequest,
     remediations: &[StorageFenceRemediation],
-) -> bool {
-    let Some(uid) = request.labels().get(REMEDIATION_UID_LABEL) else {
-        return false;
-    };
-    let mut served = remediations
-        .iter()
-        .filter(|r| r.uid().as_ref() == Some(uid));
-    served.any(|r| {
+) -> Option<String> {
+    let uid = request.labels().get(REMEDIATION_UID_LABEL)?;
+    let goes = |r: &StorageFenceRemediation| {
         r.metadata.deletion_timestamp.is_some() || (timed_out(r) && may_be_withdrawn(r, request))
-    })
+    };
+    let served = remediations
+        .iter()
+        .find(|r| r.uid().as_ref() == Some(uid) && goes(r));
+    served.map(ResourceExt::name_any)
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ fn second_beside(
     let second = remediation(&json!({ "name": "n1-second", "uid": "second" }));
     let mut facts = facts(Some(request(&json!({}))));
     facts.governed_by = Some(first.clone());
-    facts.predecessor_goes = is_taken_back(first, remediations);
+    facts.predecessor = taken_back_by(first, remediations);
     let verdict = judge(&second, &facts, NOW);
     (verdict.stand, verdict.reason)
 }
@@ -56,7 +56,7 @@ fn what_the_first_has_fenced_is_an_answer_for_the_second() {
     let proven = first(ConditionStatus::True, said::PROVEN);
     let released = condition("LocksReleased", ConditionStatus::True, said::RELEASED);
     let proven = with(proven, released);
-    assert!(!is_taken_back(&proven, &[timed_out()]));
+    assert_eq!(taken_back_by(&proven, &[timed_out()]), None);
     let short = first(ConditionStatus::False, said::NOT_PROVEN);
     assert_eq!(second_beside(&short, &[timed_out()]).0, Stand::Failed);
 }

@@ -38,7 +38,7 @@ pub fn facts(request: Option<StorageFenceRequest>) -> Facts {
         node_boot_id: None,
         request,
         governed_by: None,
-        predecessor_goes: false,
+        predecessor: None,
         storage: None,
         policies: Vec::new(),
         name_taken: false,

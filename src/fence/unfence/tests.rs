@@ -283,7 +283,7 @@ fn where_the_lockspace_is() {
         (vec![with(|l| l.vg_uuid = "2".into())], LockState::Absent),
         (
             vec![with(|l| {
-                (l.name, l.vg_name) = ("lvm_vg2".into(), "vg2".into())
+                (l.name, l.vg_name) = ("lvm_vg2".into(), "vg2".into());
             })],
             LockState::Joined {
                 renamed: Some("vg2".into()),

@@ -133,7 +133,7 @@ fn a_plan_and_the_fence_after_it_have_records_of_their_own() {
         );
     }
     // A plan is made once an outage, also after it was turned on again.
-    let (mut node, _) = changed(std::slice::from_ref(&dry), &[dry.clone()], true);
+    let (mut node, _) = changed(std::slice::from_ref(&dry), std::slice::from_ref(&dry), true);
     node.sentry
         .hear(Learned::Policies(vec![policy("p0", &dry)]), at(1022));
     assert!(node.look(1022, down()).fence.is_none());
