@@ -299,6 +299,13 @@ fn renamed_between_looks(node: &Node) -> Result {
     let hook = |vg: &str| node.run(&format!("/payload/bin/storage-fence kill-hook {vg}"), LIMIT);
     agent(node)?;
     node.sh_within("lvchange -an or-a-b/c", LIMIT)?;
+    // vgrename takes the leases' volume down right after sanlock has closed it, which is when udev looks at what may have been written to it; LVM
+    // then goes on under the old name, and cannot write the leases of the new one.
+    node.sh_within(
+        "mkdir -p /run/udev/rules.d; echo 'ENV{DM_NAME}==\"*-lvmlock\", OPTIONS=\"nowatch\"' >/run/udev/rules.d/99-rig-nowatch.rules; \
+         udevadm control --reload; udevadm trigger --settle --action=change /dev/mapper/or--a--b-lvmlock",
+        LIMIT,
+    )?;
     let uuid = node.sh("vgs --noheadings -o vg_uuid or-a-b | tr -d ' -'")?;
     // A fence under its former name has looked at it, and is held before its first step.
     node.write_file(
