@@ -257,5 +257,10 @@ fn a_volume_group_that_has_the_name_of_one_that_stands_is_fenced_itself() {
             (&Outcome::Proven, LocksOutcome::Released)
         );
         assert_eq!(bench.count("kill_vg vg1"), 2, "{:#?}", bench.node.log());
+        let mut steps = report.steps.iter();
+        assert!(
+            steps.all(|s| s.result != StepResult::Planned),
+            "{report:#?}"
+        );
     }
 }
