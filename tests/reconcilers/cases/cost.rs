@@ -231,7 +231,9 @@ pub async fn an_idle_cluster_is_left_alone(bed: &Bed) -> Result {
     let pass = async |span: Duration| {
         let began = Instant::now();
         while began.elapsed() < span {
-            nodes.iter().for_each(|(node, _)| node.renew());
+            for (node, _) in &nodes {
+                node.renew();
+            }
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
     };
