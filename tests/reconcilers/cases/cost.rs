@@ -9,6 +9,7 @@ use kube::api::{WatchEvent, WatchParams};
 use serde_json::json;
 
 use crate::bed::Bed;
+use crate::controller::AGENT_TIMEOUT;
 use crate::node::{RunningAgent, TestNode, storage};
 use crate::support::progress::say;
 use crate::support::{Context, Result};
@@ -237,8 +238,8 @@ pub async fn an_idle_cluster_is_left_alone(bed: &Bed) -> Result {
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
     };
-    // Whatever the start still has to say is said.
-    pass(Duration::from_secs(5)).await;
+    // Whatever the start still has to say is said: a new leader looks once at each Node of other cases whose agent is gone, when it has waited for it.
+    pass(AGENT_TIMEOUT + Duration::from_secs(10)).await;
     let before = answered(bed).await?;
     let (asked_before, leases_before) = asked(bed, &nodes).await?;
     let counts = before.get("storagefence.io/nodestorages APPLY").copied();
