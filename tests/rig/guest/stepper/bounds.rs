@@ -10,8 +10,8 @@ use super::Watch;
 
 /// Device nodes that are no way to any storage: device-mapper commands, and what is said to the kernel's log.
 const NODES: [&str; 2] = ["/dev/mapper/control", "/dev/kmsg"];
-/// What the kernel tells, what lies in memory, and how the host is set up.
-const FOLDERS: [&str; 4] = ["/proc/", "/sys/", "/run/", "/etc/"];
+/// What the kernel tells, what lies in memory, how the host is set up, and the libraries that the loader brings before anything else.
+const FOLDERS: [&str; 6] = ["/proc/", "/sys/", "/run/", "/etc/", "/lib/", "/usr/lib/"];
 
 const AT_FDCWD: u64 = 0xffff_ff9c;
 const CLONE_THREAD: u64 = 0x1_0000;
