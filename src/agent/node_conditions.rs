@@ -183,7 +183,8 @@ fn next(groups: &[(&VolumeGroup, Reach)]) -> String {
         return String::new();
     }
     format!(
-        ". {} is not fenced: when its lease is lost, the watchdog resets the host. A policy (kubectl get sfp) or a StorageFenceRequest fences it",
+        ". Not fenced: {}. When its lease is lost, the watchdog resets the host, unless a kill hook that is in force fences it first. A policy \
+         (kubectl get sfp) or a StorageFenceRequest fences it now",
         names.join(", ")
     )
 }

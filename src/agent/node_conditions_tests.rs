@@ -145,7 +145,7 @@ fn what_threatens_the_host_is_said_and_nothing_else() {
         lvmlock: Some(DmDevice::default()),
         ..group("gone", &[(false, "gone")])
     };
-    let threatens = "down is not fenced: when its lease is lost, the watchdog resets the host";
+    let threatens = "Not fenced: down. When its lease is lost, the watchdog resets the host";
     for groups in [vec![down()], vec![down(), gone.clone()]] {
         let [says, _] = ask(&mut Outages::default(), 1000, groups);
         assert!(says.message.contains(threatens), "{says:?}");

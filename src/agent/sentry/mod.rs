@@ -83,10 +83,11 @@ pub struct Sentry {
     last_look: Option<Monotonic>,
     closely: bool,
     records: Records,
-    reported: BTreeSet<(String, String)>,
+    /// By UUID of a volume group: the episode that was reported last.
+    reported: BTreeMap<String, String>,
     not_before: BTreeMap<String, Monotonic>,
-    /// Names of fences that were due already.
-    told: BTreeSet<String>,
+    /// By UUID of the first volume group that it was about: the name of the fence that was due last.
+    told: BTreeMap<String, String>,
     in_hand: BTreeSet<String>,
     make: mpsc::UnboundedSender<StorageFenceRequest>,
     outlook: watch::Sender<Outlook>,
@@ -111,9 +112,9 @@ impl Sentry {
             last_look: None,
             closely: false,
             records: Records(store.load(FENCES)),
-            reported: BTreeSet::new(),
+            reported: BTreeMap::new(),
             not_before: BTreeMap::new(),
-            told: BTreeSet::new(),
+            told: BTreeMap::new(),
             in_hand: BTreeSet::new(),
             make,
             outlook: watch::Sender::default(),
@@ -271,18 +272,16 @@ impl Sentry {
                 Verdict::Due(alarm) => alarm,
             };
             if policy.spec.response == Response::Report {
-                if self
-                    .reported
-                    .insert((group.uuid.clone(), alarm.episode.clone()))
-                {
+                let episode = alarm.episode.clone();
+                let last = self.reported.insert(group.uuid.clone(), episode);
+                if last.as_ref() != Some(&alarm.episode) {
                     due.reports
                         .push(in_words(policy, &[(group.name.as_str(), &alarm)]));
                 }
                 continue;
             }
-            let answered =
-                |r: &Records| r.answered(&group.uuid, &alarm.episode, policy.spec.dry_run);
-            if answered(&self.records) {
+            let dry_run = policy.spec.dry_run;
+            if self.records.answered(&group.uuid, &alarm.episode, dry_run) {
                 continue;
             }
             let not_before = self
@@ -291,9 +290,7 @@ impl Sentry {
                 .copied()
                 .unwrap_or_default();
             if busy || now < not_before || self.in_hand.contains(&group.uuid) {
-                due.held_up |= now >= not_before
-                    && !policy.spec.dry_run
-                    && !self.in_hand.contains(&group.uuid);
+                due.held_up |= now >= not_before && !dry_run && !self.in_hand.contains(&group.uuid);
                 wait(not_before.since(now).max(Duration::from_millis(200)));
                 continue;
             }
@@ -325,7 +322,10 @@ impl Sentry {
             .map(|a| (a.name.as_str(), &a.alarm))
             .collect();
         due.fence = Some((fence.order(), in_words(policy, &seen)));
-        due.again = !self.told.insert(fence.name().to_owned());
+        if let Some(of) = answers.first().map(|a| a.uuid.clone()) {
+            let last = self.told.insert(of, fence.name().to_owned());
+            due.again = last.as_deref() == Some(fence.name());
+        }
         self.records.0.push(fence);
         self.records.bound();
         // Before the fence begins: a successor has to know it by name.

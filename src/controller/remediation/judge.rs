@@ -185,7 +185,7 @@ fn judge_other(
         && short.is_some()
     {
         let message = format!(
-            "the older request {} of remediation {predecessor}, which was given up, is being taken back",
+            "waits for the older request {} of remediation {predecessor}, which was given up or deleted, to be taken back",
             other.name_any()
         );
         return Verdict::new(Stand::Working, reason::STARTED, message);

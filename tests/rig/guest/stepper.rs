@@ -121,6 +121,8 @@ struct Watch {
     memory: File,
     /// The shell before it: nothing of that counts.
     begun: bool,
+    /// Whether its libraries are there.
+    loaded: bool,
     /// Threads inside a call that counts, and the points that are reached when it is done.
     inside: HashMap<Pid, Vec<(usize, usize)>>,
     /// Whom a socket was connected to.
@@ -136,6 +138,7 @@ impl Watch {
             points,
             memory: File::open(format!("/proc/{pid}/mem")).context("reading its memory")?,
             begun: false,
+            loaded: false,
             inside: HashMap::new(),
             peers: HashMap::new(),
         })
@@ -173,6 +176,7 @@ impl Watch {
                         // The shell's own beginning may still be seen.
                         let line = std::fs::read(format!("/proc/{}/cmdline", self.pid))?;
                         self.begun |= !line.split(|b| *b == 0).any(|a| a == START.as_bytes());
+                        self.loaded = false;
                         self.memory = File::open(format!("/proc/{}/mem", self.pid))?;
                     }
                     (thread, None)
@@ -201,6 +205,7 @@ impl Watch {
         let info = ptrace::syscall_info(thread).map_err(|e| format!("{e:?}"))?;
         if info.op == ENTRY {
             let registers = ptrace::getregs(thread).map_err(|e| format!("{e:?}"))?;
+            self.loaded |= registers.orig_rax == bounds::LOADED;
             let args = [registers.rdi, registers.rsi, registers.rdx, registers.r10];
             if let Some(told) = self.out_of_bounds(registers.orig_rax, args)
                 && !self.result.out_of_bounds.contains(&told)

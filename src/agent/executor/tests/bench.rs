@@ -40,11 +40,14 @@ impl Bench {
 
     /// A fence of what was seen, whatever has changed since.
     pub(super) fn fence_as_seen(&self, inventory: Inventory) -> FenceReport {
-        let (mut journal, _) = self.journal();
+        self.fence_anew(&mut self.journal().0, inventory)
+    }
+
+    fn fence_anew(&self, journal: &mut Journal, inventory: Inventory) -> FenceReport {
         let host = self.node.host();
         run(
             &host,
-            &mut journal,
+            journal,
             &self.order,
             inventory,
             &|| false,
@@ -65,15 +68,7 @@ impl Bench {
             if let Some(record) = left.filter(Record::unfinished) {
                 resume(&host, &mut journal, record, &mut |_| ())
             } else {
-                let inventory = self.node.inventory();
-                run(
-                    &host,
-                    &mut journal,
-                    &self.order,
-                    inventory,
-                    &|| false,
-                    &mut |_| (),
-                )
+                self.fence_anew(&mut journal, self.node.inventory())
             }
         }))
         .ok()

@@ -10,8 +10,12 @@ use super::Watch;
 
 /// Device nodes that are no way to any storage: device-mapper commands, and what is said to the kernel's log.
 const NODES: [&str; 2] = ["/dev/mapper/control", "/dev/kmsg"];
-/// What the kernel tells, what lies in memory, how the host is set up, and the libraries that the loader brings before anything else.
-const FOLDERS: [&str; 6] = ["/proc/", "/sys/", "/run/", "/etc/", "/lib/", "/usr/lib/"];
+/// What the kernel tells, what lies in memory, and how the host is set up.
+const FOLDERS: [&str; 4] = ["/proc/", "/sys/", "/run/", "/etc/"];
+/// Where the loader finds the C library, which the rig's build of the program is linked with, other than the release build.
+const LIBRARIES: [&str; 2] = ["/lib/", "/usr/lib/"];
+/// `set_tid_address`: the C library calls it once, when all of it is loaded (glibc, `__tls_init_tp`).
+pub(super) const LOADED: u64 = 218;
 
 const AT_FDCWD: u64 = 0xffff_ff9c;
 const CLONE_THREAD: u64 = 0x1_0000;
@@ -53,7 +57,9 @@ impl Watch {
             format!("{}/{name}", self.name_of(folder))
         };
         let inside = |folder: &&str| format!("{path}/").starts_with(*folder);
-        let expected = NODES.contains(&&*path) || FOLDERS.iter().any(inside);
+        let library = path.contains(".so.") && LIBRARIES.iter().any(inside);
+        let expected =
+            NODES.contains(&&*path) || FOLDERS.iter().any(inside) || library && !self.loaded;
         // Under whatever name. One that is not there, or not yet, has none but its own.
         let kind = fs::metadata(&path).map(|m| m.file_type());
         let node = kind.is_ok_and(|k| k.is_block_device() || k.is_char_device());
