@@ -87,7 +87,15 @@ pub async fn every_example_is_taken_as_it_is(bed: &Bed) -> Result {
     let mut found = Vec::new();
     files(&root().join(EXAMPLES), &mut found)?;
     ensure(found.len() >= 13, format!("examples: {found:?}"))?;
-    let strictly = ["apply", "--dry-run=server", "--validate=strict", "-f"];
+    // By the server: another case makes one of them at the same time, and kubectl alone looks first and then creates.
+    let strictly = [
+        "apply",
+        "--server-side",
+        "--force-conflicts",
+        "--dry-run=server",
+        "--validate=strict",
+        "-f",
+    ];
     for file in &found {
         let path = file.display().to_string();
         let taken = bed.kubectl(&[&strictly[..], &[&path]].concat()).await?;
