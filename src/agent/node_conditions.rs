@@ -57,7 +57,7 @@ enum Reach {
     Gone,
 }
 
-fn reach(group: &VolumeGroup, outages: &Outages, now: Monotonic) -> Reach {
+fn reach(group: &VolumeGroup, outages: &Outages, looked: Monotonic) -> Reach {
     // An outage goes on until its end has settled.
     if let Some(outage) = outages.of(&group.uuid) {
         return match outage.loss {
@@ -68,8 +68,12 @@ fn reach(group: &VolumeGroup, outages: &Outages, now: Monotonic) -> Reach {
     if group.pvs.is_empty() {
         return Reach::Unknown;
     }
-    let unrenewed = |g: &VolumeGroup| g.lockspace.as_ref().is_some_and(|l| renewals_fail(l, now));
-    if outages.silent(&group.uuid, now).is_some() || unrenewed(group) {
+    let unrenewed = |g: &VolumeGroup| {
+        g.lockspace
+            .as_ref()
+            .is_some_and(|l| renewals_fail(l, looked))
+    };
+    if outages.silent(&group.uuid, looked).is_some() || unrenewed(group) {
         return Reach::Silent;
     }
     match group.paths() {
@@ -79,15 +83,11 @@ fn reach(group: &VolumeGroup, outages: &Outages, now: Monotonic) -> Reach {
     }
 }
 
-/// Both conditions.
+/// Both conditions, as of the last look: what has changed since is not known.
 #[must_use]
-pub fn conditions(
-    inventory: Result<&Inventory, &str>,
-    outages: &Outages,
-    now: Monotonic,
-) -> [Says; 2] {
+pub fn conditions(inventory: Result<&Inventory, &str>, outages: &Outages) -> [Says; 2] {
     match inventory {
-        Ok(inventory) => [paths(inventory, outages, now), fenced(inventory)],
+        Ok(inventory) => [paths(inventory, outages), fenced(inventory)],
         Err(why) => [SAN_PATHS_AVAILABLE, STORAGE_FENCED].map(|type_| Says {
             type_,
             status: ConditionStatus::Unknown,
@@ -97,12 +97,12 @@ pub fn conditions(
     }
 }
 
-fn paths(inventory: &Inventory, outages: &Outages, now: Monotonic) -> Says {
+fn paths(inventory: &Inventory, outages: &Outages) -> Says {
     let groups: Vec<(&VolumeGroup, Reach)> = inventory
         .volume_groups
         .iter()
         .filter(|g| g.on_san())
-        .map(|g| (g, reach(g, outages, now)))
+        .map(|g| (g, reach(g, outages, inventory.taken_at)))
         .collect();
     let worst = groups.iter().map(|(_, reach)| *reach).max();
     let which: Vec<&str> = groups

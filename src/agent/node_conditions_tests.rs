@@ -62,7 +62,7 @@ fn inventory(second: u64, volume_groups: Vec<VolumeGroup>) -> Inventory {
 fn ask(outages: &mut Outages, second: u64, groups: Vec<VolumeGroup>) -> [Says; 2] {
     let inventory = inventory(second, groups);
     outages.see(&inventory);
-    conditions(Ok(&inventory), outages, inventory.taken_at)
+    conditions(Ok(&inventory), outages)
 }
 
 #[test]
@@ -224,11 +224,7 @@ fn the_paths_of_a_fenced_volume_group_are_still_seen() {
 
 #[test]
 fn what_is_not_seen_is_unknown() {
-    let both = conditions(
-        Err("no /dev/mapper/control"),
-        &Outages::default(),
-        Monotonic::default(),
-    );
+    let both = conditions(Err("no /dev/mapper/control"), &Outages::default());
     for says in both {
         assert_eq!(says.status, ConditionStatus::Unknown);
         assert_eq!(says.reason, reason::NOT_OBSERVED);

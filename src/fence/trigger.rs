@@ -53,6 +53,9 @@ pub struct NodeCondition {
 pub struct Signs<'a> {
     /// When.
     pub now: Monotonic,
+    /// When the node was looked at. What was renewed since is not known: a lease is as old as it was then, or one that is renewed would be taken for
+    /// one that is not, wherever looks are rarer or slower than the renewals leave time for.
+    pub looked: Monotonic,
     /// Its outage, if there is one.
     pub outage: Option<&'a Outage>,
     /// Its lockspace. Without one there is no lease to renew.
@@ -127,9 +130,9 @@ pub enum Verdict {
 }
 
 /// Whether the lease of a lockspace is not being renewed: sanlock says so, or the last renewal is further back than one that takes its whole
-/// time-out (a renewal whose write hangs is not called failed before the lease is lost).
+/// time-out (a renewal whose write hangs is not called failed before the lease is lost). `looked`: when sanlock was asked.
 #[must_use]
-pub fn renewals_fail(lockspace: &Lockspace, now: Monotonic) -> bool {
+pub fn renewals_fail(lockspace: &Lockspace, looked: Monotonic) -> bool {
     /// Renewals come every two I/O time-outs, and one may take another; then a little for the clocks, which count whole seconds.
     const OVERDUE: u32 = 3;
     const CLOCKS: u32 = 2;
@@ -143,7 +146,7 @@ pub fn renewals_fail(lockspace: &Lockspace, now: Monotonic) -> bool {
             let limit = Duration::from_secs(limit.into());
             lockspace
                 .last_renewal
-                .is_some_and(|at| now.since(at) > limit)
+                .is_some_and(|at| looked.since(at) > limit)
         }
         LockspaceState::Adding | LockspaceState::Removing => false,
     }
@@ -219,7 +222,7 @@ fn episode_of_outage(outage: &Outage) -> String {
 
 /// The lockspace, if its lease is not being renewed, and when it last was.
 fn failing<'a>(signs: &Signs<'a>) -> Option<(&'a Lockspace, Monotonic)> {
-    let lockspace = signs.lockspace.filter(|l| renewals_fail(l, signs.now))?;
+    let lockspace = signs.lockspace.filter(|l| renewals_fail(l, signs.looked))?;
     Some((lockspace, lockspace.last_renewal?))
 }
 
@@ -227,7 +230,7 @@ fn renewals(rules: &Rules, signs: &Signs<'_>) -> Verdict {
     let (Some(wanted), Some((_, renewed))) = (rules.renewals_failing, failing(signs)) else {
         return Verdict::Quiet;
     };
-    let held = signs.now.since(renewed);
+    let held = signs.looked.since(renewed);
     after(held, wanted, || Alarm {
         cause: Cause::RenewalsFailing,
         episode: format!("renewal@{}", renewed.0.as_secs()),

@@ -39,8 +39,20 @@ fn watchdog() -> Watchdog {
 }
 
 fn ask(rules: &Rules, now: u64, outage: Option<&Outage>, lease: Option<&Lockspace>) -> Verdict {
+    ask_of(rules, now, now, outage, lease)
+}
+
+/// At `now`, about a look at `looked`.
+fn ask_of(
+    rules: &Rules,
+    looked: u64,
+    now: u64,
+    outage: Option<&Outage>,
+    lease: Option<&Lockspace>,
+) -> Verdict {
     let signs = Signs {
         now: at(now),
+        looked: at(looked),
         outage,
         lockspace: lease,
         watchdog: &watchdog(),
@@ -136,6 +148,30 @@ fn a_lease_that_is_renewed_is_quiet_whatever_the_limit() {
     }
 }
 
+/// Looks may be rarer than renewals, or take long: what was renewed since is not known.
+#[test]
+fn a_lease_is_as_old_as_it_was_when_it_was_looked_at() {
+    let absurd = Rules {
+        renewals_failing: Some(s(1)),
+        budget_below: Some(s(3600)),
+        ..Rules::default()
+    };
+    let renewed = lockspace(100, LockspaceState::Healthy);
+    for now in [120, 133, 180] {
+        let verdict = ask_of(&absurd, 120, now, None, Some(&renewed));
+        assert_eq!(verdict, Verdict::Quiet, "{now}");
+    }
+    // Nor does one that is late grow older than it was seen.
+    let forty = Rules {
+        budget_below: None,
+        ..everything()
+    };
+    let late = ask_of(&forty, 135, 150, None, Some(&renewed));
+    assert_eq!(late, Verdict::Waits(s(5)));
+    let due = ask_of(&forty, 140, 150, None, Some(&renewed));
+    assert_eq!(cause(&due), Some(&Cause::RenewalsFailing));
+}
+
 #[test]
 fn a_lease_that_is_not_renewed_sets_it_off_though_no_path_is_missed() {
     let failing = lockspace(100, LockspaceState::RenewalFailing);
@@ -178,6 +214,7 @@ fn the_budget_counts_down_to_the_earliest_reset() {
     );
     let signs = Signs {
         now: at(200),
+        looked: at(200),
         outage: None,
         lockspace: Some(&failing),
         watchdog: &Watchdog::default(),
@@ -209,6 +246,7 @@ fn a_condition_of_the_node_counts_by_type_status_and_duration() {
     let ask = |conditions: &[NodeCondition]| {
         let signs = Signs {
             now: at(0),
+            looked: at(0),
             outage: None,
             lockspace: None,
             watchdog: &watchdog(),
@@ -268,6 +306,7 @@ fn play(delay: Duration, looks: impl IntoIterator<Item = (u64, bool)>) -> Vec<(u
             &rules,
             &Signs {
                 now: Monotonic(Duration::from_millis(ms)),
+                looked: Monotonic(Duration::from_millis(ms)),
                 outage: outages.of("u"),
                 lockspace: None,
                 watchdog: &watchdog(),

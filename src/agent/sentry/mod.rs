@@ -185,7 +185,7 @@ impl Sentry {
         }
         let policies = inventory.map(|i| self.policies(i)).unwrap_or_default();
         let outlook = Outlook {
-            conditions: conditions(inventory, &self.outages, now).into(),
+            conditions: conditions(inventory, &self.outages).into(),
             policies,
         };
         self.outlook.send_if_modified(|old| {
@@ -343,6 +343,7 @@ impl Sentry {
     ) -> Verdict {
         let signs = Signs {
             now,
+            looked: inventory.taken_at,
             outage: self.outages.of(&group.uuid),
             lockspace: group.lockspace.as_ref(),
             watchdog: &inventory.watchdog,

@@ -16,6 +16,7 @@ use crate::fence::{
 mod changed;
 mod conditions;
 mod in_hand;
+mod old_looks;
 mod to_nothing;
 
 fn at(seconds: u64) -> Monotonic {
@@ -107,8 +108,13 @@ impl Node {
     }
 
     fn look_busy(&mut self, second: u64, groups: Vec<VolumeGroup>, busy: bool) -> Due {
+        self.turn(second, second, groups, busy)
+    }
+
+    /// The desk's turn at `second`, with what was seen at `looked`.
+    fn turn(&mut self, looked: u64, second: u64, groups: Vec<VolumeGroup>, busy: bool) -> Due {
         let inventory = Inventory {
-            taken_at: at(second),
+            taken_at: at(looked),
             boot_id: "boot".into(),
             volume_groups: groups,
             lock_manager: LockManager::Running(vec![]),
