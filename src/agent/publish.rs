@@ -117,10 +117,11 @@ impl Board {
                 };
                 match apply_status(&api, target, &part).await {
                     Ok(_) => self.written(&uid, part),
-                    // It was deleted, or made again under the same name.
+                    // It was deleted, and maybe made again under the same name: the watch tells so too, and has it forgotten. Until then what
+                    // is wanted next is tried: an answer about this part must not take the next one with it.
                     Err(error) if error.is_not_found() || error.is_conflict() => {
-                        tracing::info!(request = name, %error, "status not written: the request is gone");
-                        self.forget(&uid);
+                        tracing::info!(request = name, %error, "status not written: the request seems to be gone");
+                        self.written(&uid, part);
                     }
                     Err(error) if error.is_invalid() => {
                         tracing::error!(request = name, %error, "status refused; are the installed CRDs of this version?");
@@ -139,6 +140,71 @@ impl Board {
             } else {
                 backoff.reset();
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::api::request::NodeFence;
+    use crate::kubernetes::mock;
+
+    fn part(generation: i64) -> AgentPart {
+        AgentPart {
+            node: Some(NodeFence {
+                observed_generation: generation,
+                ..NodeFence::default()
+            }),
+            ..AgentPart::default()
+        }
+    }
+
+    /// Two parts are wanted while the first is being written and answered with `status`: whether the second is written.
+    async fn written_after(status: u16) -> bool {
+        let board = Board::default();
+        let (late, asked) = (board.clone(), Arc::new(Mutex::new(Vec::new())));
+        let seen = Arc::clone(&asked);
+        let client = mock::client(move |call| {
+            let generation = call.body["status"]["node"]["observedGeneration"].clone();
+            let first = {
+                let mut seen = seen.lock().unwrap();
+                seen.push(generation);
+                seen.len() == 1
+            };
+            if !first {
+                let metadata = json!({ "name": "a" });
+                let spec = json!({ "nodeName": "n" });
+                return (200, json!({ "metadata": metadata, "spec": spec }));
+            }
+            late.want("u", "a", part(2), AgentPart::default);
+            let message = "no";
+            (
+                status,
+                json!({ "kind": "Status", "apiVersion": "v1", "code": status, "reason": "x", "message": message, "status": "Failure" }),
+            )
+        });
+        board.want("u", "a", part(1), AgentPart::default);
+        let metrics = Metrics::default();
+        let written = async {
+            while !(asked.lock().unwrap().contains(&json!(2)) && board.settled()) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::select! {
+            () = board.publish(client, &metrics) => false,
+            ended = tokio::time::timeout(Duration::from_secs(5), written) => ended.is_ok(),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_wanted_meanwhile_is_not_lost_with_a_part_that_the_server_refuses() {
+        for status in [404, 409, 422, 500] {
+            assert!(written_after(status).await, "{status}");
         }
     }
 }

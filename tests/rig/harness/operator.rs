@@ -149,6 +149,21 @@ impl Cluster {
             .and_then(|pod| pod["metadata"]["name"].as_str().map(str::to_owned)))
     }
 
+    /// What the agents of all nodes said last, and where their threads are: for whoever has to find out why a scenario failed. It goes by the
+    /// nodes' own line, since the network may be what is broken.
+    pub fn words_of_agents(&self) -> String {
+        const ASK: &str = "for a in $(pgrep -f 'storage-fence agent'); do \
+             for t in /proc/$a/task/*; do echo \"$(cat $t/comm) $(cat $t/wchan) $(grep State $t/status)\"; done | sort | uniq -c; done; \
+             tail -qn 30 /var/log/pods/*_storage-fence-agent*/*/*.log; uptime";
+        let mut words = String::new();
+        for node in self.nodes() {
+            let said = node.run(ASK, Duration::from_secs(20));
+            let said = said.map_or_else(|e| e.to_string(), |a| a.out + &a.err);
+            words.push_str(&format!("the agent on {}:\n{said}\n", node.name()));
+        }
+        words
+    }
+
     /// Takes every request away, so that the next scenario begins without any. Its node may still stand fenced: that is what a reboot is for.
     pub fn delete_requests(&self) -> Result {
         let control_plane = self.control_plane()?;

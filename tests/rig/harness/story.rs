@@ -69,6 +69,9 @@ pub fn run(all: &[Scenario], options: &Options, stay: impl Fn(&mut Cluster)) -> 
         let ended = prepare(&mut cluster, scenario, options).and_then(|cluster| {
             let told = (scenario.tell)(cluster);
             if told.is_err() {
+                if cluster.control_plane().is_ok() {
+                    println!("{}", cluster.words_of_agents());
+                }
                 cluster.mark_dirty();
             }
             told

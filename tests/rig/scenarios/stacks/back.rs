@@ -36,7 +36,7 @@ const UPPER: [(&str, &str); 4] = [
 ];
 
 /// Active again, in any order that a user may choose: LVM brings what is below.
-const ACTIVATE: &str = "set -e; for lv in lin str thin idle org cached pcached wcached mirror checked five enc luks disk inner; do lvchange -aey san-a/$lv; done; \
+const ACTIVATE: &str = "set -e; for lv in lin str pool thin idle org cached pcached wcached mirror checked five enc luks disk inner; do lvchange -aey san-a/$lv; done; \
      for lv in tsnap extthin; do lvchange -aey -K san-a/$lv; done; \
      cryptsetup open --key-file /run/luks.key /dev/san-a/luks luks-open; \
      dmsetup create enc-open --uuid CRYPT-PLAIN-enc --table \"0 65536 crypt aes-xts-plain64 $(printf '%064d' 7) 0 /dev/san-a/enc 0\"; \
