@@ -22,6 +22,10 @@ use crate::host::Host;
 
 /// The list is read again at least that often: new devices may have appeared.
 const LIST_EVERY: Duration = Duration::from_secs(1);
+/// How often a fence that takes long tells what it waits for.
+const TELL_EVERY: Duration = Duration::from_secs(5);
+/// So many devices are named in a step's message; each has its own besides.
+const NAMED: usize = 3;
 
 /// Everything that the loop holds.
 pub(super) struct Swap {
@@ -32,6 +36,7 @@ pub(super) struct Swap {
     /// Epoch of the book when the last list was begun.
     listed_epoch: Option<u64>,
     began: Monotonic,
+    told: Monotonic,
     deadline: Monotonic,
     given_up: bool,
 }
@@ -54,6 +59,7 @@ impl Fence<'_> {
             last_list: None,
             listed_epoch: None,
             began: now,
+            told: now,
             deadline: budget::swap_deadline(now, self.order.drain_timeout, self.reset),
             given_up: false,
         };
@@ -85,6 +91,7 @@ impl Fence<'_> {
             if self.gives_way(&swap, now) {
                 return None;
             }
+            self.tell_what_is_missing(&mut swap, now);
             swap.start_devices(self.host, now);
             swap.start_list(self.host, now);
             self.host
@@ -135,6 +142,27 @@ impl Fence<'_> {
                 self.begin(self.step(StepKind::Verify, group));
             }
         }
+    }
+
+    /// I/O may take its whole time to end: whoever waits for the fence is told what it waits for, and not only in the end.
+    fn tell_what_is_missing(&mut self, swap: &mut Swap, now: Monotonic) {
+        if self.report.outcome != Outcome::InProgress || now.since(swap.told) < TELL_EVERY {
+            return;
+        }
+        swap.told = now;
+        swap.book
+            .report(&mut self.report.volume_groups, false, false, now);
+        for group in 0..self.groups.len() {
+            let missing = swap.missing(group, now);
+            for kind in [StepKind::Swap, StepKind::Verify] {
+                let step = self.step(kind, group);
+                let step = step.and_then(|i| self.report.steps.get_mut(i));
+                if let Some(step) = step.filter(|s| s.result == StepResult::Running) {
+                    step.message = Some(missing.clone());
+                }
+            }
+        }
+        self.publish();
     }
 
     fn proven(&mut self, swap: &Swap, now: Monotonic) {
@@ -263,6 +291,22 @@ impl Swap {
     pub(super) fn has_looked(&self, now: Monotonic) -> bool {
         let falls_short = self.last_list.is_some() && !self.book.all_settled();
         falls_short || now.since(self.began) >= LIST_LIMIT
+    }
+
+    /// What a group's proof waits for, in words.
+    fn missing(&self, group: usize, now: Monotonic) -> String {
+        let all = self.book.shortcomings(group);
+        if all.is_empty() {
+            let since = self.list.as_ref().map_or(now, |(_, list)| list.started());
+            let waited = now.since(since).as_secs();
+            return format!("waits for the kernel's list of the devices, since {waited} s");
+        }
+        let (named, more) = all.split_at(NAMED.min(all.len()));
+        let more = match more.len() {
+            0 => String::new(),
+            n => format!(" and {n} more"),
+        };
+        format!("waits for {}{more}", named.join(", "))
     }
 
     pub(super) const fn began(&self) -> Monotonic {

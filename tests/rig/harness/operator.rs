@@ -159,7 +159,7 @@ impl Cluster {
         for node in self.nodes() {
             let said = node.run(ASK, Duration::from_secs(20));
             let said = said.map_or_else(|e| e.to_string(), |a| a.out + &a.err);
-            words.push_str(&format!("the agent on {}:\n{said}\n", node.name()));
+            words += &["the agent on ", node.name(), ":\n", &said, "\n"].concat();
         }
         words
     }

@@ -4,11 +4,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use super::Bench;
-use super::bench::seconds;
+use super::bench::{seconds, step};
 use crate::agent::executor::{resume, run};
 use crate::agent::journal::{Journal, Record, Waits, Wanted};
 use crate::fence::order::Selection;
-use crate::fence::report::{DeviceOutcome, FenceReport, LocksOutcome, Outcome};
+use crate::fence::report::{
+    DeviceOutcome, FenceReport, LocksOutcome, Outcome, StepKind, StepResult,
+};
 use crate::fence::{Monotonic, Order};
 use crate::host::simulated::{Group, InFlight, Layout, uuid_of};
 use crate::host::{Bell, Host};
@@ -125,6 +127,22 @@ fn a_fence_that_hangs_lets_another_go_first_and_is_proven_when_its_io_ends() {
     assert_eq!(devices(&report), fell_short);
     assert!(report.message.contains("tried on"), "{}", report.message);
     assert!(bench.held("a") && bench.count("drop_vg a") == 0);
+    // Nor was it silent until then.
+    let waits = |r: &FenceReport| {
+        let (swap, device) = (step(r, StepKind::Swap, "a"), &r.volume_groups[0].devices[0]);
+        let running = swap.result == StepResult::Running;
+        running.then(|| (swap.message.clone(), device.message.clone()))
+    };
+    let waited: Vec<_> = process.told.iter().filter_map(waits).collect();
+    let told = |seconds: u64| {
+        let device = format!(
+            "its I/O that was already issued has not ended for {seconds} s: the kernel cannot swap its table before"
+        );
+        (Some("waits for a-lv0".to_owned()), Some(device))
+    };
+    for seconds in [5, 10, 15] {
+        assert!(waited.contains(&told(seconds)), "{waited:?}");
+    }
 
     let (report, none) = process.fence("b", Waits::Another);
     assert!(none.is_none());
