@@ -125,13 +125,18 @@ fn gone_for_good_has_a_delay_of_its_own() {
     assert_eq!(ask(&only_gone, 900, Some(&down), None), Verdict::Quiet);
 }
 
-#[test]
-fn a_lease_that_is_renewed_is_quiet_whatever_the_limit() {
-    let absurd = Rules {
+/// Limits that any lease passes.
+fn absurd() -> Rules {
+    Rules {
         renewals_failing: Some(s(1)),
         budget_below: Some(s(3600)),
         ..Rules::default()
-    };
+    }
+}
+
+#[test]
+fn a_lease_that_is_renewed_is_quiet_whatever_the_limit() {
+    let absurd = absurd();
     for now in 100..=132 {
         let healthy = lockspace(100, LockspaceState::Healthy);
         assert_eq!(
@@ -151,11 +156,7 @@ fn a_lease_that_is_renewed_is_quiet_whatever_the_limit() {
 /// Looks may be rarer than renewals, or take long: what was renewed since is not known.
 #[test]
 fn a_lease_is_as_old_as_it_was_when_it_was_looked_at() {
-    let absurd = Rules {
-        renewals_failing: Some(s(1)),
-        budget_below: Some(s(3600)),
-        ..Rules::default()
-    };
+    let absurd = absurd();
     let renewed = lockspace(100, LockspaceState::Healthy);
     for now in [120, 133, 180] {
         let verdict = ask_of(&absurd, 120, now, None, Some(&renewed));

@@ -299,14 +299,16 @@ impl Swap {
         if all.is_empty() {
             let since = self.list.as_ref().map_or(now, |(_, list)| list.started());
             let waited = now.since(since).as_secs();
-            return format!("waits for the kernel's list of the devices, since {waited} s");
+            return format!(
+                "not proven yet: the kernel has been listing the devices for {waited} s"
+            );
         }
         let (named, more) = all.split_at(NAMED.min(all.len()));
         let more = match more.len() {
             0 => String::new(),
             n => format!(" and {n} more"),
         };
-        format!("waits for {}{more}", named.join(", "))
+        format!("not proven yet: {}{more}", named.join(", "))
     }
 
     pub(super) const fn began(&self) -> Monotonic {

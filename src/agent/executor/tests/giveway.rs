@@ -138,7 +138,7 @@ fn a_fence_that_hangs_lets_another_go_first_and_is_proven_when_its_io_ends() {
         let device = format!(
             "its I/O that was already issued has not ended for {seconds} s: the kernel cannot swap its table before"
         );
-        (Some("waits for a-lv0".to_owned()), Some(device))
+        (Some("not proven yet: a-lv0".to_owned()), Some(device))
     };
     for seconds in [5, 10, 15] {
         assert!(waited.contains(&told(seconds)), "{waited:?}");
@@ -175,6 +175,21 @@ fn a_fence_that_hangs_lets_another_go_first_and_is_proven_when_its_io_ends() {
     assert!(before.iter().all(|r| r.outcome != Outcome::InProgress));
     // One thread is at the volume for as long as it hangs. It may come back in the moment in which the next one looks: error over error.
     assert!(bench.count("swap a-lv0") <= 2);
+}
+
+#[test]
+fn a_list_that_does_not_come_is_told() {
+    let bench = bench(Some(1002));
+    bench.node.at(seconds(1001), |s| s.listing_hangs = true);
+    let mut process = Process::new(&bench);
+    let (report, _) = process.fence("a", Waits::First);
+    assert_eq!(report.outcome, Outcome::NotProven);
+    let told = |r: &FenceReport| {
+        let swap = step(r, StepKind::Swap, "a");
+        let why = "not proven yet: the devices could not be listed";
+        swap.result == StepResult::Running && swap.message.as_deref() == Some(why)
+    };
+    assert!(process.told.iter().any(told), "{:#?}", process.told);
 }
 
 #[test]
