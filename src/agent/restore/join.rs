@@ -42,10 +42,10 @@ impl Lifting<'_> {
             match lock_state(&group.standing, &inventory) {
                 LockState::Joined { .. } | LockState::Joining => {
                     let why = "it is joined, or being joined, already".to_owned();
-                    self.end(KIND, &name, StepResult::Skipped, why);
+                    self.end(KIND, &group, StepResult::Skipped, why);
                 }
                 _ => {
-                    self.begin(KIND, &name);
+                    self.begin(KIND, &group);
                     let (uuid, vg) = (group.standing.uuid.clone(), group.name().to_owned());
                     let find = move |h: &Host| h.lvm.names_of(&uuid, &vg, FIND);
                     let pending =
@@ -99,7 +99,6 @@ impl Lifting<'_> {
     /// The name that the volume group has by now, if it is clear which.
     fn found(&mut self, group: &GroupReport, names: Result<Vec<String>>) -> Step<String> {
         const KIND: UnfenceStepKind = UnfenceStepKind::JoinLockspace;
-        let known = &group.standing.name;
         let uuid = dashed(&group.standing.uuid);
         let why = match names {
             Err(e) => e.to_string(),
@@ -120,7 +119,7 @@ impl Lifting<'_> {
                 ),
             },
         };
-        Err(self.fail(KIND, known, &why))
+        Err(self.fail(KIND, group, &why))
     }
 
     /// Notes what a volume group is called by now.
@@ -134,11 +133,10 @@ impl Lifting<'_> {
 
     fn started(&mut self, group: &GroupReport, vg: &str, result: Result<()>) -> Step {
         const KIND: UnfenceStepKind = UnfenceStepKind::JoinLockspace;
-        let name = &group.standing.name;
         match result {
             Ok(()) => {
                 let done = format!("vgchange --lockstart {vg}");
-                self.end(KIND, name, StepResult::Done, done);
+                self.end(KIND, group, StepResult::Done, done);
                 Ok(())
             }
             Err(e) => {
@@ -148,10 +146,10 @@ impl Lifting<'_> {
                 });
                 if joined {
                     let done = format!("joined, though vgchange --lockstart said: {e}");
-                    self.end(KIND, name, StepResult::Done, done);
+                    self.end(KIND, group, StepResult::Done, done);
                     return Ok(());
                 }
-                Err(self.fail(KIND, name, &e.to_string()))
+                Err(self.fail(KIND, group, &e.to_string()))
             }
         }
     }
@@ -164,12 +162,11 @@ impl Lifting<'_> {
             let inventory = self.inventory();
             let mut missing = None;
             for (at, group) in self.groups().into_iter().enumerate() {
-                let name = group.standing.name.clone();
-                self.begin(KIND, &name);
+                self.begin(KIND, &group);
                 let state = match &inventory {
                     Ok(inventory) => lock_state(&group.standing, inventory),
                     Err(e) => {
-                        missing = Some((name, e.to_string()));
+                        missing = Some((group, e.to_string()));
                         continue;
                     }
                 };
@@ -182,23 +179,23 @@ impl Lifting<'_> {
                         if let Some(report) = self.report.groups.get_mut(at) {
                             report.joined = Some((host_id, generation));
                             if let Some(vg) = renamed {
-                                report.renamed = (vg != name).then_some(vg);
+                                report.renamed = (vg != report.standing.name).then_some(vg);
                             }
                         }
                         let done = match generation {
                             Some(n) => format!("host id {host_id}, generation {n}"),
                             None => format!("host id {host_id}"),
                         };
-                        self.end(KIND, &name, StepResult::Done, done);
+                        self.end(KIND, &group, StepResult::Done, done);
                     }
-                    other => missing = Some((name, in_words(&other).to_owned())),
+                    other => missing = Some((group, in_words(&other).to_owned())),
                 }
             }
-            let Some((name, why)) = missing else {
+            let Some((group, why)) = missing else {
                 return Ok(());
             };
             if now(self.host) >= until {
-                return Err(self.fail(KIND, &name, &why));
+                return Err(self.fail(KIND, &group, &why));
             }
             self.pause()?;
         }
@@ -207,7 +204,7 @@ impl Lifting<'_> {
     fn fail_all(&mut self, kind: UnfenceStepKind, why: &str) -> Obstacle {
         let mut last = Obstacle::Interrupted;
         for group in self.groups() {
-            last = self.fail(kind, &group.standing.name, why);
+            last = self.fail(kind, &group, why);
         }
         last
     }

@@ -21,7 +21,7 @@ use super::journal::{Journal, Lift, Standing as Guarded};
 use crate::fence::DmDevice;
 use crate::fence::report::StepResult;
 use crate::fence::unfence::{
-    Blocker, BlockerReason, GroupReport, UnfenceOrder, UnfenceOutcome, UnfenceReport,
+    Blocker, BlockerReason, GroupReport, UnfenceOrder, UnfenceOutcome, UnfenceReport, UnfenceStep,
     UnfenceStepKind, steps,
 };
 use crate::host::{Bell, Host, Result};
@@ -142,10 +142,13 @@ impl Lifting<'_> {
         self.report.finished_after = None;
         self.report.outcome = UnfenceOutcome::Working;
         self.report.message = "Giving the node its storage back".into();
-        let same_groups =
-            self.report.steps.len() == UnfenceStepKind::ALL.len() * self.report.groups.len();
-        if !same_groups {
-            self.report.steps = steps(&self.report.groups);
+        // Another fence may have gone, and one have come, since the attempt before.
+        let planned = steps(&self.report.groups);
+        let of = |steps: &[UnfenceStep]| -> Vec<String> {
+            steps.iter().map(|s| s.uuid.clone()).collect()
+        };
+        if of(&planned) != of(&self.report.steps) {
+            self.report.steps = planned;
         }
         self.lift()?;
         self.publish();
@@ -347,7 +350,7 @@ impl Lifting<'_> {
     }
 
     /// A step of a volume group begins, unless an earlier attempt has ended it.
-    fn begin(&mut self, kind: UnfenceStepKind, group: &str) {
+    fn begin(&mut self, kind: UnfenceStepKind, group: &GroupReport) {
         let at = self.elapsed();
         if let Some(step) = self.step(kind, group)
             && matches!(step.result, StepResult::Planned | StepResult::Failed)
@@ -358,7 +361,13 @@ impl Lifting<'_> {
         }
     }
 
-    fn end(&mut self, kind: UnfenceStepKind, group: &str, result: StepResult, message: String) {
+    fn end(
+        &mut self,
+        kind: UnfenceStepKind,
+        group: &GroupReport,
+        result: StepResult,
+        message: String,
+    ) {
         let now = self.elapsed();
         let Some(step) = self.step(kind, group) else {
             return;
@@ -376,26 +385,23 @@ impl Lifting<'_> {
         self.publish();
     }
 
-    fn step(
-        &mut self,
-        kind: UnfenceStepKind,
-        group: &str,
-    ) -> Option<&mut crate::fence::unfence::UnfenceStep> {
+    fn step(&mut self, kind: UnfenceStepKind, group: &GroupReport) -> Option<&mut UnfenceStep> {
         self.report
             .steps
             .iter_mut()
-            .find(|s| s.kind == kind && s.volume_group == group)
+            .find(|s| s.kind == kind && s.uuid == group.standing.uuid)
     }
 
     /// A step of a volume group failed: says so in its record, and gives the obstacle.
-    fn fail(&mut self, kind: UnfenceStepKind, group: &str, why: &str) -> Obstacle {
+    fn fail(&mut self, kind: UnfenceStepKind, group: &GroupReport, why: &str) -> Obstacle {
         self.begin(kind, group);
         self.end(kind, group, StepResult::Failed, why.to_owned());
+        let name = &group.standing.name;
         let message = format!(
-            "{} of {group} failed and is tried again: {why}",
+            "{} of {name} failed and is tried again: {why}",
             kind.as_str()
         );
-        let blocker = Blocker::new(BlockerReason::StepFailed, group, message);
+        let blocker = Blocker::new(BlockerReason::StepFailed, name, message);
         Obstacle::Failed(Box::new(blocker))
     }
 }

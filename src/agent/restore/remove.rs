@@ -45,7 +45,7 @@ impl Lifting<'_> {
         const KIND: UnfenceStepKind = UnfenceStepKind::RemoveDevices;
         let until = now(self.host) + BUSY_LIMIT;
         for group in self.groups() {
-            self.begin(KIND, &group.standing.name);
+            self.begin(KIND, &group);
         }
         loop {
             let devices = match self.list() {
@@ -73,7 +73,7 @@ impl Lifting<'_> {
         for group in self.groups() {
             let n = group.devices_removed;
             let message = format!("{n} devices removed or gone");
-            self.end(KIND, &group.standing.name, StepResult::Done, message);
+            self.end(KIND, &group, StepResult::Done, message);
         }
         Ok(())
     }
@@ -110,7 +110,7 @@ impl Lifting<'_> {
                 };
                 Err(Obstacle::Blocked(vec![blocker]))
             }
-            Err(e) => Err(self.fail(UnfenceStepKind::RemoveDevices, name, &e.to_string())),
+            Err(e) => Err(self.fail(UnfenceStepKind::RemoveDevices, group, &e.to_string())),
         }
     }
 
@@ -135,8 +135,8 @@ impl Lifting<'_> {
     }
 
     pub(super) fn fail_first(&mut self, kind: UnfenceStepKind, why: &str) -> Obstacle {
-        let first = self.report.groups.first().map(|g| g.standing.name.clone());
-        self.fail(kind, &first.unwrap_or_default(), why)
+        let first = self.report.groups.first().cloned().unwrap_or_default();
+        self.fail(kind, &first, why)
     }
 
     pub(super) fn inventory(&self) -> Result<Inventory> {
@@ -152,19 +152,18 @@ impl Lifting<'_> {
     pub(super) fn drop_lockspaces(&mut self) -> Step {
         const KIND: UnfenceStepKind = UnfenceStepKind::DropLockspace;
         for group in self.groups() {
-            let name = group.standing.name.clone();
             let inventory = match self.inventory() {
                 Ok(inventory) => inventory,
-                Err(e) => return Err(self.fail(KIND, &name, &e.to_string())),
+                Err(e) => return Err(self.fail(KIND, &group, &e.to_string())),
             };
             let LockState::Frozen { vg } = lock_state(&group.standing, &inventory) else {
                 let why = "the fence left no lockspace behind".to_owned();
-                self.end(KIND, &name, StepResult::Skipped, why);
+                self.end(KIND, &group, StepResult::Skipped, why);
                 continue;
             };
-            self.begin(KIND, &name);
+            self.begin(KIND, &group);
             if let Some(why) = self.in_the_way_of_a_drop(&group) {
-                return Err(self.fail(KIND, &name, &why));
+                return Err(self.fail(KIND, &group, &why));
             }
             let dropped =
                 limited::call(self.host, "dropping the lockspace", DROP_LIMIT, move |h| {
@@ -172,7 +171,7 @@ impl Lifting<'_> {
                 });
             self.wait_until_gone(&group, dropped.err())?;
             let done = "the frozen lockspace is dropped".to_owned();
-            self.end(KIND, &name, StepResult::Done, done);
+            self.end(KIND, &group, StepResult::Done, done);
         }
         Ok(())
     }
@@ -208,7 +207,7 @@ impl Lifting<'_> {
                     || "the lock manager was not seen to let go".to_owned(),
                     |e| e.to_string(),
                 );
-                return Err(self.fail(UnfenceStepKind::DropLockspace, &group.standing.name, &why));
+                return Err(self.fail(UnfenceStepKind::DropLockspace, group, &why));
             }
             self.pause()?;
         }
@@ -220,7 +219,6 @@ impl Lifting<'_> {
         const KIND: UnfenceStepKind = UnfenceStepKind::RestoreQueueing;
         let devices = self.list().unwrap_or_default();
         for group in self.groups() {
-            let name = group.standing.name.clone();
             let maps: Vec<String> = group
                 .standing
                 .turned_off
@@ -230,10 +228,10 @@ impl Lifting<'_> {
                 .collect();
             if maps.is_empty() {
                 let why = "the fence turned no queueing off".to_owned();
-                self.end(KIND, &name, StepResult::Skipped, why);
+                self.end(KIND, &group, StepResult::Skipped, why);
                 continue;
             }
-            self.begin(KIND, &name);
+            self.begin(KIND, &group);
             let mut failed = Vec::new();
             for map in &maps {
                 if let Err(e) = self.restore_map(map) {
@@ -244,10 +242,10 @@ impl Lifting<'_> {
             }
             if failed.is_empty() {
                 let done = format!("{} queues again as it is configured", maps.join(", "));
-                self.end(KIND, &name, StepResult::Done, done);
+                self.end(KIND, &group, StepResult::Done, done);
             } else {
                 let why = failed.join("; ");
-                self.end(KIND, &name, StepResult::Failed, why.clone());
+                self.end(KIND, &group, StepResult::Failed, why.clone());
                 self.note(why);
             }
         }

@@ -37,6 +37,7 @@ use crate::fence::{Inventory, Monotonic, Order, VolumeGroup};
 
 const OUTAGES: &str = "outages.json";
 const FENCES: &str = "local-fences.json";
+const REPORTED: &str = "reported.json";
 /// An outage that nobody has looked at for longer than this may have ended and begun anew.
 const UNSEEN: Duration = Duration::from_secs(15);
 /// Before a fence that came to nothing (a path came back, a daemon did not answer) is tried again, if it is still due.
@@ -112,7 +113,7 @@ impl Sentry {
             last_look: None,
             closely: false,
             records: Records(store.load(FENCES)),
-            reported: BTreeMap::new(),
+            reported: store.load(REPORTED),
             not_before: BTreeMap::new(),
             told: BTreeMap::new(),
             in_hand: BTreeSet::new(),
@@ -272,11 +273,12 @@ impl Sentry {
                 Verdict::Due(alarm) => alarm,
             };
             if policy.spec.response == Response::Report {
-                let episode = alarm.episode.clone();
-                let last = self.reported.insert(group.uuid.clone(), episode);
-                if last.as_ref() != Some(&alarm.episode) {
+                if self.reported.get(&group.uuid) != Some(&alarm.episode) {
                     due.reports
                         .push(in_words(policy, &[(group.name.as_str(), &alarm)]));
+                    // Whoever succeeds this agent has told it already.
+                    self.reported.insert(group.uuid.clone(), alarm.episode);
+                    self.store.save(REPORTED, &self.reported);
                 }
                 continue;
             }

@@ -195,11 +195,16 @@ fn a_report_is_told_once_an_outage() {
         told[0].contains("policy p: volume group san: no path has worked for 10 s"),
         "{told:?}"
     );
-    assert!(
-        node.look(1011, vec![group("san", false)])
-            .reports
-            .is_empty()
-    );
+    let reports = |node: &mut Node, second| node.look(second, vec![group("san", false)]).reports;
+    assert_eq!(reports(&mut node, 1011), Vec::<String>::new());
+    // Nor once more by the agent that succeeds this one.
+    node.restart(1012, None);
+    assert_eq!(reports(&mut node, 1013), Vec::<String>::new());
+    // The next outage is another.
+    node.look(1020, vec![group("san", true)]);
+    node.look(1030, vec![group("san", true)]);
+    assert_eq!(reports(&mut node, 1040), Vec::<String>::new());
+    assert_eq!(reports(&mut node, 1050).len(), 1);
 }
 
 #[test]

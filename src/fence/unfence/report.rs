@@ -54,6 +54,9 @@ pub struct UnfenceStep {
     pub kind: UnfenceStepKind,
     /// Name of the volume group.
     pub volume_group: String,
+    /// Its UUID: another one that is fenced may have that name too.
+    #[serde(default)]
+    pub uuid: String,
     /// How it ended.
     pub result: StepResult,
     /// When it began, after the start.
@@ -166,6 +169,7 @@ pub fn steps(groups: &[GroupReport]) -> Vec<UnfenceStep> {
         groups.iter().map(move |g| UnfenceStep {
             kind,
             volume_group: g.standing.name.clone(),
+            uuid: g.standing.uuid.clone(),
             result: StepResult::Planned,
             at: None,
             took: None,

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::control_plane::ControlPlane;
 use super::process::{output, root};
 use super::wait::until;
-use super::{Cluster, Context, Result};
+use super::{Cluster, Context, Result, ensure};
 
 /// What lets go of a request without giving the node its storage back.
 pub const RETAIN: &str = r#"{"spec":{"deletionPolicy":"Retain"}}"#;
@@ -17,6 +17,19 @@ pub const RETAIN: &str = r#"{"spec":{"deletionPolicy":"Retain"}}"#;
 pub const NAMESPACE: &str = "storage-fence";
 /// An image is unpacked and a pod started on emulated machines.
 const INSTALL_LIMIT: Duration = Duration::from_secs(180);
+/// What is checked before a fence, in this order (docs/status-and-conditions.md).
+const PREFLIGHT: [&str; 10] = [
+    "DeviceMapper",
+    "LockManager",
+    "Watchdog",
+    "Queueing",
+    "KillHook",
+    "MemoryLocked",
+    "DaemonsSpared",
+    "StateDirectory",
+    "HostName",
+    "DeadExt",
+];
 
 /// The archive of our image, made by hack/image for the sources as they are. SFO_IMAGE names another one.
 pub fn image() -> Result<PathBuf> {
@@ -125,6 +138,33 @@ impl Cluster {
                 .unwrap_or_default();
             format!("{error}\n{pods}\n{storage}").into()
         })
+    }
+
+    /// Whether every check of a node's preflight ended as it is called here, and those that are not called here passed.
+    pub fn preflight_is(&self, node: &str, others: &[(&str, &str)]) -> Result {
+        let storage = self.control_plane()?.object("nodestorage", node)?;
+        let storage = storage.context("the agent has reported")?;
+        let checks = storage["status"]["preflight"].as_array().cloned();
+        let checks = checks.unwrap_or_default();
+        let told = |check: &Value| {
+            let word = |key: &str| check[key].as_str().unwrap_or_default().to_owned();
+            (word("name"), word("result"), word("message"))
+        };
+        let told: Vec<_> = checks.iter().map(told).collect();
+        let names: Vec<&str> = told.iter().map(|(name, _, _)| name.as_str()).collect();
+        ensure(
+            names == PREFLIGHT,
+            format!(
+                "the preflight of {node} has all checks: {}",
+                names.join(", ")
+            ),
+        )?;
+        for (name, result, message) in &told {
+            let other = others.iter().find(|(other, _)| other == name);
+            let expected = other.map_or("Passed", |(_, result)| result);
+            ensure(result == expected, format!("{name}: {result}: {message}"))?;
+        }
+        Ok(())
     }
 
     /// Name of the agent's pod on a node, if there is one that is not on its way out.

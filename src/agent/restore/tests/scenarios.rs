@@ -2,8 +2,9 @@
 
 use super::{Bench, seconds};
 use crate::agent::restore::look;
+use crate::fence::order::Selection;
 use crate::fence::report::StepResult;
-use crate::fence::unfence::{UnfenceOutcome, UnfenceStepKind};
+use crate::fence::unfence::{UnfenceOutcome, UnfenceReport, UnfenceStep, UnfenceStepKind};
 use crate::host::simulated::{Daemon, Group, Layout, Under, uuid_of};
 
 #[test]
@@ -157,6 +158,49 @@ fn named_volume_groups_only() {
     assert_eq!(report.outcome, UnfenceOutcome::Done, "{report:#?}");
     assert_eq!(bench.devices("vg1").len(), 3);
     assert_eq!(bench.devices("vg2").len(), 0);
+}
+
+/// Whose steps a report tells, each once, and whether all of them have ended.
+fn steps_of(report: &UnfenceReport) -> (Vec<String>, bool) {
+    let mut uuids: Vec<String> = report.steps.iter().map(|s| s.uuid.clone()).collect();
+    uuids.sort();
+    uuids.dedup();
+    let ended = |s: &UnfenceStep| matches!(s.result, StepResult::Done | StepResult::Skipped);
+    (uuids, report.steps.iter().all(ended))
+}
+
+#[test]
+fn what_was_done_for_one_is_not_told_of_the_one_after_it() {
+    let layout = Layout {
+        groups: vec![Group::target("vg1"), Group::target("vg2")],
+    };
+    let mut bench = Bench::ready(&layout);
+    for vg in ["vg1", "vg2"] {
+        bench.order.volume_groups = Selection::Named(vec![vg.into()]);
+        let report = bench.until_done(120);
+        assert_eq!(report.outcome, UnfenceOutcome::Done, "{report:#?}");
+        assert_eq!(steps_of(&report), (vec![uuid_of(vg)], true), "{report:#?}");
+    }
+}
+
+#[test]
+fn two_of_one_name_have_steps_of_their_own() {
+    let layout = Layout {
+        groups: vec![Group::target("vg1"), Group::target("vg2")],
+    };
+    let mut bench = Bench::ready(&layout);
+    // Another host renamed both: what was vg1 when it was fenced has a name that nobody else had then.
+    let standings = bench.journal().0.standings();
+    let all = standings.all().expect("read");
+    bench.forget();
+    for mut standing in all {
+        standing.group.name = "same".into();
+        bench.journal().0.standings().put(&standing).expect("kept");
+    }
+    let report = bench.until_done(120);
+    bench.assert_done(&report, "of one name");
+    let both = vec![uuid_of("vg1"), uuid_of("vg2")];
+    assert_eq!(steps_of(&report), (both, true), "{report:#?}");
 }
 
 #[test]

@@ -21,13 +21,13 @@ pub fn long() -> Vec<Scenario> {
         Scenario {
             name: "lvmlockd-killed-at-every-step",
             about: "kill -9 of lvmlockd before every step of a fence: nothing that is open is let go of, nothing left suspended, and the watchdog resets the node",
-            shape,
+            shape: long_leases,
             tell: lvmlockd_killed,
         },
         Scenario {
             name: "sanlock-killed-at-every-step",
             about: "the same of sanlock: whatever was begun is cut off, and nothing else touched",
-            shape,
+            shape: long_leases,
             tell: sanlock_killed,
         },
     ]
@@ -40,8 +40,17 @@ fn shape() -> Shape {
     Shape::arrays().with_luns(GROUPS.len())
 }
 
-/// What goes on by itself is over by then: a hook gives a lock manager that is gone 20 s before it refuses.
-const SETTLED: Duration = Duration::from_secs(30);
+/// Leases of 40 s, so that none runs out before the death, though every hook has to be held first. When lvmlockd dies after that, sanlock keeps
+/// no orphans: it lets go of the lockspace, whatever is open (sanlock: release_token_async, where `space_dead` counts before `PERSISTENT`).
+fn long_leases() -> Shape {
+    let mut shape = shape();
+    shape.io_timeout = 5;
+    shape
+}
+
+/// What goes on by itself is over by then: a hook gives a lock manager that is gone 20 s before it refuses. Not much later: soon after that the
+/// watchdog resets the node.
+const SETTLED: Duration = Duration::from_secs(23);
 /// From the death until the watchdog resets the node, by far.
 const RESET: Duration = Duration::from_secs(150);
 
@@ -106,6 +115,7 @@ fn killed(cluster: &mut Cluster, daemon: &str, number: &mut usize) -> Result<Vec
             ended: None,
         });
     }
+    say("    every path is lost, and the hooks are there");
     until("every hook is held, or has ended", LIMIT, || {
         for cell in &mut cells {
             let held = n1.run(&format!("cat /run/held.{}", cell.vg), LIMIT)?;
@@ -117,6 +127,12 @@ fn killed(cluster: &mut Cluster, daemon: &str, number: &mut usize) -> Result<Vec
         }
         Ok(Some(()))
     })?;
+    if daemon != "multipathd" {
+        let living = n1.sh("sanlock client status -D | grep -c killing_pids=0 || true")?;
+        if living != GROUPS.len().to_string() {
+            return Err(format!("{living} leases live: the death comes too late").into());
+        }
+    }
     n1.sh(&format!("kill -9 $(pidof {daemon}); touch /run/go"))?;
     say(format!("    {daemon} is killed"));
     Ok(cells)
@@ -219,17 +235,37 @@ fn without_a_lock_manager(
         let mut cells = killed(cluster, daemon, &mut number)?;
         let death = Instant::now();
         let n1 = cluster.node("n1")?;
-        while death.elapsed() < SETTLED {
-            let look = Look::at(n1)?;
-            cells.iter().try_for_each(|cell| let_go(cell, &look))?;
+        let mut over = false;
+        while !over && death.elapsed() < SETTLED {
             std::thread::sleep(Duration::from_secs(2));
+            let look = Look::at(n1)?;
+            over = true;
+            for cell in &mut cells {
+                let_go(cell, &look)?;
+                over &= cell.poll(Duration::ZERO)?;
+            }
         }
-        let look = Look::at(n1)?;
+        let (look, told) = told(n1)?;
+        say(format!(
+            "    {:.0} s after the death:",
+            death.elapsed().as_secs_f64()
+        ));
         let mut watched = false;
-        for cell in &mut cells {
+        let mut wrong = Vec::new();
+        for (cell, told) in cells.iter_mut().zip(&told) {
             cell.poll(Duration::ZERO)?;
             watched |= look.watched(cell.vg);
-            settled(n1, cell, &look, cut_off(cell))?;
+            if let Err(error) = settled(cell, &look, told, cut_off(cell)) {
+                wrong.push(error.to_string());
+            }
+        }
+        if !wrong.is_empty() {
+            let log = n1.run(
+                "sanlock client log_dump | tail -n 300; tail -n +1 /run/said.*",
+                LIMIT,
+            );
+            let log = log.map_or_else(|e| e.to_string(), |answer| answer.out);
+            return Err(format!("{}\n{log}", wrong.join("\n")).into());
         }
         if watched {
             until_reset(n1, &cells, death)?;
@@ -258,13 +294,37 @@ fn let_go(cell: &Cell, look: &Look) -> Result {
     Ok(())
 }
 
+/// What a hook has said last, and noted.
+struct Told {
+    said: String,
+    noted: String,
+}
+
+/// What the node looks like, and what every hook has told, in one command: there is not much time.
+fn told(node: &Node) -> Result<(Look, Vec<Told>)> {
+    let each = GROUPS.map(|vg| {
+        format!(
+            "; echo; echo @@; tail -n 1 /run/said.{vg}; echo; echo @@; cat /run/sf/{vg}/journal /run/sf/{vg}/fenced/* 2>/dev/null"
+        )
+    });
+    let text = node.sh(&format!("{LOOK}{}; true", each.concat()))?;
+    let mut parts = text.split("@@\n").map(|part| part.trim().to_owned());
+    let mut next = || parts.next().context("half a look");
+    let look = Look::of(&next()?)?;
+    let told = GROUPS.iter().map(|_| {
+        Ok(Told {
+            said: next()?,
+            noted: next()?,
+        })
+    });
+    let told = told.collect::<Result<_>>()?;
+    Ok((look, told))
+}
+
 /// Tells a cell of the matrix, and checks it.
-fn settled(node: &Node, cell: &Cell, look: &Look, cut_off: Option<bool>) -> Result {
+fn settled(cell: &Cell, look: &Look, told: &Told, cut_off: Option<bool>) -> Result {
     let vg = cell.vg;
-    let said = node.sh(&format!("tail -n 1 /run/said.{vg}"))?;
-    let noted = node.sh(&format!(
-        "cat /run/sf/{vg}/journal /run/sf/{vg}/fenced/* 2>/dev/null || true"
-    ))?;
+    let Told { said, noted } = told;
     let (open, watched) = (look.open(vg).len(), look.watched(vg));
     let ended = cell.ended.as_ref().map(|e| e.code);
     let told = format!(
