@@ -30,6 +30,8 @@ pub struct Shape {
     pub luns: usize,
     /// sanlock's and lvmlockd's I/O time-out in seconds. With 2 a host is reset 66 to 76 s after its last renewal.
     pub io_timeout: u32,
+    /// In how many seconds the watchdog fires when nobody pets it.
+    pub fire_timeout: u32,
     /// Whether the nodes are a Kubernetes cluster.
     pub kubernetes: bool,
     /// Whether a Ceph cluster stands beside them, in a VM of its own.
@@ -53,6 +55,7 @@ impl Shape {
             nodes: vec![node(1), node(2)],
             luns: 1,
             io_timeout: 2,
+            fire_timeout: 60,
             kubernetes: false,
             ceph: false,
             memory: None,
@@ -282,11 +285,11 @@ impl Cluster {
             }
         }
         let booted = begin.elapsed().as_secs_f64();
-        let io_timeout = self.shape.io_timeout;
+        let (io_timeout, fire_timeout) = (self.shape.io_timeout, self.shape.fire_timeout);
         self.everywhere(names, |node| {
             let multipath = if node.spec.multipath() { "yes" } else { "no" };
             format!(
-                "/payload/node/storage-up {} {io_timeout} {multipath}",
+                "/payload/node/storage-up {} {io_timeout} {fire_timeout} {multipath}",
                 node.spec.host_id
             )
         })?;

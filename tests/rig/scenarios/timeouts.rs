@@ -1,4 +1,5 @@
-//! A node as it comes: sanlock's I/O time-out of 10 s and the watchdog's fire time-out of 60 s, which leave 110 s at worst.
+//! The watchdog's budget at other time-outs than the rig's own: a node as it comes, with sanlock's I/O time-out of 10 s and the watchdog's fire time-out
+//! of 60 s, which leave 110 s at worst; and one that is to be reset soon.
 
 use std::time::Duration;
 
@@ -12,31 +13,63 @@ use super::fence::{FENCE_LIMIT, all_error, lives_on, volumes_in_use};
 
 /// The long ones of this file.
 pub fn long() -> Vec<Scenario> {
-    vec![Scenario {
-        name: "usual-timeouts",
-        about: "io_timeout 10 and fire time-out 60: the budget is what sanlock and wdmd make of it, the fence is proven, and the node lives past its reset",
-        shape,
-        tell: usual_timeouts,
-    }]
+    vec![
+        Scenario {
+            name: "usual-timeouts",
+            about: "io_timeout 10 and fire time-out 60: the budget is what sanlock and wdmd make of it, the fence is proven, and the node lives past its reset",
+            shape: || USUAL.shape(),
+            tell: |cluster| the_budget_holds(cluster, &USUAL),
+        },
+        Scenario {
+            name: "short-timeouts",
+            about: "the same at io_timeout 5 and fire time-out 30: half the time",
+            shape: || SHORT.shape(),
+            tell: |cluster| the_budget_holds(cluster, &SHORT),
+        },
+    ]
 }
 
-fn shape() -> Shape {
-    let mut shape = Shape::kubernetes();
-    shape.nodes.truncate(1);
-    shape.io_timeout = IO;
-    shape
+/// All in seconds.
+struct Timeouts {
+    io: u32,
+    fire: u32,
+    /// From the last renewal to the earliest and the latest reset: the lease's eight I/O time-outs, and the fire time-out in which nobody pets the
+    /// watchdog; wdmd may have petted it last when it tested last.
+    reset: (f64, f64),
+    /// From a loss that comes right before a renewal, which comes every two I/O time-outs.
+    worst: i64,
 }
 
-const IO: u32 = 10;
-/// From the last renewal to the earliest and the latest reset: the lease's eight I/O time-outs, and the 60 s in which nobody pets the watchdog;
-/// wdmd may have petted it last when it tested last, 10 s before.
-const RESET: (f64, f64) = (130.0, 140.0);
-/// Renewals come every two I/O time-outs; one that fails may take another.
-const WORST: i64 = 110;
+/// wdmd tests every 10 s.
+const USUAL: Timeouts = Timeouts {
+    io: 10,
+    fire: 60,
+    reset: (130.0, 140.0),
+    worst: 110,
+};
+/// wdmd tests every 5 s when it fires within less than 60.
+const SHORT: Timeouts = Timeouts {
+    io: 5,
+    fire: 30,
+    reset: (65.0, 70.0),
+    worst: 55,
+};
+
+impl Timeouts {
+    fn shape(&self) -> Shape {
+        let mut shape = Shape::kubernetes();
+        shape.nodes.truncate(1);
+        shape.io_timeout = self.io;
+        shape.fire_timeout = self.fire;
+        shape
+    }
+}
+
 /// sanlock's clock counts whole seconds.
 const CLOCKS: f64 = 1.5;
 
-fn usual_timeouts(cluster: &mut Cluster) -> Result {
+fn the_budget_holds(cluster: &mut Cluster, timeouts: &Timeouts) -> Result {
+    let (earliest, latest) = timeouts.reset;
     cluster.mark_dirty();
     cluster.install_operator(&[])?;
     cluster.delete_requests()?;
@@ -45,7 +78,8 @@ fn usual_timeouts(cluster: &mut Cluster) -> Result {
     let writers = volumes_in_use(n1, "san", 2)?;
     let boot_id = n1.boot_id()?;
     ensure(
-        n1.wdmd()?.contains("fire_timeout 60"),
+        n1.wdmd()?
+            .contains(&format!("fire_timeout {}", timeouts.fire)),
         format!(
             "wdmd says: {}",
             n1.wdmd()?.lines().next().unwrap_or_default()
@@ -62,9 +96,9 @@ fn usual_timeouts(cluster: &mut Cluster) -> Result {
     let watchdog = &storage["status"]["watchdog"];
     let lockspace = &storage["status"]["volumeGroups"][0]["lockspace"];
     ensure(
-        watchdog["fireTimeoutSeconds"] == 60
-            && watchdog["budgetSeconds"] == WORST
-            && lockspace["ioTimeoutSeconds"] == IO,
+        watchdog["fireTimeoutSeconds"] == timeouts.fire
+            && watchdog["budgetSeconds"] == timeouts.worst
+            && lockspace["ioTimeoutSeconds"] == timeouts.io,
         format!("before anything is lost: {watchdog}, {lockspace}"),
     )?;
 
@@ -75,13 +109,13 @@ fn usual_timeouts(cluster: &mut Cluster) -> Result {
         Ok((n1.path_states(0)? == "FF").then_some(()))
     })?;
     // Longer than it takes to the next renewal: the last one that came to its end stays the last.
-    std::thread::sleep(Duration::from_secs(25));
+    std::thread::sleep(Duration::from_secs(u64::from(2 * timeouts.io + 5)));
     let renewed = last_renewal(n1)?;
     let asked = n1.uptime()?;
     let control_plane = cluster.control_plane()?;
-    control_plane.apply(&request_yaml("usual", "n1", &[]))?;
+    control_plane.apply(&request_yaml("timeouts", "n1", &[]))?;
     let request =
-        control_plane.wait_for_condition("usual", "LocksReleased", "True", FENCE_LIMIT)?;
+        control_plane.wait_for_condition("timeouts", "LocksReleased", "True", FENCE_LIMIT)?;
     let answered = n1.uptime()?;
     ensure(
         last_renewal(n1).is_err(),
@@ -89,13 +123,12 @@ fn usual_timeouts(cluster: &mut Cluster) -> Result {
     )?;
     let watchdog = &request["status"]["node"]["watchdog"];
     let budget = seconds(&watchdog["budgetMilliseconds"])?;
-    let left = |at: f64| renewed + RESET.0 - at;
+    let left = |at: f64| renewed + earliest - at;
     ensure(
         watchdog["armed"] == true
             && (left(answered) - CLOCKS..=left(asked) + CLOCKS).contains(&budget),
         format!(
-            "{budget:.1} s were left when it began: of {} s since the renewal {:.1} s before it was asked for",
-            RESET.0,
+            "{budget:.1} s were left when it began: of {earliest} s since the renewal {:.1} s before it was asked for",
             asked - renewed
         ),
     )?;
@@ -112,10 +145,10 @@ fn usual_timeouts(cluster: &mut Cluster) -> Result {
     lives_on(n1, &boot_id)?;
 
     say("until the watchdog would have reset it");
-    let rest = renewed + RESET.1 + 15.0 - n1.uptime()?;
+    let rest = renewed + latest + 15.0 - n1.uptime()?;
     std::thread::sleep(Duration::from_secs_f64(rest.max(0.0)));
     ensure(
-        n1.uptime()? > renewed + RESET.1,
+        n1.uptime()? > renewed + latest,
         format!("{:.1} s after its last renewal", n1.uptime()? - renewed),
     )?;
     lives_on(n1, &boot_id)?;

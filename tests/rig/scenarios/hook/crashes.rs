@@ -287,6 +287,10 @@ pub fn completed(node: &Node, groups: &[&str]) -> Result {
         }
         let done = |vg: &&str| look.open(vg).is_empty() && look.released(vg);
         Ok(groups.iter().all(done).then_some(()))
+    })
+    .map_err(|e| {
+        let look = format!("{LOOK}; sanlock client log_dump | tail -n 60");
+        format!("{e}\n{}", node.sh(&look).unwrap_or_default())
     })?;
     // Killed after the release: the watchdog lets go already while a successor still swaps.
     until(
