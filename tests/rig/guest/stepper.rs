@@ -9,7 +9,7 @@
 
 mod bounds;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
@@ -115,6 +115,22 @@ pub fn run(args: &[String]) -> Result {
     Ok(())
 }
 
+/// Everybody who has stopped or ended, once there is anybody; nobody when all are gone. All of them before one goes on: the kernel tells of the main
+/// thread first and of the youngest next, and as they run before us and stop again at once, the others would never have their turn.
+fn stopped() -> Result<VecDeque<WaitStatus>> {
+    let mut all = VecDeque::new();
+    loop {
+        let mut flags = WaitPidFlag::__WALL;
+        flags.set(WaitPidFlag::WNOHANG, !all.is_empty());
+        match waitpid(None, Some(flags)) {
+            Ok(WaitStatus::StillAlive) | Err(nix::Error::ECHILD) => return Ok(all),
+            Ok(status) => all.push_back(status),
+            Err(nix::Error::EINTR) => {}
+            Err(error) => return Err(error).context("waiting"),
+        }
+    }
+}
+
 struct Watch {
     pid: Pid,
     points: Vec<Point>,
@@ -146,12 +162,13 @@ impl Watch {
 
     /// Until the last thread is gone.
     fn watch(mut self) -> Result<Steps> {
+        let mut waiting = VecDeque::new();
         loop {
-            let status = match waitpid(None, Some(WaitPidFlag::__WALL)) {
-                Ok(status) => status,
-                Err(nix::Error::ECHILD) => return Ok(self.result),
-                Err(nix::Error::EINTR) => continue,
-                Err(error) => return Err(error).context("waiting"),
+            if waiting.is_empty() {
+                waiting = stopped()?;
+            }
+            let Some(status) = waiting.pop_front() else {
+                return Ok(self.result);
             };
             let (thread, signal) = match status {
                 WaitStatus::Exited(thread, code) => {

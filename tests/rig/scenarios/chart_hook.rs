@@ -41,6 +41,11 @@ fn by_chart(cluster: &mut Cluster) -> Result {
             format!("LVM on {} reads it: {set}", node.name()),
         )?;
     }
+    // As in `refusals`, where the chart does not install it.
+    cluster.preflight_is(
+        "n1",
+        &[("DaemonsSpared", "Warning"), ("DeadExt", "Warning")],
+    )?;
     let n1 = cluster.node("n1")?;
     let writers = volumes_in_use(n1, "san", 2)?;
     let boot_id = n1.boot_id()?;
