@@ -3,7 +3,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::crashes::{LIMIT, LOOK, Look, STEPS, cut, give_back, hook, set_up, stepper, steps};
+use super::crashes::{
+    LIMIT, LOOK, Look, STEPS, asked, cut, give_back, hook, set_up, stepper, steps,
+};
 use crate::guest::stepper::Steps;
 use crate::harness::agent::Pending;
 use crate::harness::node::Node;
@@ -137,20 +139,6 @@ fn killed(cluster: &mut Cluster, daemon: &str, number: &mut usize) -> Result<Vec
     n1.sh(&format!("kill -9 $(pidof {daemon}); touch /run/go"))?;
     say(format!("    {daemon} is killed"));
     Ok(cells)
-}
-
-/// The first step, and the last: SFO_STEP=FIRST-LAST goes through some of them only, since all take a quarter of an hour.
-fn asked() -> Result<(usize, usize)> {
-    let Ok(text) = std::env::var("SFO_STEP") else {
-        return Ok((1, usize::MAX));
-    };
-    let (first, last) = text.split_once('-').unwrap_or((&text, ""));
-    let last = if last.is_empty() {
-        usize::MAX
-    } else {
-        last.parse()?
-    };
-    Ok((first.parse::<usize>()?.max(1), last))
 }
 
 fn any_held(cells: &[Cell]) -> bool {
