@@ -282,6 +282,7 @@ fn black_hole(cluster: &mut Cluster) -> Result {
         hole.elapsed().as_secs_f64()
     ));
     std::thread::sleep(Duration::from_secs(5));
+    wait_for_paths(cluster, "n1", ("False", "NoAnswer"))?;
     let n1 = cluster.node("n1")?;
     ensure(n1.path_states(0)? == "AA", "every path counts as active")?;
     let targets = n1.lv_targets("san")?;
