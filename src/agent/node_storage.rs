@@ -168,7 +168,7 @@ fn ready(inventory: &Inventory) -> (bool, &'static str, String) {
             "LvmlockdUnavailable",
             format!(
                 "lvmlockd does not answer ({why}): which volume groups are shared is not known, and no lock could be released. Start lvmlockd on \
-                 the node"
+                 the node, but not while the SAN is away (docs/bad-night.md)"
             ),
         ),
         LockManager::SanlockUnavailable(why, _) => (

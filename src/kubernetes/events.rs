@@ -1,7 +1,8 @@
 //! Events, for `kubectl describe`: sent on the side, so that nobody waits for them.
 //!
 //! kube's own recorder counts repetitions by their reason, and loses what the later ones say. Here an event's name is made from what it says
-//! about what: the API server itself refuses to hear the same twice, also from the successor of a killed process.
+//! about what, or from the occasion that it is told once of: the API server itself refuses to hear the same twice, also from the successor of a
+//! killed process.
 
 use std::time::{Duration, Instant};
 
@@ -69,7 +70,13 @@ impl Events {
 
     /// Sends an event about an object, unless too many wait already.
     pub fn tell(&self, regarding: ObjectReference, happening: &Happening<'_>) {
-        if self.0.try_send(self.1.event(regarding, happening)).is_err() {
+        self.tell_once(regarding, happening, happening.note);
+    }
+
+    /// The same of an occasion that is told once, whatever the words are each time. The same words of another are another event.
+    pub fn tell_once(&self, regarding: ObjectReference, happening: &Happening<'_>, occasion: &str) {
+        let event = self.1.event(regarding, happening, occasion);
+        if self.0.try_send(event).is_err() {
             tracing::warn!(
                 reason = happening.reason,
                 "event dropped: too many wait to be sent"
@@ -104,11 +111,16 @@ async fn send(client: &Client, event: &v1::Event, closing: impl Fn() -> bool) {
 }
 
 impl Reporter {
-    fn event(&self, regarding: ObjectReference, happening: &Happening<'_>) -> v1::Event {
+    fn event(
+        &self,
+        regarding: ObjectReference,
+        happening: &Happening<'_>,
+        occasion: &str,
+    ) -> v1::Event {
         let namespace = regarding.namespace.clone();
         v1::Event {
             metadata: ObjectMeta {
-                name: Some(name(&regarding, happening)),
+                name: Some(name(&regarding, happening.reason, occasion)),
                 namespace: Some(namespace.unwrap_or_else(|| NAMESPACE.to_owned())),
                 ..ObjectMeta::default()
             },
@@ -133,11 +145,11 @@ impl Reporter {
 }
 
 /// OBJECT.DIGEST, within the API server's limit of 253.
-fn name(regarding: &ObjectReference, happening: &Happening<'_>) -> String {
+fn name(regarding: &ObjectReference, reason: &str, occasion: &str) -> String {
     let object = regarding.name.as_deref().unwrap_or("unnamed");
     let uid = regarding.uid.as_deref().unwrap_or_default();
     // FNV-1a: all that is asked of it is that it differs where the event does.
-    let said = [uid, happening.reason, happening.note];
+    let said = [uid, reason, occasion];
     let bytes = said.iter().flat_map(|s| s.bytes().chain([0]));
     let digest = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
@@ -174,19 +186,13 @@ mod tests {
         }
     }
 
-    fn named(object: &str, uid: &str, note: &str) -> String {
+    fn named(object: &str, uid: &str, occasion: &str) -> String {
         let regarding = ObjectReference {
             name: Some(object.to_owned()),
             uid: Some(uid.to_owned()),
             ..ObjectReference::default()
         };
-        let happening = Happening {
-            warning: false,
-            reason: "Fenced",
-            action: "Fence",
-            note,
-        };
-        name(&regarding, &happening)
+        name(&regarding, "Fenced", occasion)
     }
 
     #[test]
@@ -195,5 +201,27 @@ mod tests {
         assert_ne!(named("a", "1", "x"), named("a", "1", "y"));
         assert_ne!(named("a", "1", "x"), named("a", "2", "x"));
         assert!(named(&"a".repeat(253), "1", "x").len() <= 253);
+    }
+
+    #[test]
+    fn an_occasion_is_told_once_in_whatever_words_and_another_in_the_same_words_too() {
+        let reporter = Reporter {
+            controller: "c".into(),
+            instance: "i".into(),
+        };
+        let told = |note, occasion| {
+            let happening = Happening {
+                warning: true,
+                reason: "PolicyTriggered",
+                action: "Fence",
+                note,
+            };
+            let event = reporter.event(ObjectReference::default(), &happening, occasion);
+            (event.metadata.name, event.note)
+        };
+        let (first, again) = (told("for 10 s", "outage 1"), told("for 13 s", "outage 1"));
+        assert_eq!(first.0, again.0);
+        assert_eq!(again.1.as_deref(), Some("for 13 s"));
+        assert_ne!(first.0, told("for 10 s", "outage 2").0);
     }
 }

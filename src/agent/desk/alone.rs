@@ -40,14 +40,12 @@ impl Desk {
         self.tools.sentry.in_hand(hanging.collect());
         let due = self.tools.sentry.due(inventory, now, busy);
         for report in &due.reports {
-            tracing::warn!(report, "a policy's trigger");
-            self.tell_node(true, "PolicyTriggered", report);
+            self.triggered(&report.note, &report.occasion);
         }
         if let Some((order, why)) = due.fence {
-            tracing::warn!(request = order.name, why, "a policy's trigger");
-            // Each time it would say so many seconds more. Why it came to nothing is an event of its own.
+            // Why one that begins again came to nothing is an event of its own.
             if !due.again {
-                self.tell_node(true, "PolicyTriggered", &why);
+                self.triggered(&why, &order.name);
             }
             if self.interrupt_unfence() {
                 // It ends at once, and then it is this one's turn.

@@ -48,9 +48,12 @@ impl Desk {
         events.tell(request, &happening);
     }
 
-    pub(super) fn tell_node(&self, warning: bool, reason: &str, note: &str) {
+    /// What set a policy off. Its words say for how many seconds, so that an agent that is started meanwhile would use others.
+    pub(super) fn triggered(&self, note: &str, occasion: &str) {
+        tracing::warn!(note, occasion, "a policy's trigger");
         if let Some(events) = &self.events {
-            events.tell(self.node(), &happening(warning, reason, note));
+            let happening = happening(true, "PolicyTriggered", note);
+            events.tell_once(self.node(), &happening, occasion);
         }
     }
 

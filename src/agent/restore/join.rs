@@ -38,7 +38,6 @@ impl Lifting<'_> {
         let bell = Bell::default();
         let mut finds = Vec::new();
         for group in self.groups() {
-            let name = group.standing.name.clone();
             match lock_state(&group.standing, &inventory) {
                 LockState::Joined { .. } | LockState::Joining => {
                     let why = "it is joined, or being joined, already".to_owned();
@@ -48,8 +47,9 @@ impl Lifting<'_> {
                     self.begin(KIND, &group);
                     let (uuid, vg) = (group.standing.uuid.clone(), group.name().to_owned());
                     let find = move |h: &Host| h.lvm.names_of(&uuid, &vg, FIND);
+                    let about = &group.standing.uuid;
                     let pending =
-                        Pending::start_about(self.host, &bell, "asking LVM for", &name, find);
+                        Pending::start_about(self.host, &bell, "asking LVM for", about, find);
                     finds.push((group, pending));
                 }
             }

@@ -144,10 +144,8 @@ impl Lifting<'_> {
         self.report.message = "Giving the node its storage back".into();
         // Another fence may have gone, and one have come, since the attempt before.
         let planned = steps(&self.report.groups);
-        let of = |steps: &[UnfenceStep]| -> Vec<String> {
-            steps.iter().map(|s| s.uuid.clone()).collect()
-        };
-        if of(&planned) != of(&self.report.steps) {
+        let uuids = planned.iter().map(|s| &s.uuid);
+        if !uuids.eq(self.report.steps.iter().map(|s| &s.uuid)) {
             self.report.steps = planned;
         }
         self.lift()?;

@@ -37,7 +37,6 @@ use crate::fence::{Inventory, Monotonic, Order, VolumeGroup};
 
 const OUTAGES: &str = "outages.json";
 const FENCES: &str = "local-fences.json";
-const REPORTED: &str = "reported.json";
 /// An outage that nobody has looked at for longer than this may have ended and begun anew.
 const UNSEEN: Duration = Duration::from_secs(15);
 /// Before a fence that came to nothing (a path came back, a daemon did not answer) is tried again, if it is still due.
@@ -59,6 +58,15 @@ pub struct Outlook {
     pub policies: BTreeMap<String, String>,
 }
 
+/// What would be done if the policy said so.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// For people.
+    pub note: String,
+    /// The outage of the volume group in this boot, whoever tells of it.
+    pub occasion: String,
+}
+
 /// What is to be done now.
 #[derive(Clone, Debug, Default)]
 pub struct Due {
@@ -66,8 +74,8 @@ pub struct Due {
     pub fence: Option<(Order, String)>,
     /// Whether that fence has begun before, and came to nothing: people were told.
     pub again: bool,
-    /// What would be done if the policy said so; for people, each once.
-    pub reports: Vec<String>,
+    /// What would be done if the policies said so, each once.
+    pub reports: Vec<Report>,
     /// Whether a fence waits for the one that is going on.
     pub held_up: bool,
     /// When it is worth asking again, if nothing else happens.
@@ -113,7 +121,7 @@ impl Sentry {
             last_look: None,
             closely: false,
             records: Records(store.load(FENCES)),
-            reported: store.load(REPORTED),
+            reported: BTreeMap::new(),
             not_before: BTreeMap::new(),
             told: BTreeMap::new(),
             in_hand: BTreeSet::new(),
@@ -274,11 +282,12 @@ impl Sentry {
             };
             if policy.spec.response == Response::Report {
                 if self.reported.get(&group.uuid) != Some(&alarm.episode) {
-                    due.reports
-                        .push(in_words(policy, &[(group.name.as_str(), &alarm)]));
-                    // Whoever succeeds this agent has told it already.
+                    let (boot, uuid) = (self.store.boot_id(), &group.uuid);
+                    due.reports.push(Report {
+                        note: in_words(policy, &[(group.name.as_str(), &alarm)]),
+                        occasion: format!("{boot} {uuid} {}", alarm.episode),
+                    });
                     self.reported.insert(group.uuid.clone(), alarm.episode);
-                    self.store.save(REPORTED, &self.reported);
                 }
                 continue;
             }

@@ -192,19 +192,25 @@ fn a_report_is_told_once_an_outage() {
     let told = node.down(&["san"]).reports;
     assert_eq!(told.len(), 1);
     assert!(
-        told[0].contains("policy p: volume group san: no path has worked for 10 s"),
+        told[0]
+            .note
+            .contains("policy p: volume group san: no path has worked for 10 s"),
         "{told:?}"
     );
     let reports = |node: &mut Node, second| node.look(second, vec![group("san", false)]).reports;
-    assert_eq!(reports(&mut node, 1011), Vec::<String>::new());
-    // Nor once more by the agent that succeeds this one.
+    assert_eq!(reports(&mut node, 1011), []);
+    // The next agent tells it in other words, and the API server knows that it is the same.
     node.restart(1012, None);
-    assert_eq!(reports(&mut node, 1013), Vec::<String>::new());
-    // The next outage is another.
+    let again = reports(&mut node, 1013);
+    assert_ne!(again[0].note, told[0].note);
+    assert_eq!(again[0].occasion, told[0].occasion);
+    // The next outage is another, in whatever words.
     node.look(1020, vec![group("san", true)]);
     node.look(1030, vec![group("san", true)]);
-    assert_eq!(reports(&mut node, 1040), Vec::<String>::new());
-    assert_eq!(reports(&mut node, 1050).len(), 1);
+    assert_eq!(reports(&mut node, 1040), []);
+    let next = reports(&mut node, 1050);
+    assert_eq!(next[0].note, told[0].note);
+    assert_ne!(next[0].occasion, told[0].occasion);
 }
 
 #[test]

@@ -117,7 +117,11 @@ fn the_budget_holds(cluster: &mut Cluster, timeouts: &Timeouts) -> Result {
     let request =
         control_plane.wait_for_condition("timeouts", "LocksReleased", "True", FENCE_LIMIT)?;
     let answered = n1.uptime()?;
-    // The watchdog does not wait for it any more; sanlock's own last I/O may take two time-outs to be given up.
+    ensure(
+        !n1.watchdog_armed()?,
+        "the watchdog waits for no lockspace any more",
+    )?;
+    // sanlock's own last I/O may take two time-outs to be given up.
     let limit = Duration::from_secs(u64::from(2 * timeouts.io + 5));
     until("the lockspace is gone from sanlock", limit, || {
         Ok(last_renewal(n1).is_err().then_some(()))
