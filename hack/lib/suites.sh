@@ -5,6 +5,8 @@
 total_passed=0
 total_failed=0
 summary=()
+# What the suites said of their failures: at the end once more, where who reads a long log looks first.
+failures=()
 
 # Adds up both ways of saying it: Rust's `test result: ok. 3 passed; 0 failed; 1 ignored` and the plain `3 passed, 0 failed`.
 # Prints passed, failed, not run.
@@ -15,6 +17,13 @@ count_results() {
       if (match($0, /[0-9]+ ignored/)) { split(substr($0, RSTART, RLENGTH), i, " "); s += i[1] }
     }
     END { print p + 0, f + 0, s + 0 }'
+}
+
+# what_failed LOG: what a suite said of each failure, in the words of Rust's tests, of our own runners and of hack/fuzz and hack/lint.
+what_failed() {
+  sed 's/\x1b\[[0-9;]*m//g' "$1" |
+    { grep -E -A 5 '(^|\.\.\. )FAILED( |$)|panicked at|^[a-z0-9-]+: .*not so: |^ERROR: libFuzzer|^error' || true; } |
+    { grep -vE '\.\.\. ok$|^stack backtrace|^ *[0-9]+: |^ +at |^$' || true; } | cut -c 1-400 | head -n 40
 }
 
 # suite NAME LOG COMMAND...: runs it, counts, and adds a line to the summary. The numbers have to agree with the exit code: a suite
@@ -41,6 +50,7 @@ suite() {
     failed=1
     note=" (ran nothing)"
   fi
+  [ "$failed" = 0 ] || failures+=("-- $name failed; its whole log is ${log#"$ROOT/"}"$'\n'"$(what_failed "$log")")
   [ "$skipped" = 0 ] || note="$note ($skipped not run)"
   total_passed=$((total_passed + passed))
   total_failed=$((total_failed + failed))
@@ -49,6 +59,7 @@ suite() {
 
 print_summary() {
   printf '\n'
+  [ ${#failures[@]} = 0 ] || printf '%s\n' "${failures[@]}" ''
   printf '%s\n' "${summary[@]}"
   printf '%d passed, %d failed\n' "$total_passed" "$total_failed"
 }

@@ -4,15 +4,18 @@ use std::sync::MutexGuard;
 use std::time::Duration;
 
 use super::build::START;
-use super::{COUNTS, InFlight, Simulation, State, die_if_killed};
+use super::{COUNTS, Daemon, InFlight, Simulation, State, die_if_killed};
 use crate::fence::DevNo;
 use crate::host::Bell;
 
 /// What a thread waits for: any of these.
+#[derive(Default)]
 pub(super) struct Waiter {
-    until: Option<Duration>,
-    bell: Option<(Bell, u64)>,
-    drained: Option<DevNo>,
+    pub(super) until: Option<Duration>,
+    pub(super) bell: Option<(Bell, u64)>,
+    pub(super) drained: Option<DevNo>,
+    /// This one no longer hangs.
+    pub(super) daemon: Option<fn(&State) -> Daemon>,
 }
 
 impl State {
@@ -22,6 +25,7 @@ impl State {
                 .as_ref()
                 .is_some_and(|(bell, seen)| bell.rings() > *seen)
             || w.drained.is_some_and(|dev| self.drained(dev))
+            || w.daemon.is_some_and(|which| which(self) != Daemon::Hangs)
     }
 
     /// Whether all I/O of a device has ended: its own, and what a map below holds back.
@@ -92,6 +96,16 @@ impl Simulation {
         bell: Option<(Bell, u64)>,
         drained: Option<DevNo>,
     ) -> MutexGuard<'_, State> {
+        self.wait(Waiter {
+            until,
+            bell,
+            drained,
+            daemon: None,
+        })
+    }
+
+    /// Waits for any of these.
+    pub(super) fn wait(&self, what: Waiter) -> MutexGuard<'_, State> {
         let mut state = die_if_killed(self.lock());
         if state.real_time.is_none() && !COUNTS.get() {
             // The clock would run ahead of the others, or stand still for ever.
@@ -99,14 +113,7 @@ impl Simulation {
         }
         let id = state.next_waiter;
         state.next_waiter += 1;
-        state.waiters.insert(
-            id,
-            Waiter {
-                until,
-                bell,
-                drained,
-            },
-        );
+        state.waiters.insert(id, what);
         // On the wall's clock nobody counts who works.
         state.running = state.running.saturating_sub(1);
         self.0.wake.notify_all();

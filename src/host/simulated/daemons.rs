@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::clock::Waiter;
 use super::{Daemon, Declaring, Dropping, Simulation, State, build, dead};
 use crate::fence::preflight::can_declare_dead;
 use crate::fence::{Lockspace, LockspaceState, Monotonic, Watchdog};
@@ -15,18 +16,20 @@ impl Simulation {
     fn reach(
         &self,
         what: &str,
-        which: impl Fn(&State) -> Daemon,
+        which: fn(&State) -> Daemon,
     ) -> Result<std::sync::MutexGuard<'_, State>> {
-        let state = self.enter();
+        let mut state = self.enter();
+        if which(&state) == Daemon::Hangs {
+            drop(state);
+            // For as long as it does: whoever asks has to give up. One that goes on takes what lies in its socket, whoever gave up meanwhile.
+            state = self.wait(Waiter {
+                daemon: Some(which),
+                ..Waiter::default()
+            });
+        }
         match which(&state) {
             Daemon::Alive => Ok(state),
-            Daemon::Dead => Err(dead(what)),
-            Daemon::Hangs => {
-                drop(state);
-                // For ever: whoever asks has to give up.
-                drop(self.wait_until(None, None, None));
-                Err(dead(what))
-            }
+            Daemon::Dead | Daemon::Hangs => Err(dead(what)),
         }
     }
 }
