@@ -41,8 +41,9 @@ use crate::kubernetes::watch::Seen;
 
 /// Between two looks while a request waits for its paths to go.
 const LOOK_CLOSELY: Duration = Duration::from_secs(1);
-/// Everything is decided anew after this time, whatever happened: for a thread that the system did not give.
-const AGAIN: Duration = Duration::from_secs(5);
+/// Everything is decided anew after this time without any reason: for a thread that the system did not give. Longer than the usual time between two
+/// looks, each of which is a reason: an idle node need not be thought of twice.
+const AGAIN: Duration = Duration::from_secs(6);
 
 /// A fence's thread died. The process has to be started anew: the journal knows how to go on.
 #[derive(Debug, thiserror::Error)]
@@ -172,10 +173,10 @@ impl Desk {
     ) -> Result<(), Died> {
         let mut watch = std::pin::pin!(watch);
         let mut inventory = self.tools.observer.latest();
-        let mut again = tokio::time::interval(AGAIN);
-        let mut wait = None;
+        // The first time at once: something may have been left by an agent before.
+        let mut wait = Duration::ZERO;
         loop {
-            let due = tokio::time::sleep(wait.unwrap_or(AGAIN));
+            let due = tokio::time::sleep(wait);
             tokio::select! {
                 // What a fence says comes first: it frees the hands for the next.
                 biased;
@@ -187,7 +188,6 @@ impl Desk {
                     let now = self.tools.host.system.monotonic();
                     self.tools.sentry.hear(news, now);
                 }
-                _ = again.tick() => {}
                 () = due => {}
                 () = stop.cancelled(), if self.running.is_none() => return Ok(()),
             }
@@ -195,7 +195,8 @@ impl Desk {
                 // The next agent goes on with it, and finds out at once where it was.
                 self.interrupt_unfence();
             }
-            wait = self.settle(!stop.is_cancelled());
+            let sooner = self.settle(!stop.is_cancelled());
+            wait = sooner.map_or(AGAIN, |wait| wait.min(AGAIN));
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
@@ -14,6 +15,8 @@ use crate::fence::{DevNo, Monotonic};
 #[derive(Clone, Debug)]
 pub struct Sysfs {
     paths: Paths,
+    /// It is the same for as long as the kernel lives, and each look at the node asks.
+    boot_id: Arc<OnceLock<String>>,
 }
 
 impl Sysfs {
@@ -22,6 +25,7 @@ impl Sysfs {
     pub fn new(paths: &Paths) -> Self {
         Self {
             paths: paths.clone(),
+            boot_id: Arc::default(),
         }
     }
 
@@ -31,7 +35,9 @@ impl Sysfs {
 
     /// The folder of the whole disk: a partition's parent.
     fn folder(&self, dev: DevNo) -> Option<PathBuf> {
-        let folder = fs::canonicalize(self.paths.sys.join(format!("dev/block/{dev}"))).ok()?;
+        let links = self.paths.sys.join("dev/block");
+        // One call for each disk of each look: to resolve the whole path takes one for each folder of it.
+        let folder = links.join(fs::read_link(links.join(dev.to_string())).ok()?);
         if folder.join("partition").exists() {
             return folder.parent().map(Path::to_path_buf);
         }
@@ -49,6 +55,9 @@ fn expedited(what: &str, path: &Path, source: std::io::Error) -> Error {
 
 impl System for Sysfs {
     fn boot_id(&self) -> Result<String> {
+        if let Some(known) = self.boot_id.get() {
+            return Ok(known.clone());
+        }
         let path = self.paths.proc.join("sys/kernel/random/boot_id");
         let what = || format!("the boot ID in {}", path.display());
         let text = fs::read_to_string(&path).map_err(|source| Error::Unavailable {
@@ -58,7 +67,7 @@ impl System for Sysfs {
         })?;
         let id = text.trim();
         if id.len() == 36 && id.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-') {
-            return Ok(id.to_owned());
+            return Ok(self.boot_id.get_or_init(|| id.to_owned()).clone());
         }
         Err(Error::Protocol {
             what: what(),
@@ -192,17 +201,14 @@ mod tests {
         assert!(matches!(system.boot_id(), Err(Error::Unavailable { .. })));
         let folder = root.path().join("proc/sys/kernel/random");
         fs::create_dir_all(&folder).unwrap();
-        fs::write(
-            folder.join("boot_id"),
-            "f3f0e8a4-7f0d-4f3c-9d35-0b1f0f4b7a11\n",
-        )
-        .unwrap();
-        assert_eq!(
-            system.boot_id().unwrap(),
-            "f3f0e8a4-7f0d-4f3c-9d35-0b1f0f4b7a11"
-        );
         fs::write(folder.join("boot_id"), "").unwrap();
         assert!(matches!(system.boot_id(), Err(Error::Protocol { .. })));
+        let id = "f3f0e8a4-7f0d-4f3c-9d35-0b1f0f4b7a11";
+        fs::write(folder.join("boot_id"), format!("{id}\n")).unwrap();
+        assert_eq!(system.boot_id().unwrap(), id);
+        // It cannot change, and is not read again.
+        fs::remove_file(folder.join("boot_id")).unwrap();
+        assert_eq!(system.boot_id().unwrap(), id);
     }
 
     #[test]

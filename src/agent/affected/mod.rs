@@ -39,6 +39,8 @@ const POLL: Duration = Duration::from_millis(50);
 const SETTLES: Duration = Duration::from_secs(5);
 /// What the API server does not understand is tried again after this time: the CRD may be upgraded.
 const REFUSED: Duration = Duration::from_mins(10);
+/// Between two looks at no request at all.
+const IDLE: Duration = Duration::from_mins(10);
 
 /// What the task needs.
 pub struct Task {
@@ -106,6 +108,10 @@ impl Task {
             }
             let wait = if failed {
                 backoff.wait()
+            } else if subjects.is_empty() {
+                // There is nothing to search for until another one comes.
+                backoff.reset();
+                IDLE
             } else {
                 backoff.reset();
                 search.pause(self.pause)
