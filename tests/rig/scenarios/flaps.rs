@@ -27,6 +27,7 @@ fn short_cut(cluster: &mut Cluster) -> Result {
     let writers = volumes_in_use(n1, "san", 3)?;
     let boot_id = n1.boot_id()?;
     wait_for_paths(cluster, "n1", ("True", "PathsWork"))?;
+    idle(n1)?;
 
     say("every path of n1 is cut for less than the policy's delay");
     cluster.san.cut_all("n1", None)?;
@@ -49,6 +50,22 @@ fn short_cut(cluster: &mut Cluster) -> Result {
     cluster
         .control_plane()?
         .kubectl(&["delete", "sfp", "san"])?;
+    Ok(())
+}
+
+/// The CPU time of each of the agent's threads, in the kernel's own ticks of 10 ms, now and a minute later.
+const BY_THREAD: &str = "p=$(pgrep -of '^/storage-fence agent'); \
+     all() { for t in /proc/$p/task/*; do echo \"$(cat $t/comm) $(sed 's/.*) //' $t/stat | awk '{print $12+$13}')\"; done; }; \
+     all >/run/before; sleep 60; all >/run/after; paste -d ' ' /run/before /run/after | awk '{d=$NF-$(NF/2); sum+=d; printf \"%s %d, \", $1, d} END {print \"all \" sum}'";
+
+/// What the agent takes while nothing happens. The emulated core is a dozen times slower than the machine's: said, not judged.
+fn idle(node: &Node) -> Result {
+    std::thread::sleep(Duration::from_secs(30));
+    let ticks = node.sh_within(BY_THREAD, Duration::from_secs(120))?;
+    say(format!(
+        "    the idle agent of {}, in ticks of 10 ms within a minute: {ticks}",
+        node.name()
+    ));
     Ok(())
 }
 

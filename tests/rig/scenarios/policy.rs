@@ -143,8 +143,6 @@ fn alone(cluster: &mut Cluster) -> Result {
             .map(|lv| format!("lvcreate -qq -y -aey -Wn -Zn -L 16M -n own{n}-{lv} san"))
             .collect();
         node.sh_within(&make.join(" && "), Duration::from_secs(180))?;
-        let agent = node.sh(&idle())?;
-        say(format!("    the idle agent of {name}: {agent}"));
     }
     for name in &names {
         wait_for_paths(cluster, name, ("True", "PathsWork"))?;
@@ -305,14 +303,6 @@ fn black_hole(cluster: &mut Cluster) -> Result {
         .control_plane()?
         .kubectl(&["delete", "sfp", "san"])?;
     Ok(())
-}
-
-/// How much of a core the agent uses while nothing happens: its CPU time over 20 s.
-fn idle() -> String {
-    "for p in /proc/[0-9]*; do tr '\\0' ' ' <$p/cmdline 2>/dev/null | grep -q '^/storage-fence agent' && \
-     { a=$(awk '{print $14+$15}' $p/stat); sleep 20; b=$(awk '{print $14+$15}' $p/stat); \
-     echo \"$((b-a)) ticks of 10 ms in 20 s\"; }; done; true"
-        .to_owned()
 }
 
 /// From the kernel's failing the last path to the agent's knowing, and to the proof.
