@@ -3,7 +3,7 @@
 //! The clock stands still while a thread works and jumps when all of them wait, so that a fence of two minutes takes milliseconds. It keeps its
 //! own account of what must never happen ([`Simulation::violations`]), without knowing anything of the engine.
 //!
-//! The thread that makes the simulation counts as working; other threads have to be started with [`System::spawn`].
+//! The thread that makes the simulation counts as working; other threads have to be started with [`System::spawn`](super::System::spawn).
 //! [`Simulation::in_real_time`] follows the wall's clock instead, for a whole agent that lives beside other processes.
 
 mod build;
@@ -14,6 +14,7 @@ mod faults;
 mod lvm;
 mod people;
 mod stack;
+mod system;
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,7 +27,7 @@ pub use build::{Group, Layout, Under, uuid_of};
 pub use faults::{Daemon, Declaring, Dropping, InFlight, Starting};
 pub use stack::Stack;
 
-use super::{Error, Host, LockspaceHost, System, Underway};
+use super::{Error, Host, LockspaceHost, Underway};
 use crate::fence::{DevNo, DmDevice, LockspaceState, Monotonic, Target};
 
 /// A device-mapper device.
@@ -144,6 +145,8 @@ pub struct State {
     pub called: BTreeMap<String, Vec<String>>,
     /// LVM's other tools do not end.
     pub lvm_hangs: bool,
+    /// No thread of that name is given, so many times.
+    pub no_thread: Option<(String, u32)>,
     starts: u64,
     /// Who holds devices open, for those who ask; `open_count` of the device is what decides.
     pub openers: Vec<crate::fence::unfence::Opener>,
@@ -251,7 +254,7 @@ impl Simulation {
         state.crash_at = Some(state.calls + n);
     }
 
-    /// How many threads there are that [`System::spawn`] started.
+    /// How many threads there are that [`System::spawn`](super::System::spawn) started.
     #[must_use]
     pub fn threads(&self) -> usize {
         self.lock().threads
@@ -419,76 +422,5 @@ fn dead(what: &str) -> Error {
         what: what.to_owned(),
         source: std::io::ErrorKind::ConnectionRefused.into(),
         hint: "Start it",
-    }
-}
-
-impl System for Simulation {
-    fn boot_id(&self) -> super::Result<String> {
-        std::mem::drop(self.enter());
-        Ok(build::BOOT_ID.to_owned())
-    }
-
-    fn monotonic(&self) -> Monotonic {
-        Monotonic(die_if_killed(self.lock()).now)
-    }
-
-    fn disk(&self, dev: DevNo) -> Option<super::DiskInfo> {
-        let state = self.lock();
-        let runs = !state.dead_disks.contains(&dev);
-        Some(super::DiskInfo {
-            name: format!("sd{}", dev.minor),
-            state: if runs { "running" } else { "offline" }.into(),
-            io: None,
-        })
-    }
-
-    fn sequence(&self, dev: DevNo) -> Option<u64> {
-        let state = self.enter();
-        let told = state.devices.get(&dev).filter(|_| state.tells_sequence);
-        told.map(|d| d.sequence)
-    }
-
-    fn rcu_expedited(&self) -> super::Result<u32> {
-        Ok(self.enter().rcu_expedited)
-    }
-
-    fn set_rcu_expedited(&self, value: u32) -> super::Result<()> {
-        let mut state = self.enter();
-        state.rcu_expedited = value;
-        state.log.push(format!("rcu_expedited {value}"));
-        self.leave(state);
-        Ok(())
-    }
-
-    fn wait(&self, bell: &super::Bell, seen: u64, until: Monotonic) {
-        let state = self.wait_until(Some(until.0), Some((bell.clone(), seen)), None);
-        std::mem::drop(state);
-    }
-
-    fn spawn(&self, name: &str, work: Box<dyn FnOnce() + Send>) -> std::io::Result<()> {
-        {
-            let mut state = self.enter();
-            state.running += 1;
-            state.threads += 1;
-        }
-        let me = self.clone();
-        let run = move || {
-            COUNTS.set(true);
-            // Killed, or done: nobody asks.
-            let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
-            let mut state = me.lock();
-            state.running = state.running.saturating_sub(1);
-            state.threads -= 1;
-            me.0.wake.notify_all();
-        };
-        std::thread::Builder::new()
-            .name(name.to_owned())
-            .spawn(run)
-            .map(std::mem::drop)
-            .inspect_err(|_| {
-                let mut state = self.lock();
-                state.running -= 1;
-                state.threads -= 1;
-            })
     }
 }
