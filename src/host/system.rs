@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::time::{ClockId, clock_gettime};
 
 use super::scsi_log::Kmsg;
@@ -43,6 +44,12 @@ impl Sysfs {
         }
         Some(folder)
     }
+}
+
+/// Whether a file of a device is not there, or went with its device while it was open.
+fn gone(error: &std::io::Error) -> bool {
+    error.kind() == std::io::ErrorKind::NotFound
+        || error.raw_os_error() == Some(Errno::ENODEV as i32)
 }
 
 fn expedited(what: &str, path: &Path, source: std::io::Error) -> Error {
@@ -87,8 +94,12 @@ impl System for Sysfs {
         // SCSI and NVMe have it; loop, RBD, md and virtio disks do not.
         let state = fs::read_to_string(folder.join("device/state"));
         let state = state.map_or_else(|_| "running".to_owned(), |s| s.trim().to_owned());
-        let stat = fs::read_to_string(folder.join("stat"));
-        let io = stat.ok().and_then(|s| procfs::io_count(&s));
+        // The kernel gives it to every disk: without it, the disk has gone since its folder was found, and its state was not read either.
+        let stat = match fs::read_to_string(folder.join("stat")) {
+            Err(e) if gone(&e) => return None,
+            stat => stat.ok(),
+        };
+        let io = stat.and_then(|s| procfs::io_count(&s));
         Some(DiskInfo { name, state, io })
     }
 
@@ -137,6 +148,7 @@ mod tests {
         fs::write(sda.join("stat"), stat).unwrap();
         let rbd = paths.sys.join("devices/rbd/0/block/rbd0");
         fs::create_dir_all(&rbd).unwrap();
+        fs::write(rbd.join("stat"), "0\n").unwrap();
         let block = paths.sys.join("dev/block");
         fs::create_dir_all(&block).unwrap();
         symlink("../../devices/pci0/host0/block/sda", block.join("8:0")).unwrap();
@@ -183,6 +195,23 @@ mod tests {
             }),
             None
         );
+    }
+
+    #[test]
+    fn a_disk_that_goes_while_it_is_looked_at_is_none_and_does_not_run() {
+        let (_root, system) = sysfs();
+        let folder = system.paths.sys.join("devices/rbd/0/block/rbd0");
+        // The link was read before it went.
+        fs::remove_file(folder.join("stat")).unwrap();
+        let rbd = DevNo {
+            major: 252,
+            minor: 0,
+        };
+        assert_eq!(system.disk(rbd), None);
+        // What cannot be read for another reason is there.
+        fs::create_dir(folder.join("stat")).unwrap();
+        let there = system.disk(rbd).unwrap();
+        assert_eq!((there.state.as_str(), there.io), ("running", None));
     }
 
     #[test]

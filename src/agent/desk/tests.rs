@@ -18,6 +18,7 @@ use crate::fence::report::{DeviceOutcome, FenceReport, LocksOutcome};
 use crate::host::simulated::{Daemon, Group, InFlight, Layout, Simulation, State, Under, uuid_of};
 
 mod changed;
+mod waking;
 
 /// More than anything here takes.
 const LIMIT: Duration = Duration::from_secs(60);
