@@ -315,6 +315,14 @@ impl Watch {
             // writev, sendmsg
             20 | 46 => self.written(args[0], b""),
             16 => self.device_mapper(args[1], args[2]),
+            // clone, clone3: with CLONE_VFORK, as a child that becomes another program is made
+            56 => (args[0] & VFORK != 0).then(|| STARTS.to_owned()),
+            435 => (self.number_at(args[0]) & VFORK != 0).then(|| STARTS.to_owned()),
+            // An API server or whoever is asked over the network is told nothing that a node does by it.
+            42 if self.bytes(args[1], 2) != UNIX.to_ne_bytes() => {
+                self.peers.insert(args[0], NETWORK.to_owned());
+                None
+            }
             42 => {
                 let name = self.bytes(
                     args[1] + 2,
@@ -361,7 +369,10 @@ impl Watch {
             .take(60)
             .collect();
         // Questions change nothing: wdmd and sanlock are only ever asked for their state.
-        let asked = peer == "wdmd.sock" || peer == "sanlock.sock" || text.contains("\"info\"");
+        let asked = peer == NETWORK
+            || peer == "wdmd.sock"
+            || peer == "sanlock.sock"
+            || text.contains("\"info\"");
         (!asked).then(|| format!("send {peer}: {text}"))
     }
 
@@ -396,5 +407,13 @@ impl Watch {
     }
 }
 
+/// `CLONE_VFORK` of linux/sched.h.
+const VFORK: u64 = 0x4000;
+/// What the call is called by which a program begins to start another one.
+pub const STARTS: &str = "start a program";
+/// `AF_UNIX` of linux/socket.h.
+const UNIX: u16 = 1;
+/// Peer of every other socket.
+const NETWORK: &str = "the network";
 /// `PTRACE_SYSCALL_INFO_ENTRY` of linux/ptrace.h.
 const ENTRY: u8 = 1;

@@ -8,6 +8,7 @@ mod matrix;
 mod mishaps;
 mod missing;
 mod races;
+mod returns;
 mod stages;
 
 use std::time::{Duration, Instant};
@@ -69,6 +70,7 @@ pub fn long() -> Vec<Scenario> {
     long.extend(matrix::long());
     long.extend(mishaps::long());
     long.extend(adopted::long());
+    long.extend(returns::long());
     long
 }
 

@@ -66,7 +66,7 @@ impl Watch {
         (!expected || node && !NODES.contains(&&*path)).then(|| format!("open {path}"))
     }
 
-    fn number_at(&self, at: u64) -> u64 {
+    pub(super) fn number_at(&self, at: u64) -> u64 {
         let bytes = self.bytes(at, 8).try_into();
         bytes.map_or(0, u64::from_ne_bytes)
     }

@@ -54,7 +54,7 @@ pub fn keep_policy(node: &Node, vg: &str) -> Result {
 pub fn program(binary: &str, vg: &str) -> String {
     let port = 9871 + GROUPS.iter().position(|g| *g == vg).unwrap_or(GROUPS.len());
     format!(
-        "/bin/sh -c \"exec env KUBECONFIG=/run/kubeconfig {binary} agent --node-name n1 --state-directory /run/sf/{vg} \
+        "/bin/sh -c \"exec env KUBECONFIG=/run/kubeconfig {binary} agent --node-name n1-{vg} --state-directory /run/sf/{vg} \
          --health-listen 127.0.0.1:{port} >>/run/agent.{vg}.log 2>&1\""
     )
 }
@@ -123,7 +123,7 @@ fn within_bounds(answer: &Answer) -> Result<Steps> {
 }
 
 /// In use as if nothing had happened. Asked again: a daemon that is slow to answer is not one that has let go.
-fn in_use(node: &Node, when: &str) -> Result {
+pub fn in_use(node: &Node, when: &str) -> Result {
     let mut last = String::new();
     let all = until("all is in use", Duration::from_secs(10), || {
         let look = Look::at(node)?;
