@@ -97,6 +97,8 @@ pub struct Desk {
     tried_out: BTreeSet<Uid>,
     hooks: Waiting,
     subjects: watch::Sender<Vec<Subject>>,
+    /// Volume groups without a lock that were told of.
+    unlocked: Vec<String>,
 }
 
 impl Desk {
@@ -121,6 +123,7 @@ impl Desk {
             tried_out: BTreeSet::new(),
             hooks: Waiting::default(),
             subjects: watch::Sender::default(),
+            unlocked: Vec::new(),
         };
         for known in desk.tools.sentry.resume(left.as_ref()) {
             if !desk.tools.actor.lifted(&known.report) {
@@ -422,6 +425,7 @@ impl Desk {
         let inventory = observation.as_ref().and_then(|o| o.as_ref().as_ref().ok());
         // First: it may be that a watchdog is running.
         let (wait, policy_waits) = self.stand_guard(observation.as_ref(), may_begin);
+        self.tell_unlocked(inventory);
         // What a refused order would be answered by now, it is asked as a fence would ask it.
         let refused = |k: &Known| matches!(k.report.outcome, Outcome::Refused(why) if waits(why));
         let waiting = self.known.values().any(refused);

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::observe::observe;
 use crate::fence::preflight::{Check, Facts, preflight};
 use crate::fence::topology::swap_levels;
+use crate::fence::unlocked::unlocked;
 use crate::fence::{
     DevNo, DmDevice, Inventory, LockManager, Lockspace, Monotonic, Path, PhysicalVolume, PvKind,
     Target, VolumeGroup, Watchdog,
@@ -56,6 +57,10 @@ fn told(inventory: &Inventory) -> Told<'_> {
         taken_at: seconds(inventory.taken_at),
         volume_groups: inventory.volume_groups.iter().map(volume_group).collect(),
         watchdog: watchdog(&inventory.watchdog),
+        without_lock: unlocked(inventory)
+            .iter()
+            .map(|g| g.name.as_str())
+            .collect(),
     }
 }
 
@@ -71,6 +76,8 @@ struct Told<'a> {
     taken_at: f64,
     volume_groups: Vec<Group<'a>>,
     watchdog: Value,
+    /// Names of those that reach the SAN although nobody holds their locks.
+    without_lock: Vec<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -275,6 +282,7 @@ mod tests {
         assert_eq!(json["volumeGroups"][0]["lockspace"]["state"], "Expired");
         assert_eq!(json["volumeGroups"][0]["swapLevels"], json!([["253:4"]]));
         assert_eq!(json["lockManager"]["problem"], "gone");
+        assert_eq!(json["withoutLock"], json!([]));
         assert_eq!(json["watchdog"]["clients"][0]["expires"], 80.0);
     }
 

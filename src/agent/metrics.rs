@@ -46,6 +46,7 @@ pub struct Metrics {
     api_errors: Family<ErrorLabels, Counter<u64, AtomicU64>>,
     fencing: Gauge<i64, AtomicI64>,
     fenced: Gauge<i64, AtomicI64>,
+    unlocked: Gauge<i64, AtomicI64>,
 }
 
 fn steps() -> Histogram {
@@ -62,6 +63,7 @@ impl Default for Metrics {
             api_errors: Family::default(),
             fencing: Gauge::default(),
             fenced: Gauge::default(),
+            unlocked: Gauge::default(),
         }
     }
 }
@@ -102,6 +104,11 @@ impl Metrics {
             "fenced_volume_groups",
             "Volume groups that stand fenced",
             self.fenced.clone(),
+        );
+        registry.register(
+            "unlocked_volume_groups",
+            "Volume groups that reach the SAN although nobody holds their locks",
+            self.unlocked.clone(),
         );
     }
 
@@ -144,5 +151,10 @@ impl Metrics {
     /// How many volume groups stand fenced.
     pub fn fenced(&self, n: usize) {
         self.fenced.set(n.try_into().unwrap_or(i64::MAX));
+    }
+
+    /// How many volume groups reach the SAN without a lock.
+    pub fn unlocked(&self, n: usize) {
+        self.unlocked.set(n.try_into().unwrap_or(i64::MAX));
     }
 }

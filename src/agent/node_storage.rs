@@ -17,6 +17,7 @@ use crate::api::takeover::DeclaredDead;
 use crate::api::{Condition, ConditionStatus, NodeStorageStatus};
 use crate::fence::budget::worst_case;
 use crate::fence::preflight::{Check, Facts, Verdict, preflight};
+use crate::fence::unlocked::unlocked;
 use crate::fence::{
     DmDevice, Inventory, LockManager, Lockspace, LockspaceState, Path, PhysicalVolume, PvKind,
     VolumeGroup, Watchdog,
@@ -131,20 +132,60 @@ pub fn status(
         message.push_str("; status.preflight says what to do");
     }
     status.preflight = checks.iter().map(preflight_check).collect();
-    let condition = Condition {
-        type_: condition_type::READY.to_owned(),
-        status: if ready {
-            ConditionStatus::True
-        } else {
-            ConditionStatus::False
-        },
-        observed_generation: None,
-        last_transition_time: whole_seconds(now),
-        reason: reason.to_owned(),
-        message: cut(&message, 4096),
+    let ready = if ready {
+        ConditionStatus::True
+    } else {
+        ConditionStatus::False
     };
-    condition::set(&mut status.conditions, condition);
+    let ready = (condition_type::READY, ready, reason, message);
+    let (held, reason, message) = locks_held(inventory);
+    let held = (condition_type::LOCKS_HELD, held, reason, message);
+    for (type_, is, reason, message) in [ready, held] {
+        let condition = Condition {
+            type_: type_.to_owned(),
+            status: is,
+            observed_generation: None,
+            last_transition_time: whole_seconds(now),
+            reason: reason.to_owned(),
+            message: cut(&message, 4096),
+        };
+        condition::set(&mut status.conditions, condition);
+    }
     status
+}
+
+/// Whether somebody holds the locks of every volume group that reaches the SAN, why, and in words.
+fn locks_held(inventory: Result<&Inventory, &str>) -> (ConditionStatus, &'static str, String) {
+    let without = inventory.map(unlocked).unwrap_or_default();
+    if !without.is_empty() {
+        let names: Vec<&str> = without.iter().map(|g| g.name.as_str()).collect();
+        return (ConditionStatus::False, OPEN_WITHOUT_LOCK, in_words(&names));
+    }
+    match inventory.map(|i| &i.lock_manager) {
+        Ok(LockManager::Running(_)) => (
+            ConditionStatus::True,
+            "AllHeld",
+            "Every shared volume group that reaches the SAN has its lockspace".to_owned(),
+        ),
+        _ => (
+            ConditionStatus::Unknown,
+            "NotKnown",
+            "Device mapper or the lock manager does not answer: Ready says which".to_owned(),
+        ),
+    }
+}
+
+/// Reason of `LocksHeld=False`, and of the event about it.
+pub const OPEN_WITHOUT_LOCK: &str = "OpenWithoutLock";
+
+/// What is so, and what to do.
+#[must_use]
+pub fn in_words(volume_groups: &[&str]) -> String {
+    format!(
+        "Devices of {} reach the SAN, and nobody holds a lock for them or has the watchdog wait for them: another host may be given the same volumes. \
+         If the SAN is away, reset the node before its paths come back; else deactivate them at once (docs/bad-night.md)",
+        volume_groups.join(", ")
+    )
 }
 
 fn preflight_check(check: &Check) -> PreflightCheck {

@@ -138,3 +138,40 @@ fn daemons_that_are_not_spared_are_told_and_the_node_stays_ready() {
     let ready = condition::find(&status.conditions, "Ready").unwrap();
     assert!(ready.message.contains("DaemonsSpared"), "{}", ready.message);
 }
+
+#[test]
+fn what_reaches_the_san_without_a_lock_is_a_condition_of_its_own() {
+    let held = |break_it: &dyn Fn(&mut crate::host::simulated::State)| {
+        let groups = vec![Group::target("vg1"), Group::target("vg2")];
+        let simulation = Simulation::new(&Layout { groups });
+        simulation.state(|s| break_it(s));
+        let status = status_of(&simulation);
+        let held = condition::find(&status.conditions, "LocksHeld").unwrap();
+        (held.status, held.reason.clone(), held.message.clone())
+    };
+    let (all, reason, _) = held(&|_| ());
+    assert_eq!((all, reason.as_str()), (ConditionStatus::True, "AllHeld"));
+    let (one, reason, message) = held(&|s| s.lockspaces.retain(|l| l.lockspace.vg_name != "vg2"));
+    assert_eq!(
+        (one, reason.as_str()),
+        (ConditionStatus::False, OPEN_WITHOUT_LOCK)
+    );
+    assert!(
+        message.starts_with("Devices of vg2 reach the SAN"),
+        "{message}"
+    );
+    // The watchdog still waits for both.
+    let (unknown, reason, _) = held(&|s| s.lvmlockd = Daemon::Dead);
+    assert_eq!(
+        (unknown, reason.as_str()),
+        (ConditionStatus::Unknown, "NotKnown")
+    );
+    let lost = |s: &mut crate::host::simulated::State| {
+        s.lvmlockd = Daemon::Dead;
+        s.lockspaces.clear();
+    };
+    assert_eq!(held(&lost).0, ConditionStatus::False);
+    let blind = status(Err("no such file"), &reporter(), &[], Timestamp::UNIX_EPOCH);
+    let held = condition::find(&blind.conditions, "LocksHeld").unwrap();
+    assert_eq!(held.status, ConditionStatus::Unknown);
+}

@@ -11,6 +11,8 @@ use super::takeover::{DeclareDead, DeclaredDead};
 pub mod condition_type {
     /// Agent: this node can be fenced now.
     pub const READY: &str = "Ready";
+    /// Agent: every shared volume group that reaches the SAN has its lockspace.
+    pub const LOCKS_HELD: &str = "LocksHeld";
 }
 
 /// What the agent of a node reports about its shared storage. Named after the node.
@@ -72,7 +74,7 @@ pub struct NodeStorageStatus {
     #[serde(default)]
     #[schemars(length(max = 1024))]
     pub fenced_volume_groups: String,
-    /// Ready.
+    /// Ready, LocksHeld.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]

@@ -18,6 +18,7 @@ pub mod time;
 pub mod topology;
 pub mod trigger;
 pub mod unfence;
+pub mod unlocked;
 
 pub use inventory::{
     DevNo, DmDevice, Inventory, IoCount, LockManager, Lockspace, LockspaceState, MultipathMap,

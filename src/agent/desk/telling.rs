@@ -6,8 +6,11 @@ use kube::Resource;
 use super::Desk;
 use crate::agent::guard::News;
 use crate::agent::hook;
+use crate::agent::node_storage::{OPEN_WITHOUT_LOCK, in_words};
 use crate::agent::report::Happened;
 use crate::api::StorageFenceRequest;
+use crate::fence::Inventory;
+use crate::fence::unlocked::unlocked;
 use crate::kubernetes::events::Happening;
 
 impl Desk {
@@ -54,6 +57,29 @@ impl Desk {
         if let Some(events) = &self.events {
             let happening = happening(true, "PolicyTriggered", note);
             events.tell_once(self.node(), &happening, occasion);
+        }
+    }
+
+    /// Volume groups that reach the SAN without a lock, when they are others than at the last look.
+    pub(super) fn tell_unlocked(&mut self, inventory: Option<&Inventory>) {
+        let Some(inventory) = inventory else { return };
+        let names: Vec<&str> = unlocked(inventory)
+            .iter()
+            .map(|g| g.name.as_str())
+            .collect();
+        if self.unlocked == names {
+            return;
+        }
+        self.tools.metrics.unlocked(names.len());
+        self.unlocked = names.iter().map(|&n| n.to_owned()).collect();
+        if names.is_empty() {
+            tracing::info!("every volume group that reaches the SAN has its lock again");
+            return;
+        }
+        let note = in_words(&names);
+        tracing::error!(note, "volume groups without a lock");
+        if let Some(events) = &self.events {
+            events.tell(self.node(), &happening(true, OPEN_WITHOUT_LOCK, &note));
         }
     }
 

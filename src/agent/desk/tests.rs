@@ -186,11 +186,16 @@ impl Agent<'_> {
     }
 
     fn fencing(&self) -> bool {
+        self.counts("fencing 1")
+    }
+
+    /// Whether a metric of the agent's has that value.
+    fn counts(&self, what: &str) -> bool {
         let mut registry = prometheus_client::registry::Registry::default();
         self.desk.tools.metrics.register(&mut registry);
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).expect("text");
-        text.contains("storage_fence_agent_fencing 1")
+        text.contains(&format!("\nstorage_fence_agent_{what}\n"))
     }
 
     /// Kill -9.
@@ -466,4 +471,20 @@ fn a_second_fence_that_falls_due_while_an_unfence_is_interrupted_does_not_take_t
     agent.desk.begin_own(&first);
     agent.until("b is released", released("b"));
     agent.until("c is released", released("c"));
+}
+
+#[test]
+fn what_reaches_the_san_without_a_lock_is_counted() {
+    let bench = Bench::new();
+    let mut agent = bench.agent();
+    agent.until("the node was looked at", |d| {
+        d.tools.observer.latest().borrow().is_some()
+    });
+    assert!(agent.counts("unlocked_volume_groups 0"));
+    let before = bench.node.state(|s| std::mem::take(&mut s.lockspaces));
+    agent.until("all are told", |d| d.unlocked == ["a", "b", "c"]);
+    assert!(agent.counts("unlocked_volume_groups 3"));
+    bench.node.state(|s| s.lockspaces = before);
+    agent.until("none is", |d| d.unlocked.is_empty());
+    assert!(agent.counts("unlocked_volume_groups 0"));
 }

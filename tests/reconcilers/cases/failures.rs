@@ -3,11 +3,13 @@
 use kube::api::{ApiResource, DeleteParams, DynamicObject, PostParams};
 use kube::core::Status;
 use serde_json::json;
-use storage_fence::api::StorageFenceRequest;
+use storage_fence::api::condition::find;
+use storage_fence::api::node_storage::condition_type::LOCKS_HELD;
+use storage_fence::api::{ConditionStatus, NodeStorage, StorageFenceRequest};
 
 use crate::bed::Bed;
 use crate::controller::leader;
-use crate::node::TestNode;
+use crate::node::{TestNode, storage};
 use crate::objects::{phase, request, word};
 use crate::support::{Context, Result};
 use crate::wait::{LIMIT, ensure, ensure_eq, until};
@@ -146,4 +148,26 @@ pub async fn a_fence_needs_no_api_server(bed: &Bed) -> Result {
     bed.withdraw("outage").await?;
     agent.stop().await?;
     node.unharmed()
+}
+
+pub async fn what_reaches_the_san_without_a_lock_is_told(bed: &Bed) -> Result {
+    let node = TestNode::join_with(bed, "unlocked-1", &storage(2)).await?;
+    let agent = node.start_agent().await?;
+    let says = |status: ConditionStatus, reason: &'static str| {
+        let is = move |s: &NodeStorage| {
+            let conditions = s.status.as_ref().map(|s| s.conditions.as_slice());
+            let held = find(conditions.unwrap_or_default(), LOCKS_HELD);
+            held.is_some_and(|c| c.status == status && c.reason == reason)
+        };
+        bed.reports(&node.name, reason, is)
+    };
+    says(ConditionStatus::True, "AllHeld").await?;
+    let before = node.simulation.state(|s| std::mem::take(&mut s.lockspaces));
+    says(ConditionStatus::False, "OpenWithoutLock").await?;
+    bed.told("Node", &node.name, "OpenWithoutLock", "storage-fence-agent")
+        .await?;
+    node.simulation.state(|s| s.lockspaces = before);
+    says(ConditionStatus::True, "AllHeld").await?;
+    agent.stop().await?;
+    node.untouched()
 }

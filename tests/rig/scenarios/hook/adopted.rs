@@ -182,7 +182,7 @@ fn writing(node: &Node, writer: &Writer) -> Result<bool> {
 }
 
 /// The node as `inspect` sees it.
-fn inspect(node: &Node) -> Result<Value> {
+pub fn inspect(node: &Node) -> Result<Value> {
     let told = node.run("/payload/bin/storage-fence inspect", LIMIT)?;
     serde_json::from_str(&told.out).context(format!("inspect said {}{}", told.out, told.err))
 }

@@ -3,10 +3,11 @@
 
 use std::time::Duration;
 
+use super::adopted::inspect;
 use super::agent_in;
 use super::crashes::{GROUPS, LIMIT, Look, cut, give_back, hook, set_up, stepped, successor};
 use crate::harness::node::Node;
-use crate::harness::{Cluster, Result, Scenario, Shape, ensure, say};
+use crate::harness::{Cluster, Context, Result, Scenario, Shape, ensure, say, until};
 
 /// The long ones of this file.
 pub fn long() -> Vec<Scenario> {
@@ -22,6 +23,12 @@ pub fn long() -> Vec<Scenario> {
             about: "killed, and the lockspace joined anew by hand before the agent comes: it touches nothing of the new life",
             shape: Shape::arrays,
             tell: joined_again,
+        },
+        Scenario {
+            name: "lvmlockd-dies-after-the-lease",
+            about: "a lease runs out, nobody fences, lvmlockd dies: sanlock and the watchdog let go of what is open, and that is told",
+            shape: Shape::arrays,
+            tell: dies_after_the_lease,
         },
     ]
 }
@@ -68,6 +75,55 @@ fn journal_torn_and_clock_set(cluster: &mut Cluster) -> Result {
     ensure(
         cluster.node("n1")?.boot_id()? == boot,
         "the node was not reset",
+    )
+}
+
+/// Names of the volume groups that are said to reach the SAN without a lock.
+fn without_lock(node: &Node) -> Result<Vec<String>> {
+    let told = inspect(node)?;
+    let all = told["withoutLock"].as_array().context("withoutLock")?;
+    let mut names: Vec<_> = all.iter().filter_map(|n| n.as_str()).collect();
+    names.sort_unstable();
+    Ok(names.into_iter().map(str::to_owned).collect())
+}
+
+fn dies_after_the_lease(cluster: &mut Cluster) -> Result {
+    cluster.mark_dirty();
+    set_up(cluster, &GROUPS)?;
+    ensure(
+        without_lock(cluster.node("n1")?)?.is_empty(),
+        "nothing reaches the SAN without a lock",
+    )?;
+    cut(cluster, &GROUPS)?;
+    let n1 = cluster.node("n1")?;
+    // The default of lvm.conf: no command.
+    until("every lease has run out", Duration::from_secs(40), || {
+        let dead = n1.sanlock()?.matches("space_dead=1").count();
+        Ok((dead == GROUPS.len()).then_some(()))
+    })?;
+    let look = Look::at(n1)?;
+    ensure(
+        GROUPS.iter().all(|vg| look.watched(vg)) && without_lock(n1)?.is_empty(),
+        "the leases have run out, and the watchdog waits for all three",
+    )?;
+    n1.sh("kill -9 $(pidof lvmlockd)")?;
+    until("the watchdog lets go", Duration::from_secs(20), || {
+        let look = Look::at(n1)?;
+        Ok((!GROUPS.iter().any(|vg| look.watched(vg))).then_some(()))
+    })?;
+    let look = Look::at(n1)?;
+    ensure(
+        GROUPS.iter().all(|vg| look.open(vg).len() == 2),
+        "lvmlockd is dead, sanlock and the watchdog have let go, and every volume still leads to the SAN",
+    )?;
+    let told = without_lock(n1)?;
+    ensure(told == GROUPS, format!("that is told: {told:?}"))?;
+    // By hand: what waits in a map's queue would hold up the swap.
+    n1.sh("for map in $(dmsetup ls --target multipath | cut -f1); do dmsetup message $map 0 fail_if_no_path; done; \
+         for d in $(dmsetup ls | cut -f1 | grep -E '^s[0-2]-[ab]$'); do dmsetup wipe_table --noudevsync $d; done")?;
+    ensure(
+        without_lock(n1)?.is_empty(),
+        "what is cut off reaches nothing",
     )
 }
 

@@ -1,0 +1,131 @@
+//! Volume groups that reach the SAN although nobody holds their locks any more: another host may be given them, and the watchdog does not stand
+//! behind it.
+//!
+//! sanlock itself lets go like that of a lockspace whose lease has run out when lvmlockd dies then (`release_token_async`: `space_dead` counts
+//! before `PERSISTENT`), whatever is still open.
+
+use super::inventory::{Inventory, LockManager, VolumeGroup, Watchdog};
+
+/// Bytes of a lockspace's name (sanlock's `SANLK_NAME_LEN`).
+const NAME_LEN: usize = 48;
+
+/// The shared volume groups that have a device that leads to the SAN, and nothing that stands behind it. What is not known is not told (S5).
+///
+/// That a volume group is shared is known by the volume with its leases, which is active from the joining of its lockspace on.
+#[must_use]
+pub fn unlocked(inventory: &Inventory) -> Vec<&VolumeGroup> {
+    let open = |g: &&VolumeGroup| {
+        g.lvmlock.is_some() && g.lockspace.is_none() && g.devices.iter().any(|d| !d.is_error_only())
+    };
+    let groups = inventory.volume_groups.iter().filter(open);
+    let nobody = |g: &&VolumeGroup| match &inventory.lock_manager {
+        LockManager::Running(_) => true,
+        // Whether sanlock has its lockspace, the watchdog's clients tell.
+        LockManager::LvmlockdUnavailable(_) => {
+            inventory.watchdog.known && !watched(&inventory.watchdog, &g.name)
+        }
+        // lvmlockd knows of none, and sanlock may have one that lvmlockd has forgotten.
+        LockManager::SanlockUnavailable(..) => false,
+    };
+    groups.filter(nobody).collect()
+}
+
+/// Whether the watchdog has a client for the lockspace of that volume group. lvmlockd makes its name of `lvm_` and the volume group's.
+fn watched(watchdog: &Watchdog, vg: &str) -> bool {
+    let mut name = format!("lvm_{vg}").into_bytes();
+    name.truncate(NAME_LEN);
+    let ours = |(client, _): &(String, _)| {
+        let rest = client.strip_prefix("sanlock_").unwrap_or_default();
+        rest.rsplit_once(':')
+            .is_some_and(|(lockspace, _)| lockspace.as_bytes() == name)
+    };
+    watchdog.clients.iter().any(ours)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::fence::{DmDevice, Lockspace, Monotonic, Target};
+
+    fn device(kind: &str) -> Arc<DmDevice> {
+        let target = Target {
+            length: 8,
+            kind: kind.into(),
+            ..Target::default()
+        };
+        Arc::new(DmDevice {
+            sectors: 8,
+            targets: vec![target],
+            ..DmDevice::default()
+        })
+    }
+
+    /// A shared volume group without its lockspace, one device open and one cut off.
+    fn group(name: &str) -> VolumeGroup {
+        VolumeGroup {
+            name: name.into(),
+            devices: [device("linear"), device("error")].into(),
+            lvmlock: Some(DmDevice::default()),
+            ..VolumeGroup::default()
+        }
+    }
+
+    fn node(group: VolumeGroup, lock_manager: LockManager, clients: &[&str]) -> Inventory {
+        let client = |name: &&str| ((*name).to_owned(), Monotonic::default());
+        Inventory {
+            taken_at: Monotonic::default(),
+            boot_id: String::new(),
+            volume_groups: vec![group],
+            lock_manager,
+            watchdog: Watchdog {
+                known: true,
+                clients: clients.iter().map(client).collect(),
+                ..Watchdog::default()
+            },
+        }
+    }
+
+    fn told(inventory: &Inventory) -> usize {
+        unlocked(inventory).len()
+    }
+
+    #[test]
+    fn one_that_reaches_the_san_without_a_lockspace_is_told_and_no_other() {
+        let running = || LockManager::Running(Vec::new());
+        assert_eq!(told(&node(group("san"), running(), &[])), 1);
+        let local = VolumeGroup {
+            lvmlock: None,
+            ..group("local")
+        };
+        assert_eq!(told(&node(local, running(), &[])), 0);
+        let joined = VolumeGroup {
+            lockspace: Some(Lockspace::default()),
+            ..group("san")
+        };
+        assert_eq!(told(&node(joined, running(), &[])), 0);
+        let fenced = VolumeGroup {
+            devices: [device("error")].into(),
+            ..group("san")
+        };
+        assert_eq!(told(&node(fenced, running(), &[])), 0);
+    }
+
+    #[test]
+    fn without_lvmlockd_the_watchdog_tells_and_what_is_not_known_is_not_told() {
+        let gone = || LockManager::LvmlockdUnavailable("gone".into());
+        let one = |vg: &str, clients: &[&str]| told(&node(group(vg), gone(), clients));
+        assert_eq!(one("san", &[]), 1);
+        assert_eq!(one("san", &["sanlock_lvm_san:1"]), 0);
+        assert_eq!(one("san2", &["sanlock_lvm_san:1", "another"]), 1);
+        let long = "v".repeat(60);
+        let cut = format!("sanlock_lvm_{}:12", "v".repeat(44));
+        assert_eq!(one(&long, &[&cut]), 0);
+        let mut blind = node(group("san"), gone(), &[]);
+        blind.watchdog.known = false;
+        assert_eq!(told(&blind), 0);
+        let silent = LockManager::SanlockUnavailable("silent".into(), Vec::new());
+        assert_eq!(told(&node(group("san"), silent, &[])), 0);
+    }
+}
