@@ -1,5 +1,6 @@
 //! Fences, un-fences and observations on threads of their own: neither a kernel that hangs nor an API server that hangs holds the other up.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,6 +17,7 @@ use super::restore;
 use crate::fence::report::{FenceReport, LocksOutcome, Outcome};
 use crate::fence::selection::RefusalReason;
 use crate::fence::unfence::{UnfenceOrder, UnfenceReport};
+use crate::fence::unlocked;
 use crate::fence::{Inventory, Order};
 use crate::host::urgency::rest_after;
 use crate::host::{Bell, Host};
@@ -357,6 +359,7 @@ impl Observer {
                 let mut kept = Kept::listening(&host);
                 let mut before = None;
                 let mut failing = None;
+                let mut without_lock = BTreeSet::new();
                 loop {
                     let seen = thread.bell.rings();
                     let began = Instant::now();
@@ -365,7 +368,10 @@ impl Observer {
                     let heard = thread.heard.load(Ordering::Acquire);
                     let heard = (thread.hears.load(Ordering::Acquire) && !rung).then_some(heard);
                     let observation = observe_again(&host, &mut kept, heard);
-                    let observation = observation.map_err(|e| e.to_string());
+                    let mut observation = observation.map_err(|e| e.to_string());
+                    if let Ok(inventory) = &mut observation {
+                        unlocked::mark(inventory, &mut without_lock);
+                    }
                     tell_failure(&mut failing, observation.as_ref().err());
                     let length = began.elapsed();
                     took(length);

@@ -17,7 +17,6 @@ use crate::api::takeover::DeclaredDead;
 use crate::api::{Condition, ConditionStatus, NodeStorageStatus};
 use crate::fence::budget::worst_case;
 use crate::fence::preflight::{Check, Facts, Verdict, preflight};
-use crate::fence::unlocked::unlocked;
 use crate::fence::{
     DmDevice, Inventory, LockManager, Lockspace, LockspaceState, Path, PhysicalVolume, PvKind,
     VolumeGroup, Watchdog,
@@ -156,9 +155,10 @@ pub fn status(
 
 /// Whether somebody holds the locks of every volume group that reaches the SAN, why, and in words.
 fn locks_held(inventory: Result<&Inventory, &str>) -> (ConditionStatus, &'static str, String) {
-    let without = inventory.map(unlocked).unwrap_or_default();
-    if !without.is_empty() {
-        let names: Vec<&str> = without.iter().map(|g| g.name.as_str()).collect();
+    let groups = inventory.map(|i| i.volume_groups.as_slice());
+    let without = groups.unwrap_or_default().iter().filter(|g| g.unlocked);
+    let names: Vec<&str> = without.map(|g| g.name.as_str()).collect();
+    if !names.is_empty() {
         return (ConditionStatus::False, OPEN_WITHOUT_LOCK, in_words(&names));
     }
     match inventory.map(|i| &i.lock_manager) {

@@ -1,8 +1,10 @@
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::*;
 use crate::agent::observe::observe;
 use crate::fence::Monotonic;
+use crate::fence::unlocked::mark;
 use crate::host::simulated::{Daemon, Group, Layout, Simulation, Under};
 
 fn reporter() -> Reporter {
@@ -145,7 +147,11 @@ fn what_reaches_the_san_without_a_lock_is_a_condition_of_its_own() {
         let groups = vec![Group::target("vg1"), Group::target("vg2")];
         let simulation = Simulation::new(&Layout { groups });
         simulation.state(|s| break_it(s));
-        let status = status_of(&simulation);
+        let mut inventory = observe(&simulation.host()).unwrap();
+        let mut before = BTreeSet::new();
+        mark(&mut inventory, &mut before);
+        mark(&mut inventory, &mut before);
+        let status = status(Ok(&inventory), &reporter(), &[], Timestamp::UNIX_EPOCH);
         let held = condition::find(&status.conditions, "LocksHeld").unwrap();
         (held.status, held.reason.clone(), held.message.clone())
     };

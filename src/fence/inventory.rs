@@ -283,6 +283,8 @@ pub struct VolumeGroup {
     pub lockspace: Option<Lockspace>,
     /// Whether it stands fenced and its lockspace, told above, is the one that it had before.
     pub stands: bool,
+    /// Whether it has reached the SAN for two looks in a row although nobody held its locks ([`super::unlocked`]).
+    pub unlocked: bool,
 }
 
 impl VolumeGroup {

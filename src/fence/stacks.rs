@@ -253,6 +253,7 @@ impl Stacks {
                 .collect(),
             lockspace,
             stands: false,
+            unlocked: false,
         };
         group.parts = Some(parts);
         volume_group

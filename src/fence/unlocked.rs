@@ -4,7 +4,9 @@
 //! sanlock itself lets go like that of a lockspace whose lease has run out when lvmlockd dies then (`release_token_async`: `space_dead` counts
 //! before `PERSISTENT`), whatever is still open.
 
-use super::inventory::{Inventory, LockManager, VolumeGroup, Watchdog};
+use std::collections::BTreeSet;
+
+use super::inventory::{Inventory, LockManager, Lockspace, LockspaceState, VolumeGroup, Watchdog};
 
 /// Bytes of a lockspace's name (sanlock's `SANLK_NAME_LEN`).
 const NAME_LEN: usize = 48;
@@ -15,29 +17,56 @@ const NAME_LEN: usize = 48;
 #[must_use]
 pub fn unlocked(inventory: &Inventory) -> Vec<&VolumeGroup> {
     let open = |g: &&VolumeGroup| {
-        g.lvmlock.is_some() && g.lockspace.is_none() && g.devices.iter().any(|d| !d.is_error_only())
+        let held = g.lockspace.as_ref().is_some_and(holds);
+        g.lvmlock.is_some() && !held && g.devices.iter().any(|d| !d.is_error_only())
     };
     let groups = inventory.volume_groups.iter().filter(open);
-    let nobody = |g: &&VolumeGroup| match &inventory.lock_manager {
-        LockManager::Running(_) => true,
-        // Whether sanlock has its lockspace, the watchdog's clients tell.
-        LockManager::LvmlockdUnavailable(_) => {
-            inventory.watchdog.known && !watched(&inventory.watchdog, &g.name)
-        }
-        // lvmlockd knows of none, and sanlock may have one that lvmlockd has forgotten.
-        LockManager::SanlockUnavailable(..) => false,
+    let nobody = |g: &&VolumeGroup| {
+        let lockspace = lockspace_of(&g.name);
+        let told = match &inventory.lock_manager {
+            // One that an lvmlockd before left in sanlock, which the present one does not know, holds the locks too.
+            LockManager::Running(all) => {
+                !all.iter().any(|l| holds(l) && l.is_of(&g.uuid, &lockspace))
+            }
+            // Whether sanlock has its lockspace, the watchdog's clients tell.
+            LockManager::LvmlockdUnavailable(_) => inventory.watchdog.known,
+            // lvmlockd knows of none, and sanlock may have one that lvmlockd has forgotten.
+            LockManager::SanlockUnavailable(..) => false,
+        };
+        told && !watched(&inventory.watchdog, &lockspace)
     };
     groups.filter(nobody).collect()
 }
 
-/// Whether the watchdog has a client for the lockspace of that volume group. lvmlockd makes its name of `lvm_` and the volume group's.
-fn watched(watchdog: &Watchdog, vg: &str) -> bool {
-    let mut name = format!("lvm_{vg}").into_bytes();
-    name.truncate(NAME_LEN);
+/// One that is on its way out holds nothing any more.
+fn holds(lockspace: &Lockspace) -> bool {
+    lockspace.state != LockspaceState::Removing
+}
+
+/// lvmlockd makes the name of `lvm_` and the volume group's, in which LVM allows ASCII only.
+fn lockspace_of(vg: &str) -> String {
+    "lvm_".chars().chain(vg.chars()).take(NAME_LEN).collect()
+}
+
+/// Marks those that are so for the second look in a row: the lock manager is asked a moment after the devices were read, and a volume group may have
+/// been stopped as it should be in between. `before` are those of the look before, by UUID, and becomes those of this one.
+pub fn mark(inventory: &mut Inventory, before: &mut BTreeSet<String>) {
+    let found: BTreeSet<String> = unlocked(inventory)
+        .into_iter()
+        .map(|g| g.uuid.clone())
+        .collect();
+    for group in &mut inventory.volume_groups {
+        group.unlocked = found.contains(&group.uuid) && before.contains(&group.uuid);
+    }
+    *before = found;
+}
+
+/// Whether the watchdog has a client for that lockspace, as far as is known.
+fn watched(watchdog: &Watchdog, lockspace: &str) -> bool {
     let ours = |(client, _): &(String, _)| {
         let rest = client.strip_prefix("sanlock_").unwrap_or_default();
         rest.rsplit_once(':')
-            .is_some_and(|(lockspace, _)| lockspace.as_bytes() == name)
+            .is_some_and(|(name, _)| name == lockspace)
     };
     watchdog.clients.iter().any(ours)
 }
@@ -47,7 +76,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::fence::{DmDevice, Lockspace, Monotonic, Target};
+    use crate::fence::{DmDevice, Monotonic, Target};
 
     fn device(kind: &str) -> Arc<DmDevice> {
         let target = Target {
@@ -105,11 +134,52 @@ mod tests {
             ..group("san")
         };
         assert_eq!(told(&node(joined, running(), &[])), 0);
+        let dropped = VolumeGroup {
+            lockspace: Some(Lockspace {
+                state: LockspaceState::Removing,
+                ..Lockspace::default()
+            }),
+            ..group("san")
+        };
+        assert_eq!(told(&node(dropped, running(), &[])), 1);
         let fenced = VolumeGroup {
             devices: [device("error")].into(),
             ..group("san")
         };
         assert_eq!(told(&node(fenced, running(), &[])), 0);
+    }
+
+    #[test]
+    fn what_an_lvmlockd_before_left_in_sanlock_holds_the_locks() {
+        let left = Lockspace {
+            name: "lvm_san".into(),
+            ..Lockspace::default()
+        };
+        let with = |all: Vec<Lockspace>| LockManager::Running(all);
+        assert_eq!(told(&node(group("san"), with(vec![left.clone()]), &[])), 0);
+        assert_eq!(told(&node(group("sand"), with(vec![left]), &[])), 1);
+        let watched = ["sanlock_lvm_san:1"];
+        assert_eq!(told(&node(group("san"), with(Vec::new()), &watched)), 0);
+    }
+
+    #[test]
+    fn it_is_marked_at_the_second_look_in_a_row() {
+        let without = || node(group("san"), LockManager::Running(Vec::new()), &[]);
+        let joined = || {
+            let lockspace = Some(Lockspace::default());
+            let group = VolumeGroup {
+                lockspace,
+                ..group("san")
+            };
+            node(group, LockManager::Running(Vec::new()), &[])
+        };
+        let mut before = BTreeSet::new();
+        let looks = [without(), joined(), without(), without(), joined()];
+        let marked = looks.map(|mut look| {
+            mark(&mut look, &mut before);
+            look.volume_groups[0].unlocked
+        });
+        assert_eq!(marked, [false, false, false, true, false]);
     }
 
     #[test]

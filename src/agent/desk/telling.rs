@@ -10,7 +10,6 @@ use crate::agent::node_storage::{OPEN_WITHOUT_LOCK, in_words};
 use crate::agent::report::Happened;
 use crate::api::StorageFenceRequest;
 use crate::fence::Inventory;
-use crate::fence::unlocked::unlocked;
 use crate::kubernetes::events::Happening;
 
 impl Desk {
@@ -63,10 +62,8 @@ impl Desk {
     /// Volume groups that reach the SAN without a lock, when they are others than at the last look.
     pub(super) fn tell_unlocked(&mut self, inventory: Option<&Inventory>) {
         let Some(inventory) = inventory else { return };
-        let names: Vec<&str> = unlocked(inventory)
-            .iter()
-            .map(|g| g.name.as_str())
-            .collect();
+        let without = inventory.volume_groups.iter().filter(|g| g.unlocked);
+        let names: Vec<&str> = without.map(|g| g.name.as_str()).collect();
         if self.unlocked == names {
             return;
         }
