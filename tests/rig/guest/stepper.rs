@@ -318,7 +318,7 @@ impl Watch {
             // clone, clone3: with CLONE_VFORK, as a child that becomes another program is made
             56 => (args[0] & VFORK != 0).then(|| STARTS.to_owned()),
             435 => (self.number_at(args[0]) & VFORK != 0).then(|| STARTS.to_owned()),
-            // An API server or whoever is asked over the network is told nothing that a node does by it.
+            // What goes over the network changes nothing on the node.
             42 if self.bytes(args[1], 2) != UNIX.to_ne_bytes() => {
                 self.peers.insert(args[0], NETWORK.to_owned());
                 None

@@ -72,6 +72,21 @@ pub fn start_stepped(node: &Node, binary: &str, all: &[(&str, &[Point])]) -> Res
     Ok(started)
 }
 
+/// Starts one for each volume group that is killed before or after (`order`) the step of that number, counted from when there is `file`.
+pub fn start_killed(
+    node: &Node,
+    order: &str,
+    numbers: &[usize],
+    file: &str,
+) -> Result<Vec<Pending>> {
+    let which: Vec<String> = numbers.iter().map(|n| format!("{n} once {file}")).collect();
+    let point = |w| [(order, w, "kill")];
+    let points: Vec<[Point; 1]> = which.iter().map(String::as_str).map(point).collect();
+    let points = points.iter().map(|p| &p[..]);
+    let all: Vec<_> = GROUPS.into_iter().zip(points).collect();
+    start_stepped(node, OURS, &all)
+}
+
 /// kill -9, if it lives.
 pub fn end(node: &Node, vg: &str) -> Result {
     // Not whoever has its command line in his own, as the stepper.
@@ -155,19 +170,8 @@ fn killed_at_every_step(cluster: &mut Cluster) -> Result {
         going_on = false;
         let n1 = cluster.node("n1")?;
         n1.sh("rm -f /run/cut")?;
-        let which: Vec<String> = (1..)
-            .take(GROUPS.len())
-            .map(|n| format!("{} once /run/cut", number + n))
-            .collect();
-        let points: Vec<_> = which
-            .iter()
-            .map(|w| [("before", w.as_str(), "kill")])
-            .collect();
-        let all: Vec<_> = GROUPS
-            .into_iter()
-            .zip(points.iter().map(|p| &p[..]))
-            .collect();
-        let agents = start_stepped(n1, OURS, &all)?;
+        let numbers: Vec<usize> = (number + 1..).take(GROUPS.len()).collect();
+        let agents = start_killed(n1, "before", &numbers, "/run/cut")?;
         in_use(
             n1,
             "the next agent, which finds the former fence in its journal",

@@ -228,8 +228,8 @@ pub fn cut(cluster: &mut Cluster, groups: &[&str]) -> Result {
     Ok(())
 }
 
-/// The node as it was before the fence, by hand: as an administrator would.
-pub fn give_back(cluster: &mut Cluster, groups: &[&str]) -> Result {
+/// Brings every path back, and waits until the node knows.
+pub fn paths_return(cluster: &mut Cluster, groups: &[&str]) -> Result {
     cluster.san.restore_all("n1", None)?;
     let n1 = cluster.node("n1")?;
     for lun in 0..groups.len() {
@@ -237,6 +237,13 @@ pub fn give_back(cluster: &mut Cluster, groups: &[&str]) -> Result {
             Ok((n1.path_states(lun)? == "AA").then_some(()))
         })?;
     }
+    Ok(())
+}
+
+/// The node as it was before the fence, by hand: as an administrator would.
+pub fn give_back(cluster: &mut Cluster, groups: &[&str]) -> Result {
+    paths_return(cluster, groups)?;
+    let n1 = cluster.node("n1")?;
     let all = groups.join(" ");
     n1.sh_within(
         &format!(

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::super::speed::{OURS, send_programs};
-use super::agents::{end, in_use, start_stepped};
-use super::crashes::{GROUPS, LIMIT, Look, Point, asked, completed, cut, set_up, traced};
+use super::agents::{end, in_use, start_killed, start_stepped};
+use super::crashes::{GROUPS, LIMIT, Look, asked, completed, cut, paths_return, set_up, traced};
 use crate::guest::stepper::{STARTS, Steps};
 use crate::harness::agent::Pending;
 use crate::harness::operator::{condition, request_yaml};
@@ -112,23 +112,11 @@ fn round(cluster: &mut Cluster, order: &str, numbers: &[usize]) -> Result<BTreeM
         .zip(numbers.iter().cycle())
         .map(|(_, n)| *n)
         .collect();
-    let which: Vec<String> = numbers
-        .iter()
-        .map(|n| format!("{n} once {BEGIN}"))
-        .collect();
-    let points: Vec<[Point; 1]> = which
-        .iter()
-        .map(|w| [(order, w.as_str(), "kill")])
-        .collect();
-    let all: Vec<_> = GROUPS
-        .into_iter()
-        .zip(points.iter().map(|p| &p[..]))
-        .collect();
-    let agents = start_stepped(n1, OURS, &all)?;
+    let agents = start_killed(n1, order, &numbers, BEGIN)?;
     let first = numbers.first().copied().unwrap_or_default();
     let name = |vg: &str| format!("{vg}-{order}-{first}");
     fence(cluster, &name)?;
-    paths_return(cluster)?;
+    paths_return(cluster, &GROUPS)?;
     cluster.node("n1")?.sh(&format!("touch {BEGIN}"))?;
     let control_plane = cluster.control_plane()?;
     for vg in GROUPS {
@@ -160,17 +148,6 @@ fn fence(cluster: &mut Cluster, name: &dyn Fn(&str) -> String) -> Result {
         control_plane.wait_for_condition(&name(vg), "LocksReleased", "True", TURN)?;
     }
     completed(cluster.node("n1")?, &GROUPS)
-}
-
-fn paths_return(cluster: &mut Cluster) -> Result {
-    cluster.san.restore_all("n1", None)?;
-    let n1 = cluster.node("n1")?;
-    for lun in 0..GROUPS.len() {
-        until("the paths are back", Duration::from_secs(60), || {
-            Ok((n1.path_states(lun)? == "AA").then_some(()))
-        })?;
-    }
-    Ok(())
 }
 
 /// Whether the request says that it was given back.
