@@ -184,12 +184,14 @@ impl ControlPlane {
         self.kubectl(&["apply", "--server-side", "-f", &file.display().to_string()])
     }
 
-    /// Waits until a node is Ready.
-    pub fn wait_for_node(&self, name: &str, limit: Duration) -> Result {
-        let path = "jsonpath={.status.conditions[?(@.type=='Ready')].status}";
+    /// Waits until a node is Ready since that boot: what it said before is believed for a while after it is off.
+    pub fn wait_for_node(&self, name: &str, boot_id: &str, limit: Duration) -> Result {
+        let path =
+            "jsonpath={.status.nodeInfo.bootID} {.status.conditions[?(@.type=='Ready')].status}";
+        let ready = format!("{boot_id} True");
         until(&format!("Node {name} is Ready"), limit, || {
             let answer = self.try_kubectl(&["get", "node", name, "-o", path])?;
-            Ok((String::from_utf8_lossy(&answer.stdout) == "True").then_some(()))
+            Ok((String::from_utf8_lossy(&answer.stdout) == ready).then_some(()))
         })
     }
 }

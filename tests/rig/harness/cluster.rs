@@ -16,6 +16,9 @@ use super::{Context, Result, accel, ceph, node_image, operator, say};
 /// Emulated, two at once, on two busy cores.
 pub(super) const BOOT_LIMIT: Duration = Duration::from_secs(180);
 
+/// How long a kubelet may be silent until its Node is not Ready. Kubernetes' own: a kubelet renews its lease every 10 s.
+const LEASE_LIMIT: &str = "50s";
+
 /// After that it is tried once more.
 const FIRST_BOOT_LIMIT: Duration = Duration::from_secs(100);
 
@@ -141,7 +144,13 @@ impl Cluster {
         let mut control_plane = None;
         if shape.kubernetes {
             let begin = Instant::now();
-            let started = ControlPlane::start(&run, &["--san", HOST_IN_GUEST])?;
+            let flags = [
+                "--san",
+                HOST_IN_GUEST,
+                "--node-monitor-grace-period",
+                LEASE_LIMIT,
+            ];
+            let started = ControlPlane::start(&run, &flags)?;
             say(format!(
                 "control plane ready on port {} ({:.1} s)",
                 started.port(),
@@ -309,8 +318,9 @@ impl Cluster {
                 format!("/payload/node/kubelet-up {port} {}", node.name())
             })?;
             for name in names {
+                let boot_id = self.node(name)?.boot_id()?;
                 control_plane
-                    .wait_for_node(name, BOOT_LIMIT)
+                    .wait_for_node(name, &boot_id, BOOT_LIMIT)
                     .map_err(|error| {
                         let log = self
                             .node(name)

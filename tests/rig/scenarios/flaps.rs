@@ -27,7 +27,7 @@ fn short_cut(cluster: &mut Cluster) -> Result {
     let writers = volumes_in_use(n1, "san", 3)?;
     let boot_id = n1.boot_id()?;
     wait_for_paths(cluster, "n1", ("True", "PathsWork"))?;
-    idle(n1)?;
+    idle(cluster)?;
 
     say("every path of n1 is cut for less than the policy's delay");
     cluster.san.cut_all("n1", None)?;
@@ -59,14 +59,24 @@ const BY_THREAD: &str = "p=$(pgrep -of '^/storage-fence agent'); \
      all >/run/before; sleep 60; all >/run/after; paste -d ' ' /run/before /run/after | awk '{d=$NF-$(NF/2); sum+=d; printf \"%s %d, \", $1, d} END {print \"all \" sum}'";
 
 /// What the agent takes while nothing happens. The emulated core is a dozen times slower than the machine's: said, not judged.
-fn idle(node: &Node) -> Result {
+fn idle(cluster: &Cluster) -> Result {
     std::thread::sleep(Duration::from_secs(30));
-    let ticks = node.sh_within(BY_THREAD, Duration::from_secs(120))?;
+    let ready = || -> Result<Value> {
+        let node = cluster.control_plane()?.object("node", "n1")?;
+        let ready = condition(&node.context("a Node")?, "Ready").cloned();
+        Ok(ready.context("a kubelet reports")?["lastTransitionTime"].clone())
+    };
+    let before = ready()?;
+    let ticks = cluster
+        .node("n1")?
+        .sh_within(BY_THREAD, Duration::from_secs(120))?;
     say(format!(
-        "    the idle agent of {}, in ticks of 10 ms within a minute: {ticks}",
-        node.name()
+        "    the idle agent of n1, in ticks of 10 ms within a minute: {ticks}"
     ));
-    Ok(())
+    ensure(
+        ready()? == before,
+        "the Node was Ready all the time: else nothing was idle",
+    )
 }
 
 /// Our conditions of a Node, and who wrote when.
@@ -100,7 +110,7 @@ fn written(cluster: &Cluster) -> Result<Written> {
 }
 
 /// The kubelet once more, which writes its conditions every other second now, changed or not.
-const WRITES_OFTEN: &str = "sed 's/^nodeStatusReportFrequency:.*/nodeStatusReportFrequency: 2s/' /payload/node/kubelet.yaml >/run/kubelet.yaml; \
+const WRITES_OFTEN: &str = "sed '$a nodeStatusUpdateFrequency: 2s' /payload/node/kubelet.yaml >/run/kubelet.yaml; \
      p=$(pgrep -of '^/payload/bin/kubernetes kubelet'); tr '\\0' '\\n' </proc/$p/cmdline | sed 's|/payload/node/kubelet.yaml|/run/kubelet.yaml|' >/run/kubelet.args; \
      kill $p; while kill -0 $p 2>/dev/null; do sleep 0.1; done; \
      setsid xargs -a /run/kubelet.args -d '\\n' env >/run/kubelet-again.log 2>&1 </dev/null &";
