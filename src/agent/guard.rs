@@ -26,6 +26,10 @@ use sieve::{Sieve, Silence};
 
 /// The kernel is asked at least this often while a fence stands...
 const LOOK: Duration = Duration::from_secs(1);
+/// ...seldom while none does...
+const SELDOM: Duration = Duration::from_secs(5);
+/// ...unless device mapper has rung since then: another process may be about to bring a fence to stand, the kill hook above all...
+const LATELY: Duration = Duration::from_mins(1);
 /// ...more often while one is being closed...
 const LOOK_CLOSELY: Duration = Duration::from_millis(100);
 /// ...and not more often than this, however often device mapper rings.
@@ -67,6 +71,8 @@ pub struct Guard {
     /// What was told last, by volume group and reason.
     told: BTreeMap<(String, &'static str), Vec<String>>,
     around: Option<Monotonic>,
+    /// When device mapper rang last.
+    rang: Monotonic,
     queueing: Shared<Vec<String>>,
     problem: Option<String>,
     tell: Tell,
@@ -82,6 +88,7 @@ impl Guard {
     #[must_use]
     pub fn new(host: Host, standings: Standings, tell: Tell) -> Self {
         Self {
+            rang: host.system.monotonic(),
             host,
             standings,
             events: None,
@@ -129,10 +136,18 @@ impl Guard {
             if now >= until {
                 return true;
             }
+            let left = until.since(now);
             // While nothing stands, there is nothing to be known exactly.
-            let slice = if self.closed.is_empty() { LOOK } else { SLICE };
-            match events.wait(slice.min(until.since(now))) {
-                Ok(true) => return true,
+            let slice = if self.closed.is_empty() {
+                left
+            } else {
+                left.min(SLICE)
+            };
+            match events.wait(slice) {
+                Ok(true) => {
+                    self.rang = self.host.system.monotonic();
+                    return true;
+                }
                 Ok(false) => self.closed.values_mut().for_each(|at| *at = now),
                 Err(_) => return false,
             }
@@ -175,7 +190,12 @@ impl Guard {
         if standing.is_empty() {
             self.problem = None;
             (self.tell)(None, &[]);
-            return LOOK;
+            let quiet = self.host.system.monotonic().since(self.rang) >= LATELY;
+            return if quiet && self.events.is_some() {
+                SELDOM
+            } else {
+                LOOK
+            };
         }
         let began = self.host.system.monotonic();
         let list = |h: &Host| h.device_mapper.devices();

@@ -1,5 +1,6 @@
 //! The guard on the simulated node: fences that stand, and what opens them.
 
+mod idle;
 mod joined;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,30 +30,38 @@ impl Bench {
 
     /// These do.
     fn of(vgs: &[&str]) -> Self {
+        let me = Self::in_use(vgs);
+        for vg in vgs {
+            me.fence(vg);
+        }
+        me
+    }
+
+    /// None of these does.
+    fn in_use(vgs: &[&str]) -> Self {
         let targets = vgs.iter().map(|vg| Group::target(vg));
         let other = Group::bystander("other", true);
         let layout = Layout {
             groups: std::iter::once(other).chain(targets).collect(),
         };
-        let me = Self {
+        Self {
             node: Simulation::new(&layout),
             state: tempfile::tempdir().expect("a directory"),
             news: Arc::default(),
-        };
-        let host = me.node.host();
-        for vg in vgs {
-            let inventory = me.node.inventory();
-            let report = executor::run(
-                &host,
-                &mut me.journal(),
-                &order(vg, 1),
-                inventory,
-                &|| false,
-                &mut |_| (),
-            );
-            assert_eq!(report.outcome, Outcome::Proven);
         }
-        me
+    }
+
+    /// As a kill hook does it, in a process of its own.
+    fn fence(&self, vg: &str) {
+        let report = executor::run(
+            &self.node.host(),
+            &mut self.journal(),
+            &order(vg, 1),
+            self.node.inventory(),
+            &|| false,
+            &mut |_| (),
+        );
+        assert_eq!(report.outcome, Outcome::Proven);
     }
 
     fn journal(&self) -> Journal {
