@@ -12,6 +12,9 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use prometheus_client::registry::Registry;
 use tokio::sync::Semaphore;
+use tracing_subscriber::filter::{LevelFilter, ParseError, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// The log level makes no sense.
 #[derive(Debug, thiserror::Error)]
@@ -30,22 +33,37 @@ pub struct LogLevelError {
 /// # Errors
 /// When the level makes no sense.
 pub fn log_to_stderr(level: &str) -> Result<(), LogLevelError> {
-    let filter = tracing_subscriber::EnvFilter::try_new(level).map_err(|error| LogLevelError {
-        level: level.to_owned(),
-        why: error.to_string(),
-    })?;
-    // Whoever calls a client logs its errors, with what they mean; the client's own line about each is one too many.
-    let filter = match "kube_client::client::builder=off".parse() {
-        Ok(directive) if !level.contains("kube") => filter.add_directive(directive),
-        _ => filter,
-    };
-    tracing_subscriber::fmt()
+    let filter = filter(level)?;
+    let lines = tracing_subscriber::fmt::layer()
         .json()
         .flatten_event(true)
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(std::io::stderr);
+    tracing_subscriber::registry()
+        .with(lines)
+        .with(filter)
         .init();
     Ok(())
+}
+
+/// What is logged at that level. A word that is no level would be taken for a part of the program, and all others were silent.
+fn filter(level: &str) -> Result<Targets, LogLevelError> {
+    let refused = |why: String| LogLevelError {
+        level: level.to_owned(),
+        why,
+    };
+    let mut words = level.split(',').map(str::trim);
+    if let Some(word) = words.find(|w| !w.contains('=') && w.parse::<LevelFilter>().is_err()) {
+        return Err(refused(format!("{word:?} is no level")));
+    }
+    let filter: Targets = level
+        .parse()
+        .map_err(|error: ParseError| refused(error.to_string()))?;
+    // Whoever calls a client logs its errors, with what they mean; the client's own line about each is one too many.
+    Ok(if level.contains("kube") {
+        filter
+    } else {
+        filter.with_target("kube_client::client::builder", LevelFilter::OFF)
+    })
 }
 
 /// Before each request.
@@ -128,6 +146,27 @@ mod tests {
     use tower::ServiceExt;
 
     use super::*;
+
+    #[test]
+    fn a_level_is_understood_or_refused() {
+        let logs = |level: &str, target: &str, at: tracing::Level| {
+            let filter = filter(level).expect("a level");
+            filter.would_enable(target, &at)
+        };
+        let client = "kube_client::client::builder";
+        for level in ["info", "INFO", "3", "info,storage_fence=debug"] {
+            assert!(logs(level, "storage_fence::agent", tracing::Level::INFO));
+            assert!(!logs(level, "kube_runtime", tracing::Level::DEBUG));
+            assert!(!logs(level, client, tracing::Level::ERROR));
+        }
+        let debug = "info,storage_fence=debug";
+        assert!(logs(debug, "storage_fence::agent", tracing::Level::DEBUG));
+        assert!(logs("info,kube=info", client, tracing::Level::ERROR));
+        for level in ["inf", "info, debugg", "storage_fence", "storage_fence=loud"] {
+            let error = filter(level).expect_err("no level").to_string();
+            assert!(error.contains("Use error, warn"), "{error}");
+        }
+    }
 
     #[tokio::test]
     async fn whoever_asks_without_an_end_does_not_keep_it_from_resting() {
