@@ -22,9 +22,9 @@ test: ## Prove everything: lint, unit, fuzz, reconcilers, rig; ends in "N passed
 	@hack/prepare
 	@hack/test
 
-unit reconcilers rig: ## Run that suite of `make test` alone (ONLY=name: only what has that in its name)
+unit reconcilers rig: ## Run that suite of `make test` alone (ONLY=name: only what has that in its name; KUBERNETES=1.32: the oldest that the chart takes)
 	@hack/install-deps lint rig
-	@ONLY=$(ONLY) hack/test $@
+	@$(if $(KUBERNETES),program=$$(tests/control-plane/build $(KUBERNETES)) && SFO_KUBERNETES=$$program) ONLY=$(ONLY) hack/test $@
 
 long: rig-long ## The long round: what `make test` leaves out because it takes longer
 	cargo test --locked --test reconcilers -- long

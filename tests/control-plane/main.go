@@ -3,7 +3,6 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"os"
 
@@ -18,7 +17,6 @@ import (
 	apiserverapp "k8s.io/kubernetes/cmd/kube-apiserver/app"
 	managerapp "k8s.io/kubernetes/cmd/kube-controller-manager/app"
 	schedulerapp "k8s.io/kubernetes/cmd/kube-scheduler/app"
-	kubeletapp "k8s.io/kubernetes/cmd/kubelet/app"
 )
 
 const usage = `usage: kubernetes PROGRAM [flags]
@@ -48,7 +46,7 @@ func main() {
 	case "scheduler":
 		run(schedulerapp.NewSchedulerCommand())
 	case "kubelet":
-		run(kubeletapp.NewKubeletCommand(context.Background()))
+		run(kubelet())
 	case "kubectl":
 		if err := cli.RunNoErrOutput(kubectl.NewDefaultKubectlCommand()); err != nil {
 			kubectlutil.CheckErr(err)

@@ -50,7 +50,7 @@ pub const BARE: &str = "/run/bench/bare";
 /// A volume group that is none but in device mapper: there the alternatives, one of which wipes the leases' volume too, do no harm.
 const PLAIN: &str = "plain";
 /// From so many volumes on, udev would be what takes the time to make and to remove them.
-const MANY: u32 = 200;
+const MANY: u32 = 50;
 
 fn fence_speed(cluster: &mut Cluster) -> Result {
     let bench = Bench::new(cluster)?;
@@ -96,8 +96,15 @@ fn busy_node(cluster: &mut Cluster) -> Result {
 fn speed(cluster: &mut Cluster) -> Result {
     let bench = Bench::new(cluster)?;
     let mut misses = Vec::new();
+    let only = std::env::var("SFO_SPEED_UNDER").ok();
+    let loads = match only.as_deref() {
+        None => vec![Load(0), Load(16)],
+        Some("idle") => vec![Load(0)],
+        Some("io") => vec![Load(16)],
+        Some(other) => Err(format!("SFO_SPEED_UNDER is idle or io, not {other}"))?,
+    };
     for n in sizes()? {
-        for load in [Load(0), Load(16)] {
+        for load in loads.clone() {
             misses.extend(bench.compare(n, load)?);
             bench.join_again()?;
         }
@@ -108,8 +115,8 @@ fn speed(cluster: &mut Cluster) -> Result {
     )
 }
 
-/// SFO_SPEED names other numbers of volumes: `100 1000`. With SFO_SPEED_BARE only the bare ioctls are measured beside ours: the others take 20
-/// minutes for 1,000 volumes.
+/// SFO_SPEED names other numbers of volumes: `100 1000`; SFO_SPEED_UNDER one of the loads: `idle`, `io`. With SFO_SPEED_BARE only the bare ioctls are
+/// measured beside ours: the others take 20 minutes for 1,000 volumes.
 fn sizes() -> Result<Vec<u32>> {
     let sizes = std::env::var("SFO_SPEED").unwrap_or_else(|_| "10 100 1000".into());
     sizes
