@@ -46,7 +46,8 @@ func up(args []string) error {
 	dir := flags.String("dir", "", "folder for data, certificates and logs; old data in it are used again")
 	port := flags.Int("port", 0, "port of the API server on the loopback; 0: any free one")
 	flags.Var(&names, "san", "another name or address by which the API server is reached (repeatable)")
-	flags.DurationVar(&p.grace, "node-monitor-grace-period", 8*time.Second, "silence after which a node is NotReady")
+	// Kubernetes' own default: a kubelet renews its lease every 10 s, and with less than that its Node comes and goes.
+	flags.DurationVar(&p.grace, "node-monitor-grace-period", 50*time.Second, "silence after which a node is NotReady")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}

@@ -16,9 +16,6 @@ use super::{Context, Result, accel, ceph, node_image, operator, say};
 /// Emulated, two at once, on two busy cores.
 pub(super) const BOOT_LIMIT: Duration = Duration::from_secs(180);
 
-/// How long a kubelet may be silent until its Node is not Ready. Kubernetes' own: a kubelet renews its lease every 10 s.
-const LEASE_LIMIT: &str = "50s";
-
 /// After that it is tried once more.
 const FIRST_BOOT_LIMIT: Duration = Duration::from_secs(100);
 
@@ -144,13 +141,7 @@ impl Cluster {
         let mut control_plane = None;
         if shape.kubernetes {
             let begin = Instant::now();
-            let flags = [
-                "--san",
-                HOST_IN_GUEST,
-                "--node-monitor-grace-period",
-                LEASE_LIMIT,
-            ];
-            let started = ControlPlane::start(&run, &flags)?;
+            let started = ControlPlane::start(&run, &["--san", HOST_IN_GUEST])?;
             say(format!(
                 "control plane ready on port {} ({:.1} s)",
                 started.port(),
