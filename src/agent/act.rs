@@ -12,7 +12,7 @@ use super::executor::{self, limited};
 use super::guard::News;
 use super::hook::keeping;
 use super::journal::{Journal, Record, Standings, Turn, Waits, Wanted};
-use super::observe::{Kept, observe, observe_again};
+use super::observe::{Kept, observe_again, observe_to_fence};
 use super::restore;
 use crate::fence::report::{FenceReport, LocksOutcome, Outcome};
 use crate::fence::selection::RefusalReason;
@@ -134,7 +134,7 @@ impl Actor {
                 host,
                 "looking at the node",
                 LOOK,
-                observe,
+                observe_to_fence,
             ) {
                 Ok(inventory) => {
                     let order = keeping(&order, &inventory, &journal.standings());

@@ -189,7 +189,7 @@ fn a_fence_that_another_process_gave_up_does_not_come_before_an_order() {
     // Without a watchdog it ends at its deadline.
     bench.node.state(|s| s.wdmd = Daemon::Dead);
     let host = bench.node.host();
-    let inventory = observe(&host).expect("an inventory");
+    let inventory = observe_to_fence(&host).expect("an inventory");
     let report = executor::run(
         &host,
         &mut bench.journal(),

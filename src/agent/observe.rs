@@ -12,6 +12,7 @@ use crate::fence::denials::Denials;
 use crate::fence::stacks::Stacks;
 use crate::fence::topology::{Disk, Look, MapState};
 use crate::fence::unfence::Standing;
+use crate::fence::unlocked;
 use crate::fence::{
     DevNo, DmDevice, Inventory, LockManager, Lockspace, LockspaceState, Monotonic, MultipathMap,
     PhysicalVolume, PvKind, Watchdog,
@@ -143,6 +144,22 @@ pub fn observe_again(host: &Host, kept: &mut Kept, heard: Option<u64>) -> Result
         watchdog,
     });
     kept.denials.mark(&mut inventory);
+    Ok(inventory)
+}
+
+/// The node as it is now, for a fence. Where a volume group is open though nobody holds its locks it takes two looks, since one may tell that of a
+/// volume group that is being stopped as it should be.
+///
+/// # Errors
+/// When device mapper or the boot ID cannot be read.
+pub fn observe_to_fence(host: &Host) -> Result<Inventory> {
+    let mut found = BTreeSet::new();
+    let mut inventory = observe(host)?;
+    unlocked::mark(&mut inventory, &mut found);
+    if !found.is_empty() {
+        inventory = observe(host)?;
+        unlocked::mark(&mut inventory, &mut found);
+    }
     Ok(inventory)
 }
 

@@ -140,9 +140,9 @@ pub struct VolumeGroupStatus {
     /// UUID, as in device-mapper UUIDs (32 characters, no dashes).
     #[schemars(length(max = 64))]
     pub uuid: String,
-    /// Whether a lockspace of the lock manager belongs to it.
+    /// Whether other hosts may use it too: a lockspace of the lock manager belongs to it, or it is open though nobody holds its locks any more.
     pub shared: bool,
-    /// The lockspace, when shared.
+    /// The lockspace, when somebody holds it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lockspace: Option<LockspaceStatus>,
     /// Physical volumes: multipath maps or plain disks.

@@ -279,7 +279,7 @@ pub struct VolumeGroup {
     pub lvmlock: Option<DmDevice>,
     /// Its physical volumes, as far as active devices lead to them.
     pub pvs: Vec<PhysicalVolume>,
-    /// Its lockspace; a volume group without one is local to the node.
+    /// Its lockspace; a volume group without one is local to the node, unless it is `unlocked`.
     pub lockspace: Option<Lockspace>,
     /// Whether it stands fenced and its lockspace, told above, is the one that it had before.
     pub stands: bool,
@@ -291,7 +291,17 @@ impl VolumeGroup {
     /// Whether other hosts may use it too.
     #[must_use]
     pub fn shared(&self) -> bool {
-        self.lockspace.is_some()
+        self.lockspace.is_some() || self.unlocked
+    }
+
+    /// Name of its lockspace, or of the one that it had where nobody holds its locks any more.
+    #[must_use]
+    pub fn lockspace_name(&self) -> Option<String> {
+        let had = || {
+            self.unlocked
+                .then(|| super::unlocked::lockspace_of(&self.name))
+        };
+        self.lockspace.as_ref().map(|l| l.name.clone()).or_else(had)
     }
 
     /// Whether its storage is a SAN's: it has a lockspace, or had one before it was fenced (the leases' volume is still there).

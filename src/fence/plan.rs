@@ -118,7 +118,7 @@ fn group(vg: &VolumeGroup) -> VolumeGroupReport {
     VolumeGroupReport {
         name: vg.name.clone(),
         uuid: vg.uuid.clone(),
-        lockspace: vg.lockspace.as_ref().map(|l| l.name.clone()),
+        lockspace: vg.lockspace_name(),
         host_id: vg.lockspace.as_ref().map(|l| l.host_id),
         generation: vg.lockspace.as_ref().and_then(|l| l.generation),
         paths_total,
@@ -168,7 +168,14 @@ fn skipped(kind: StepKind, vg: &VolumeGroup, why: String) -> StepReport {
 fn steps(order: &Order, groups: &[VolumeGroup], inventory: &Inventory) -> Vec<StepReport> {
     let all = |make: &dyn Fn(&VolumeGroup) -> StepReport| groups.iter().map(make).collect();
     let freeze: Vec<_> = all(&|vg| {
-        let what = format!("have lvmlockd grant no more locks in {}", vg.name);
+        let what = if vg.unlocked {
+            format!(
+                "nobody holds the locks of {}: see that this is still so",
+                vg.name
+            )
+        } else {
+            format!("have lvmlockd grant no more locks in {}", vg.name)
+        };
         step(StepKind::FreezeLocks, vg, what)
     });
     let swap: Vec<_> = all(&|vg| {
@@ -200,7 +207,7 @@ fn steps(order: &Order, groups: &[VolumeGroup], inventory: &Inventory) -> Vec<St
 }
 
 fn release_step(order: &Order, vg: &VolumeGroup, kind: StepKind, what: &str) -> StepReport {
-    let name = vg.lockspace.as_ref().map_or("", |l| l.name.as_str());
+    let name = vg.lockspace_name().unwrap_or_default();
     match order.release_locks {
         ReleaseLocks::AfterProof => step(kind, vg, format!("{what} {name}")),
         ReleaseLocks::Never => skipped(kind, vg, "the request keeps the locks".into()),

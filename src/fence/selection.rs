@@ -48,12 +48,14 @@ impl Refusal {
 pub fn select(inventory: &Inventory, order: &Order) -> Result<Vec<VolumeGroup>, Refusal> {
     match &inventory.lock_manager {
         LockManager::Running(_) => {}
+        LockManager::LvmlockdUnavailable(_) if only_unlocked(inventory, order) => {}
         LockManager::LvmlockdUnavailable(why) => {
             return Err(Refusal::new(
                 RefusalReason::LvmlockdUnavailable,
                 format!(
                     "lvmlockd does not answer ({why}): which volume groups are shared is not known, and no lock could be released, so nothing \
-                     was touched. Check that lvmlockd runs on the node and that the agent sees /run/lvm"
+                     was touched. Check that lvmlockd runs on the node and that the agent sees /run/lvm{}",
+                    open_without_lock(inventory)
                 ),
             ));
         }
@@ -102,6 +104,37 @@ pub fn select(inventory: &Inventory, order: &Order) -> Result<Vec<VolumeGroup>, 
     Ok(selected)
 }
 
+/// Whether all that an order means is open though nobody holds its locks: there is nothing for lvmlockd to do, and no watchdog stands behind it.
+///
+/// Which volume groups are shared is known without lvmlockd by their volumes of leases, which are active while they are joined.
+fn only_unlocked(inventory: &Inventory, order: &Order) -> bool {
+    let on_san = || inventory.volume_groups.iter().filter(|g| g.on_san());
+    let meant: Vec<&VolumeGroup> = match &order.volume_groups {
+        Selection::Affected => on_san().filter(|g| g.all_paths_gone()).collect(),
+        Selection::AllShared => on_san().collect(),
+        Selection::Named(names) => {
+            let open = |name: &String| on_san().find(|g| g.unlocked && g.name == *name);
+            let Some(all) = names.iter().map(open).collect() else {
+                return false;
+            };
+            all
+        }
+    };
+    !meant.is_empty() && meant.iter().all(|g| g.unlocked)
+}
+
+fn open_without_lock(inventory: &Inventory) -> String {
+    let open = inventory.volume_groups.iter().filter(|g| g.unlocked);
+    let names: Vec<&str> = open.map(|g| g.name.as_str()).collect();
+    if names.is_empty() {
+        return String::new();
+    }
+    format!(
+        ". Nobody holds the locks of {} any more, though it is open: that can be fenced all the same, when nothing else is named",
+        names.join(", ")
+    )
+}
+
 fn affected(known: &[VolumeGroup]) -> Result<Vec<VolumeGroup>, Refusal> {
     let shared: Vec<&VolumeGroup> = known.iter().filter(|vg| vg.shared()).collect();
     let gone: Vec<VolumeGroup> = shared
@@ -140,6 +173,7 @@ fn named(inventory: &Inventory, names: &[String]) -> Result<Vec<VolumeGroup>, Re
         let found = candidates()
             .find(|vg| vg.shared() && !vg.stands)
             .or_else(|| candidates().find(|vg| vg.shared()))
+            .or_else(|| candidates().find(|vg| vg.on_san()))
             .or_else(|| candidates().next());
         let Some(vg) = found else {
             if inventory
@@ -171,6 +205,16 @@ fn named(inventory: &Inventory, names: &[String]) -> Result<Vec<VolumeGroup>, Re
                 ),
             ));
         };
+        if !vg.shared() && vg.on_san() {
+            return Err(Refusal::new(
+                RefusalReason::VolumeGroupNotShared,
+                format!(
+                    "volume group {name} has its volume of leases active and no lockspace in lvmlockd: if sanlock has it (sanlock client status), \
+                     lvmlockd was started anew and does not know it yet, and the watchdog still stands behind it. Nothing was touched: have lvmlockd \
+                     adopt it (vgchange --lockstart --lockopt adoptls {name}) and ask again"
+                ),
+            ));
+        }
         if !vg.shared() {
             return Err(Refusal::new(
                 RefusalReason::VolumeGroupNotShared,
@@ -212,229 +256,5 @@ fn paths_in_words(vg: &VolumeGroup) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::fence::{DevNo, Lockspace, Path, PhysicalVolume, PvKind};
-
-    fn vg(name: &str, shared: bool, paths: &[bool]) -> VolumeGroup {
-        let pv = |(n, active): (u32, &bool)| PhysicalVolume {
-            dev: DevNo { major: 8, minor: n },
-            kind: PvKind::Disk(Path {
-                active: *active,
-                name: format!("sd{n}"),
-                ..Path::default()
-            }),
-        };
-        let lockspace = Lockspace {
-            name: format!("lvm_{name}"),
-            vg_name: name.into(),
-            ..Lockspace::default()
-        };
-        VolumeGroup {
-            name: name.into(),
-            uuid: format!("uuid of {name}, shared {shared}"),
-            pvs: (0..).zip(paths).map(pv).collect(),
-            lockspace: shared.then_some(lockspace),
-            ..VolumeGroup::default()
-        }
-    }
-
-    fn inventory(groups: Vec<VolumeGroup>) -> Inventory {
-        let lockspaces = groups.iter().filter_map(|g| g.lockspace.clone());
-        Inventory {
-            taken_at: crate::fence::Monotonic::default(),
-            boot_id: String::new(),
-            lock_manager: LockManager::Running(lockspaces.collect()),
-            watchdog: crate::fence::Watchdog::default(),
-            volume_groups: groups,
-        }
-    }
-
-    fn ask(
-        groups: Vec<VolumeGroup>,
-        selection: Selection,
-        when: WhenPathsRemain,
-    ) -> Result<Vec<String>, Refusal> {
-        let order = Order {
-            volume_groups: selection,
-            when_paths_remain: when,
-            ..Order::default()
-        };
-        let selected = select(&inventory(groups), &order)?;
-        Ok(selected.into_iter().map(|vg| vg.uuid).collect())
-    }
-
-    fn node() -> Vec<VolumeGroup> {
-        vec![
-            vg("dead", true, &[false, false]),
-            vg("half", true, &[false, true]),
-            vg("unknown", true, &[]),
-            vg("local", false, &[false]),
-        ]
-    }
-
-    fn names(names: &[&str]) -> Selection {
-        Selection::Named(names.iter().map(|n| (*n).to_owned()).collect())
-    }
-
-    #[test]
-    fn affected_are_shared_ones_known_to_have_lost_every_path() {
-        for when in [WhenPathsRemain::Refuse, WhenPathsRemain::Fence] {
-            let selected = ask(node(), Selection::Affected, when);
-            assert_eq!(selected, Ok(vec!["uuid of dead, shared true".into()]));
-        }
-        let refusal = ask(
-            node()[1..].to_vec(),
-            Selection::Affected,
-            WhenPathsRemain::Fence,
-        );
-        let refusal = refusal.expect_err("nothing is affected");
-        assert_eq!(refusal.reason, RefusalReason::NothingAffected);
-        assert!(refusal.message.contains("half: 1 of 2 paths"), "{refusal}");
-        assert!(!refusal.message.contains("local"), "{refusal}");
-    }
-
-    #[test]
-    fn a_refusal_says_what_to_do_and_touches_nothing() {
-        use RefusalReason::{
-            NothingAffected, PathsRemain, VolumeGroupNotShared, VolumeGroupUnknown,
-        };
-        let refuse = WhenPathsRemain::Refuse;
-        for (selection, groups, reason, says) in [
-            (
-                names(&["dead", "nope"]),
-                node(),
-                VolumeGroupUnknown,
-                "known are: dead, half, local, unknown",
-            ),
-            (
-                names(&["nope"]),
-                vec![],
-                VolumeGroupUnknown,
-                "known are: none",
-            ),
-            (
-                names(&["dead", "local"]),
-                node(),
-                VolumeGroupNotShared,
-                "local",
-            ),
-            (
-                names(&["dead", "half"]),
-                node(),
-                PathsRemain,
-                "half: 1 of 2 paths work",
-            ),
-            (
-                names(&["unknown"]),
-                node(),
-                PathsRemain,
-                "none of its physical volumes is known",
-            ),
-            (
-                Selection::AllShared,
-                node(),
-                PathsRemain,
-                "whenPathsRemain to Fence",
-            ),
-            (
-                Selection::AllShared,
-                vec![vg("local", false, &[])],
-                NothingAffected,
-                "no shared volume group",
-            ),
-        ] {
-            let refusal = ask(groups, selection.clone(), refuse).expect_err("has to be refused");
-            assert_eq!(refusal.reason, reason, "{selection:?}");
-            assert!(refusal.message.contains(says), "{refusal}");
-            assert!(refusal.message.contains("othing was touched"), "{refusal}");
-        }
-    }
-
-    #[test]
-    fn a_physical_volume_that_is_lost_is_named_when_others_live() {
-        let half = || vec![vg("half", true, &[false, true])];
-        for selection in [Selection::Affected, names(&["half"])] {
-            let refusal = ask(half(), selection, WhenPathsRemain::Refuse).expect_err("refused");
-            let says = "half: 1 of 2 paths work, none of them to disk sd0";
-            assert!(refusal.message.contains(says), "{refusal}");
-        }
-        let flapping = vg("flapping", true, &[true, true]);
-        let refusal = ask(vec![flapping], Selection::Affected, WhenPathsRemain::Refuse);
-        let refusal = refusal.expect_err("refused");
-        assert!(!refusal.message.contains("none of them"), "{refusal}");
-    }
-
-    #[test]
-    fn what_stands_fenced_is_meant_whatever_its_paths() {
-        let stands = VolumeGroup {
-            stands: true,
-            ..vg("stands", true, &[true, true])
-        };
-        for selection in [
-            Selection::Affected,
-            Selection::AllShared,
-            names(&["stands"]),
-        ] {
-            let selected = ask(vec![stands.clone()], selection, WhenPathsRemain::Refuse);
-            assert_eq!(selected, Ok(vec!["uuid of stands, shared true".into()]));
-        }
-    }
-
-    #[test]
-    fn with_fence_the_paths_do_not_matter() {
-        let fence = WhenPathsRemain::Fence;
-        assert_eq!(
-            ask(node(), Selection::AllShared, fence).map(|s| s.len()),
-            Ok(3)
-        );
-        assert_eq!(
-            ask(node(), names(&["half", "unknown", "half"]), fence).map(|s| s.len()),
-            Ok(2)
-        );
-        let refusal = ask(node(), names(&["local"]), fence).expect_err("never a local one");
-        assert_eq!(refusal.reason, RefusalReason::VolumeGroupNotShared);
-    }
-
-    #[test]
-    fn of_two_with_one_name_the_shared_one_is_meant() {
-        let groups = vec![vg("twin", false, &[false]), vg("twin", true, &[false])];
-        let selected = ask(groups, names(&["twin"]), WhenPathsRemain::Refuse);
-        assert_eq!(selected, Ok(vec!["uuid of twin, shared true".into()]));
-    }
-
-    #[test]
-    fn without_the_lock_manager_nothing_is_selected() {
-        for (lock_manager, reason) in [
-            (
-                LockManager::LvmlockdUnavailable("no socket".into()),
-                RefusalReason::LvmlockdUnavailable,
-            ),
-            (
-                LockManager::SanlockUnavailable("no socket".into(), vec![]),
-                RefusalReason::SanlockUnavailable,
-            ),
-        ] {
-            let inventory = Inventory {
-                lock_manager,
-                ..inventory(node())
-            };
-            let refusal = select(&inventory, &Order::default()).expect_err("refused");
-            assert_eq!(refusal.reason, reason);
-            assert!(refusal.message.contains("no socket"), "{refusal}");
-        }
-    }
-
-    #[test]
-    fn a_lockspace_without_a_device_cannot_be_proven() {
-        let mut inventory = inventory(node());
-        inventory.volume_groups.clear();
-        let order = Order {
-            volume_groups: names(&["dead"]),
-            when_paths_remain: WhenPathsRemain::Fence,
-            ..Order::default()
-        };
-        let refusal = select(&inventory, &order).expect_err("refused");
-        assert!(refusal.message.contains("no active device"), "{refusal}");
-    }
-}
+#[path = "selection_tests.rs"]
+mod tests;

@@ -280,14 +280,15 @@ fn conditions(rules: &Rules, signs: &Signs<'_>) -> Vec<Verdict> {
     rules.conditions.iter().map(of).collect()
 }
 
-/// Whether a policy is asked about a volume group at all: it has a lockspace that is not on its way out, and does not stand fenced.
+/// Whether a policy is asked about a volume group at all: it has a lockspace that is not on its way out, or is open though nobody holds its locks;
+/// and it does not stand fenced.
 #[must_use]
 pub fn can_be_fenced(group: &VolumeGroup) -> bool {
     let joined = group
         .lockspace
         .as_ref()
         .is_some_and(|l| l.state != LockspaceState::Removing && l.state != LockspaceState::Adding);
-    joined && !group.fenced()
+    (joined || group.unlocked) && !group.fenced()
 }
 
 #[cfg(test)]

@@ -44,7 +44,7 @@ fn holds(lockspace: &Lockspace) -> bool {
 }
 
 /// lvmlockd makes the name of `lvm_` and the volume group's, in which LVM allows ASCII only.
-fn lockspace_of(vg: &str) -> String {
+pub(super) fn lockspace_of(vg: &str) -> String {
     "lvm_".chars().chain(vg.chars()).take(NAME_LEN).collect()
 }
 

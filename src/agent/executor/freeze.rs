@@ -16,6 +16,14 @@ const LIMIT: Duration = Duration::from_secs(20);
 /// The same once another volume group is frozen: its I/O shall not go on for that long. It is tried again before the release.
 const LIMIT_COMMITTED: Duration = Duration::from_secs(5);
 
+/// Why a volume group was not frozen.
+enum Obstacle {
+    /// lvmlockd could not be brought to it.
+    Daemon(String),
+    /// It is not what was meant any more.
+    Renamed(String),
+}
+
 impl Fence<'_> {
     /// Whether the fence goes on.
     pub(super) fn freeze(&mut self, cancel: &dyn Fn() -> bool) -> bool {
@@ -43,9 +51,14 @@ impl Fence<'_> {
                     committed |= result == StepResult::Done;
                     self.end(step, result, message);
                 }
-                Err(why) => {
+                Err(obstacle) => {
+                    // What nobody has locked is better cut off than left open, whether lvmlockd answers or not.
+                    let (why, matters) = match obstacle {
+                        Obstacle::Daemon(why) => (why, !self.unlocked(group)),
+                        Obstacle::Renamed(why) => (why, true),
+                    };
                     self.end(step, StepResult::Failed, why.clone());
-                    if !committed {
+                    if !committed && matters {
                         let reason = RefusalReason::LvmlockdUnavailable;
                         self.report.outcome = Outcome::Refused(reason);
                         self.report.message = format!(
@@ -61,6 +74,12 @@ impl Fence<'_> {
             }
         }
         true
+    }
+
+    /// Whether nobody held the volume group's locks when the fence began: then there was no host id either.
+    fn unlocked(&self, group: usize) -> bool {
+        let of = self.report.volume_groups.get(group);
+        of.is_some_and(|g| g.host_id.is_none())
     }
 
     /// Tries again where it failed. Whether one was frozen that was not before.
@@ -84,13 +103,16 @@ impl Fence<'_> {
     ///
     /// A lockspace is killed by name, and a volume group may have been renamed since it was looked at, and another one have its name by now. So
     /// lvmlockd is asked for its lockspaces first, each with the UUID that it belongs to. `committed`: another volume group of the order is frozen,
-    /// so the fence goes through.
+    /// so the fence goes through. A volume group whose locks nobody held may have been joined to its lockspace since: then it is fenced as what it
+    /// is by now, in that lockspace. Where lvmlockd does not answer nothing of it is held, and it is not waited for.
     fn freeze_group(
         &mut self,
         group: usize,
         limit: Duration,
         committed: bool,
-    ) -> Result<(StepResult, String), String> {
+    ) -> Result<(StepResult, String), Obstacle> {
+        let unlocked = self.unlocked(group);
+        let limit = if unlocked { Duration::ZERO } else { limit };
         let until = self.host.system.monotonic() + limit;
         loop {
             let known = self.ask("asking lvmlockd for its lockspaces", |h| {
@@ -101,29 +123,34 @@ impl Fence<'_> {
                 .get(group)
                 .zip(self.report.volume_groups.get(group))
             else {
-                return Err("no such volume group in the fence".into());
+                let why = "no such volume group in the fence";
+                return Err(Obstacle::Renamed(why.into()));
             };
             let failure = match known {
                 Err(e) => e.to_string(),
                 Ok(known) => {
                     let lockspace = report.lockspace.as_deref().unwrap_or_default();
                     let Some(l) = present(&known, &record.uuid, lockspace) else {
-                        let why = "lvmlockd has no such lockspace any more";
+                        let why = if unlocked {
+                            "nobody holds its locks: there is nothing to be frozen"
+                        } else {
+                            "lvmlockd has no such lockspace any more"
+                        };
                         return Ok((StepResult::Skipped, why.into()));
                     };
                     // Two long names may be cut to one lockspace.
                     let renamed = l.name != lockspace || l.vg_name != record.vg();
                     if renamed && !committed {
                         // Its volumes may be in use under new locks, and nothing was touched yet.
-                        return Err(format!(
+                        return Err(Obstacle::Renamed(format!(
                             "volume group {} is called {} by now; if that one is to be fenced, ask for it by this name",
                             record.name, l.vg_name
-                        ));
+                        )));
                     }
-                    if renamed && l.state == LockspaceState::Removing {
+                    if (renamed || unlocked) && l.state == LockspaceState::Removing {
                         format!("the lockspace of {} is being removed", l.vg_name)
                     } else {
-                        if renamed {
+                        if renamed || unlocked {
                             self.follow(group, l);
                         }
                         match self.kill(l) {
@@ -135,7 +162,7 @@ impl Fence<'_> {
                 }
             };
             if self.host.system.monotonic() >= until {
-                return Err(failure);
+                return Err(Obstacle::Daemon(failure));
             }
             self.pause();
         }
@@ -150,8 +177,8 @@ impl Fence<'_> {
         Ok("lvmlockd grants no more locks")
     }
 
-    /// A volume group was renamed since it was looked at, and the fence goes through: it is frozen, and once it is proven released, in the lockspace
-    /// that it has by now. That is written down before: a successor would take it for one in use anew.
+    /// A volume group was renamed or joined to its lockspace since it was looked at, and the fence goes through: it is frozen, and once it is proven
+    /// released, in the lockspace that it has by now. That is written down before: a successor would take it for one in use anew.
     fn follow(&mut self, group: usize, to: &Lockspace) {
         let of_it = |s: &SanlockLockspace| {
             s.name == to.name && s.host_id == to.host_id && s.state != LockspaceState::Removing
@@ -172,10 +199,17 @@ impl Fence<'_> {
         report.host_id = Some(to.host_id);
         report.generation = told.and_then(|s| s.generation).or(to.generation);
         report.released_after = None;
-        let note = format!(
-            "Volume group {} was renamed to {} before its locks were frozen: it is cut off, and its locks are released, by that name",
-            record.name, to.vg_name
-        );
+        let note = if record.called.is_some() {
+            format!(
+                "Volume group {} was renamed to {} before its locks were frozen: it is cut off, and its locks are released, by that name",
+                record.name, to.vg_name
+            )
+        } else {
+            format!(
+                "Volume group {} was joined to its lockspace {} before it was cut off: its locks are frozen and released there",
+                record.name, to.name
+            )
+        };
         self.note(note);
         let given_up = self.report.outcome == Outcome::NotProven;
         let record = self.as_record(given_up);

@@ -223,11 +223,8 @@ impl Fence<'_> {
                 }
                 match self.result(StepKind::Release, group) {
                     Some(StepResult::Planned) => {
-                        self.end(
-                            release,
-                            StepResult::Skipped,
-                            "sanlock had let go already".into(),
-                        );
+                        let why = "sanlock had let go already";
+                        self.end(release, StepResult::Skipped, why.into());
                     }
                     Some(StepResult::Running | StepResult::Failed) => {
                         self.end(release, StepResult::Done, "the lockspace is dropped".into());

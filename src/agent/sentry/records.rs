@@ -186,10 +186,12 @@ pub fn worth_a_record(report: &FenceReport) -> bool {
     match report.outcome {
         Outcome::Proven | Outcome::NotProven | Outcome::DryRun => true,
         Outcome::Refused(_) | Outcome::CalledOff => false,
-        Outcome::InProgress => report
-            .steps
-            .iter()
-            .any(|s| s.kind == StepKind::FreezeLocks && s.result == StepResult::Done),
+        Outcome::InProgress => report.steps.iter().any(|s| match s.kind {
+            StepKind::FreezeLocks => s.result == StepResult::Done,
+            // Of a volume group whose locks nobody holds nothing is frozen.
+            StepKind::Swap => s.result != StepResult::Planned,
+            _ => false,
+        }),
     }
 }
 

@@ -18,6 +18,7 @@ mod conditions;
 mod in_hand;
 mod old_looks;
 mod to_nothing;
+mod unlocked;
 
 fn at(seconds: u64) -> Monotonic {
     Monotonic::from_secs(seconds)

@@ -154,8 +154,8 @@ fn objection(request: &StorageFenceRequest, storage: &NodeStorageStatus) -> Opti
                     return Some(Verdict::rejected(
                         reason::VOLUME_GROUP_NOT_SHARED,
                         format!(
-                            "volume group {name} of node {node} is not shared: it has no lockspace, so there is nothing to fence it from; \
-                             shared are: {}. Correct spec.volumeGroups.names",
+                            "volume group {name} of node {node} is not shared as far as the node knows: it has no lockspace there, so there is nothing to fence it from; \
+                             shared are: {}. Correct spec.volumeGroups.names, or see the check LockManager of the node's NodeStorage",
                             names(groups.iter().filter(|vg| vg.shared))
                         ),
                     ));

@@ -43,6 +43,11 @@ impl Bench {
         self.fence_anew(&mut self.journal().0, inventory)
     }
 
+    /// The same; None when its agent was killed.
+    pub(super) fn try_fence_as_seen(&self, inventory: Inventory) -> Option<FenceReport> {
+        catch_unwind(AssertUnwindSafe(|| self.fence_as_seen(inventory))).ok()
+    }
+
     fn fence_anew(&self, journal: &mut Journal, inventory: Inventory) -> FenceReport {
         let host = self.node.host();
         run(

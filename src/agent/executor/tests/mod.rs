@@ -9,5 +9,6 @@ mod giveway;
 mod properties;
 mod renamed;
 mod scenarios;
+mod unlocked;
 
 pub(super) use bench::Bench;

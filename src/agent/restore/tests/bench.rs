@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::agent::executor::run;
 use crate::agent::journal::{Journal, Record};
+use crate::agent::observe::observe_to_fence;
 use crate::agent::restore::attempt;
 use crate::fence::order::{ReleaseLocks, Selection, WhenPathsRemain};
 use crate::fence::report::{LocksOutcome, Outcome};
@@ -104,7 +105,7 @@ impl Bench {
             &self.node.host(),
             &mut journal,
             order,
-            self.node.inventory(),
+            observe_to_fence(&self.node.host()).expect("a look"),
             &|| false,
             &mut |_| (),
         );

@@ -49,6 +49,22 @@ fn a_fenced_node_is_given_its_storage_back_in_the_one_safe_order() {
 }
 
 #[test]
+fn one_whose_locks_nobody_held_is_joined_too() {
+    let mut bench = Bench::new(&Bench::layout());
+    bench
+        .node
+        .state(|s| s.lockspaces.retain(|l| l.lockspace.vg_name != "vg1"));
+    bench.fence();
+    bench.close_all();
+    bench.paths(2);
+    let report = bench.until_done(120);
+    bench.assert_done(&report, "first");
+    // Of which generation it was nobody knew.
+    assert_eq!(report.groups[0].joined, Some((7, Some(4))));
+    assert!(!bench.guarded("vg1"));
+}
+
+#[test]
 fn twice_in_a_row() {
     let mut bench = Bench::ready(&Bench::layout());
     let first = bench.until_done(120);

@@ -3,9 +3,15 @@
 
 use std::time::Duration;
 
-use super::adopted::inspect;
+use serde_json::Value;
+
+use super::super::outage;
+use super::super::speed::send_programs;
+use super::adopted::{START, inspect};
 use super::agent_in;
-use super::crashes::{GROUPS, LIMIT, Look, cut, give_back, hook, set_up, stepped, successor};
+use super::crashes::{
+    GROUPS, LIMIT, Look, cut, give_back, hook, paths_return, set_up, stepped, successor,
+};
 use crate::harness::node::Node;
 use crate::harness::{Cluster, Context, Result, Scenario, Shape, ensure, say, until};
 
@@ -26,7 +32,8 @@ pub fn long() -> Vec<Scenario> {
         },
         Scenario {
             name: "lvmlockd-dies-after-the-lease",
-            about: "a lease runs out, nobody fences, lvmlockd dies: sanlock and the watchdog let go of what is open, and that is told",
+            about: "a lease runs out, nobody fences, lvmlockd dies: sanlock and the watchdog let go of what is open: that is told, and a policy \
+                    fences it",
             shape: Shape::arrays,
             tell: dies_after_the_lease,
         },
@@ -118,13 +125,51 @@ fn dies_after_the_lease(cluster: &mut Cluster) -> Result {
     )?;
     let told = without_lock(n1)?;
     ensure(told == GROUPS, format!("that is told: {told:?}"))?;
-    // By hand: what waits in a map's queue would hold up the swap.
-    n1.sh("for map in $(dmsetup ls --target multipath | cut -f1); do dmsetup message $map 0 fail_if_no_path; done; \
-         for d in $(dmsetup ls | cut -f1 | grep -E '^s[0-2]-[ab]$'); do dmsetup wipe_table --noudevsync $d; done")?;
+    let boot = n1.boot_id()?;
+    say("an agent comes whose policy fences what has lost its paths");
+    send_programs(n1)?;
+    outage::agent_in(n1, 0, "")?;
+    until("every volume is cut off", Duration::from_secs(60), || {
+        let look = Look::at(n1)?;
+        Ok(GROUPS
+            .iter()
+            .all(|vg| look.open(vg).is_empty())
+            .then_some(()))
+    })?;
     ensure(
         without_lock(n1)?.is_empty(),
-        "what is cut off reaches nothing",
-    )
+        "lvmlockd is still dead, and nothing reaches the SAN any more",
+    )?;
+    n1.sh(START)?;
+    let ended = until("its fences have ended", Duration::from_secs(90), || {
+        let kept = n1.sh("cat /run/bench/state/local-fences.json 2>/dev/null || echo '{}'")?;
+        let kept: Value = serde_json::from_str(&kept).context("local-fences.json")?;
+        let all = kept["content"].as_array().cloned().unwrap_or_default();
+        let over = |f: &Value| !f["report"]["finished_after"].is_null();
+        Ok((!all.is_empty() && all.iter().all(over)).then_some(all))
+    })?;
+    let says = |f: &Value, what: &str, word: &str| f["report"][what] == word;
+    ensure(
+        ended
+            .iter()
+            .all(|f| says(f, "outcome", "Proven") && says(f, "locks", "Released")),
+        format!(
+            "once an lvmlockd answers that has no lockspace of theirs, they count as released: {}",
+            ended
+                .iter()
+                .map(|f| f["report"]["locks_message"].to_string())
+                .collect::<String>()
+        ),
+    )?;
+    paths_return(cluster, &GROUPS)?;
+    let n1 = cluster.node("n1")?;
+    std::thread::sleep(Duration::from_secs(5));
+    let look = Look::at(n1)?;
+    ensure(
+        GROUPS.iter().all(|vg| look.open(vg).is_empty()) && look.suspended().is_empty(),
+        "the paths are back, and every volume is still cut off",
+    )?;
+    ensure(n1.boot_id()? == boot, "the node was not reset")
 }
 
 /// The hook of `vg` dies before that step.

@@ -1,0 +1,216 @@
+//! Fences of a volume group that is open though nobody holds its locks: sanlock let go of it, and no watchdog stands behind it.
+
+use super::Bench;
+use super::bench::{seconds, step};
+use crate::agent::observe::{observe, observe_to_fence};
+use crate::fence::Inventory;
+use crate::fence::report::{FenceReport, LocksOutcome, Outcome, StepKind, StepResult};
+use crate::fence::selection::RefusalReason;
+use crate::host::simulated::{Daemon, Group, Layout, SimulatedLockspace};
+
+fn layout() -> Layout {
+    Layout {
+        groups: vec![
+            Group::bystander("other", true),
+            Group {
+                linear: 2,
+                thin: 1,
+                ..Group::target("vg1")
+            },
+        ],
+    }
+}
+
+/// What sanlock let go of.
+fn let_go(bench: &Bench) -> SimulatedLockspace {
+    bench.node.state(|s| {
+        let mut all = s.lockspaces.iter();
+        let at = all.position(|l| l.lockspace.vg_name == "vg1");
+        s.lockspaces.remove(at.expect("a lockspace"))
+    })
+}
+
+fn bench() -> Bench {
+    let bench = Bench::new(&layout());
+    let_go(&bench);
+    bench
+}
+
+fn seen(bench: &Bench) -> Inventory {
+    observe_to_fence(&bench.node.host()).expect("a look")
+}
+
+fn fence(bench: &Bench) -> FenceReport {
+    let report = bench.fence_as_seen(seen(bench));
+    bench.check();
+    bench.given_back();
+    report
+}
+
+#[test]
+fn what_nobody_has_locked_is_cut_off() {
+    let bench = bench();
+    assert_eq!(bench.open("vg1").len(), 6);
+    let report = fence(&bench);
+    assert_eq!(
+        (&report.outcome, report.locks),
+        (&Outcome::Proven, LocksOutcome::Released),
+        "{report:#?}"
+    );
+    assert_eq!(bench.open("vg1"), Vec::<String>::new());
+    // There is nothing to be frozen or dropped.
+    let result = |kind| step(&report, kind, "vg1").result;
+    assert_eq!(result(StepKind::FreezeLocks), StepResult::Skipped);
+    assert_eq!(result(StepKind::Release), StepResult::Skipped);
+    assert_eq!(result(StepKind::ConfirmRelease), StepResult::Done);
+    assert_eq!(bench.count("kill_vg vg1") + bench.count("drop_vg vg1"), 0);
+    assert!(bench.held("other"));
+    let told = &report.volume_groups[0];
+    assert_eq!(told.lockspace.as_deref(), Some("lvm_vg1"));
+    assert_eq!((told.host_id, told.generation), (None, None));
+}
+
+#[test]
+fn asked_for_once_more_it_is_as_it_was() {
+    let bench = bench();
+    let first = fence(&bench);
+    let swaps = bench.count("swap vg1-lv0");
+    assert!(swaps > 0, "{:?}", bench.node.log());
+    let again = fence(&bench);
+    assert_eq!(
+        (&again.outcome, again.locks),
+        (&first.outcome, first.locks),
+        "{again:#?}"
+    );
+    assert_eq!(bench.count("swap vg1-lv0"), swaps);
+}
+
+#[test]
+fn it_is_cut_off_whether_lvmlockd_answers_or_not() {
+    for how in [Daemon::Dead, Daemon::Hangs] {
+        let bench = bench();
+        bench.node.state(|s| s.lvmlockd = how);
+        let report = fence(&bench);
+        // Whether it has joined the volume group by another name nobody tells.
+        assert_eq!(
+            (&report.outcome, report.locks),
+            (&Outcome::Proven, LocksOutcome::NotConfirmed),
+            "{report:#?}"
+        );
+        assert_eq!(bench.open("vg1"), Vec::<String>::new());
+        let proven = step(&report, StepKind::Verify, "vg1");
+        let at = proven.at.and_then(|at| Some(at + proven.took?));
+        assert!(at.is_some_and(|at| at < seconds(15)), "{proven:?}");
+    }
+}
+
+#[test]
+fn without_lvmlockd_nothing_else_is_named_beside_it() {
+    let mut bench = bench();
+    bench.node.state(|s| s.lvmlockd = Daemon::Dead);
+    bench.order.volume_groups =
+        crate::fence::order::Selection::Named(vec!["vg1".into(), "other".into()]);
+    let report = fence(&bench);
+    assert_eq!(
+        report.outcome,
+        Outcome::Refused(RefusalReason::LvmlockdUnavailable)
+    );
+    assert!(
+        report.message.contains("Nobody holds the locks of vg1"),
+        "{}",
+        report.message
+    );
+    assert_eq!(bench.node.log(), Vec::<String>::new());
+}
+
+/// It may be one that is being stopped as it should be.
+#[test]
+fn one_look_is_not_enough() {
+    let bench = bench();
+    let inventory = observe(&bench.node.host()).expect("a look");
+    let report = bench.fence_as_seen(inventory);
+    assert_eq!(
+        report.outcome,
+        Outcome::Refused(RefusalReason::VolumeGroupNotShared)
+    );
+    assert!(
+        report.message.contains("volume of leases"),
+        "{}",
+        report.message
+    );
+    assert_eq!(bench.node.log(), Vec::<String>::new());
+}
+
+#[test]
+fn one_that_is_joined_meanwhile_is_frozen_and_released_there() {
+    let bench = Bench::new(&layout());
+    let before = let_go(&bench);
+    let inventory = seen(&bench);
+    bench.node.state(|s| s.lockspaces.push(before));
+    let report = bench.fence_as_seen(inventory);
+    bench.check();
+    assert_eq!(
+        (&report.outcome, report.locks),
+        (&Outcome::Proven, LocksOutcome::Released),
+        "{report:#?}"
+    );
+    assert_eq!(bench.open("vg1"), Vec::<String>::new());
+    assert_eq!(bench.count("drop_vg vg1"), 1, "{:?}", bench.node.log());
+    assert!(!bench.held("vg1"));
+}
+
+#[test]
+fn one_that_is_joined_after_it_was_to_be_frozen_keeps_its_locks() {
+    let bench = Bench::new(&layout());
+    let before = let_go(&bench);
+    bench.node.state(|s| {
+        let device = s.device("vg1-lv0").expect("device");
+        device.in_flight = crate::host::simulated::InFlight::Until(seconds(1005));
+    });
+    bench
+        .node
+        .at(seconds(1002), move |s| s.lockspaces.push(before.clone()));
+    let report = fence(&bench);
+    assert_eq!(
+        (&report.outcome, report.locks),
+        (&Outcome::Proven, LocksOutcome::NotConfirmed),
+        "{report:#?}"
+    );
+    assert!(bench.held("vg1"), "it is not the fence's to drop");
+}
+
+#[test]
+fn killed_anywhere_it_is_completed() {
+    let mut at = 0;
+    loop {
+        at += 1;
+        let bench = bench();
+        let inventory = seen(&bench);
+        bench.node.kill_at_call(at);
+        let whole = bench.try_fence_as_seen(inventory);
+        let killed = bench.node.restart_agent();
+        bench.check();
+        let report = match whole {
+            Some(report) if !killed => report,
+            _ => {
+                let left = bench.journal().1;
+                match left.filter(crate::agent::journal::Record::unfinished) {
+                    Some(_) => bench.try_fence().expect("nobody killed it"),
+                    None => fence(&bench),
+                }
+            }
+        };
+        bench.check();
+        bench.given_back();
+        assert_eq!(
+            (&report.outcome, report.locks),
+            (&Outcome::Proven, LocksOutcome::Released),
+            "killed at call {at}: {report:#?}"
+        );
+        assert_eq!(bench.open("vg1"), Vec::<String>::new());
+        if !killed {
+            break;
+        }
+    }
+    assert!(at > 20, "killed at {at} calls only");
+}
