@@ -21,7 +21,7 @@ The rig: scenarios on real nodes (VMs), a real SAN, a real Kubernetes control pl
 
   cargo test --test rig -- list                  what there is
   cargo test --test rig -- [run] [FILTER..]      run those whose name contains a FILTER; without one, all but the long ones
-  cargo test --test rig -- long                  run the long ones
+  cargo test --test rig -- long [FILTER..]       run the long ones
   cargo test --test rig -- up                    boot a cluster and take commands for it
   cargo test --test rig -- demo                  the demonstration
 
@@ -94,7 +94,10 @@ fn command(args: &[String]) -> Result<bool> {
             options.keep |= std::env::var("KEEP").is_ok_and(|keep| keep == "1");
             Ok(story::run(&scenarios::demo(), &options, stay))
         }
-        Some("long") => Ok(story::run(&long, &options, stay)),
+        Some("long") => {
+            options.filters = words[1..].to_vec();
+            Ok(story::run(&long, &options, stay))
+        }
         first => {
             options.filters = words[usize::from(first == Some("run"))..].to_vec();
             let named = !options.filters.is_empty();

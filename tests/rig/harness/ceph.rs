@@ -52,7 +52,7 @@ pub fn power_on(
     Node::power_on(run, &spec, &hardware, 1)
 }
 
-/// Makes the cluster and its images `files`, `volumes` and `shared`.
+/// Makes the cluster and its images `files`, `volumes`, `shared` and `leases`.
 pub fn set_up(ceph: &mut Node) -> Result {
     let begin = Instant::now();
     ceph.wait_for_agent(BOOT_LIMIT)?;

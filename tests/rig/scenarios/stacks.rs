@@ -2,7 +2,7 @@
 
 mod back;
 mod built;
-mod lost;
+pub mod lost;
 
 use std::collections::BTreeMap;
 use std::time::Duration;

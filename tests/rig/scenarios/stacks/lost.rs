@@ -31,7 +31,7 @@ pub fn long() -> Vec<Scenario> {
 }
 
 /// Longer than from the last renewal to the latest reset: 76 s, on a clock that emulation slows down.
-const PAST_RESET: Duration = Duration::from_secs(95);
+pub const PAST_RESET: Duration = Duration::from_secs(95);
 const UNFENCE_LIMIT: Duration = Duration::from_secs(240);
 const LIMIT: Duration = Duration::from_secs(100);
 
@@ -94,12 +94,12 @@ fn get_eio(node: &Node, writers: &[Writer]) -> Result {
 }
 
 /// When sanlock renewed the lease last, on the node's monotonic clock.
-fn renewed(node: &Node) -> Result<u64> {
+pub fn renewed(node: &Node, vg: &str) -> Result<u64> {
     let status = node.sanlock()?;
     let of_it = status
-        .split("s lvm_half:")
+        .split(&format!("s lvm_{vg}:"))
         .nth(1)
-        .context("no lockspace lvm_half")?;
+        .context("no such lockspace")?;
     let line = of_it
         .lines()
         .find_map(|l| l.trim().strip_prefix("renewal_last_success="))
@@ -214,13 +214,13 @@ fn nobody_fences(cluster: &mut Cluster, all: &[Writer]) -> Result {
         format!("a request that names nothing is refused: {message}"),
     )?;
     control_plane.kubectl(&["delete", "sfr", "plain"])?;
-    let first = renewed(n1)?;
+    let first = renewed(n1, "half")?;
     while lost_at.elapsed() < PAST_RESET {
         std::thread::sleep(Duration::from_secs(5));
         ensure_alive(n1, high)?;
     }
     ensure(
-        renewed(n1)? > first + 60 && holds(&n1.wdmd()?, "half"),
+        renewed(n1, "half")? > first + 60 && holds(&n1.wdmd()?, "half"),
         "the lease goes on being renewed, and the watchdog waits for it",
     )?;
     no_requests(cluster)?;
@@ -358,7 +358,7 @@ fn with_the_leases(cluster: &mut Cluster, boot_id: &str) -> Result {
     let all = writers(n1, "again")?;
     let n1 = cut(cluster, 1)?;
     let lost_at = n1.uptime()?;
-    let last = renewed(n1)?;
+    let last = renewed(n1, "half")?;
     until("the locks are let go of", Duration::from_secs(60), || {
         Ok((!holds(&n1.wdmd()?, "half")).then_some(()))
     })?;
