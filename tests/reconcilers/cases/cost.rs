@@ -251,7 +251,7 @@ pub async fn an_idle_cluster_is_left_alone(bed: &Bed) -> Result {
     )?;
     let computed = computed()?;
     pass(IDLE).await;
-    let computed = self::computed()? - computed;
+    let computed = self::computed()?.saturating_sub(computed);
     let after = answered(bed).await?;
     let (asked_after, leases) = asked(bed, &nodes).await?;
     let leases = leases - leases_before;
