@@ -111,10 +111,10 @@ impl Fence<'_> {
         limit: Duration,
         committed: bool,
     ) -> Result<(StepResult, String), Obstacle> {
-        let unlocked = self.unlocked(group);
-        let limit = if unlocked { Duration::ZERO } else { limit };
-        let until = self.host.system.monotonic() + limit;
+        let began = self.host.system.monotonic();
         loop {
+            // Until it turns out to have been joined meanwhile.
+            let unlocked = self.unlocked(group);
             let known = self.ask("asking lvmlockd for its lockspaces", |h| {
                 h.lvmlockd.lockspaces()
             });
@@ -161,7 +161,8 @@ impl Fence<'_> {
                     }
                 }
             };
-            if self.host.system.monotonic() >= until {
+            let waited = self.host.system.monotonic().since(began);
+            if self.unlocked(group) || waited >= limit {
                 return Err(Obstacle::Daemon(failure));
             }
             self.pause();

@@ -168,6 +168,22 @@ pub async fn what_reaches_the_san_without_a_lock_is_told(bed: &Bed) -> Result {
         .await?;
     node.simulation.state(|s| s.lockspaces = before);
     says(ConditionStatus::True, "AllHeld").await?;
+    node.untouched()?;
+    // And once more: now somebody asks for the fence that nothing else stands for.
+    node.simulation.state(|s| s.lockspaces.clear());
+    says(ConditionStatus::False, "OpenWithoutLock").await?;
+    let spec = json!({
+        "volumeGroups": { "mode": "Named", "names": ["san"] },
+        "whenPathsRemain": "Fence",
+    });
+    bed.ask("unlocked", &node.name, spec).await?;
+    let released = ["Fenced=True/Proven", "LocksReleased=True/Released"];
+    bed.settles("unlocked", "Fenced", &released).await?;
+    ensure(
+        node.count("kill_vg san") + node.count("drop_vg san") == 0,
+        "there was nothing to be frozen or dropped",
+    )?;
+    bed.withdraw("unlocked").await?;
     agent.stop().await?;
-    node.untouched()
+    node.unharmed()
 }
