@@ -224,7 +224,7 @@ fn lockspace(lockspace: &Lockspace) -> Value {
 fn lock_manager(manager: &LockManager) -> Value {
     let problem = match manager {
         LockManager::Running(_) => None,
-        LockManager::LvmlockdUnavailable(p) | LockManager::SanlockUnavailable(p, _) => Some(p),
+        LockManager::LvmlockdUnavailable(p, _) | LockManager::SanlockUnavailable(p, _) => Some(p),
     };
     json!({
         "problem": problem,
@@ -272,7 +272,7 @@ mod tests {
                 }),
                 ..VolumeGroup::default()
             }],
-            lock_manager: LockManager::LvmlockdUnavailable("gone".into()),
+            lock_manager: LockManager::LvmlockdUnavailable("gone".into(), None),
             watchdog: Watchdog {
                 clients: vec![("sanlock_x:1".into(), Monotonic::from_secs(80))],
                 ..Watchdog::default()

@@ -205,7 +205,7 @@ fn preflight_check(check: &Check) -> PreflightCheck {
 /// Whether the node could be fenced now, why, and in words.
 fn ready(inventory: &Inventory) -> (bool, &'static str, String) {
     match &inventory.lock_manager {
-        LockManager::LvmlockdUnavailable(why) => (
+        LockManager::LvmlockdUnavailable(why, _) => (
             false,
             "LvmlockdUnavailable",
             format!(

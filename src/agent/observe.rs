@@ -17,7 +17,9 @@ use crate::fence::{
     DevNo, DmDevice, Inventory, LockManager, Lockspace, LockspaceState, Monotonic, MultipathMap,
     PhysicalVolume, PvKind, Watchdog,
 };
-use crate::host::{Bell, DeviceMapper, Host, Result, SanlockStatus, ScsiLog, System, multipath};
+use crate::host::{
+    Bell, DeviceMapper, Host, Result, SanlockLockspace, SanlockStatus, ScsiLog, System, multipath,
+};
 
 /// How long a daemon is waited for. Their sockets have limits of their own, shorter than this.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -127,6 +129,16 @@ impl Kept {
 /// # Errors
 /// When device mapper or the boot ID cannot be read.
 pub fn observe_again(host: &Host, kept: &mut Kept, heard: Option<u64>) -> Result<Inventory> {
+    look(host, kept, heard, None)
+}
+
+/// One look. `daemons`: what they have said already.
+fn look(
+    host: &Host,
+    kept: &mut Kept,
+    heard: Option<u64>,
+    daemons: Option<(LockManager, Watchdog)>,
+) -> Result<Inventory> {
     let taken_at = host.system.monotonic();
     let boot_id = host.system.boot_id()?;
     // Before the paths: one that works by then has the last word.
@@ -134,7 +146,7 @@ pub fn observe_again(host: &Host, kept: &mut Kept, heard: Option<u64>) -> Result
     let stacks = kept.stacks(host, heard)?;
     let maps = maps(host.device_mapper.as_ref(), stacks);
     let disks = disks(host.system.as_ref(), stacks, &maps);
-    let (lock_manager, watchdog) = daemons(host);
+    let (lock_manager, watchdog) = daemons.unwrap_or_else(|| self::daemons(host));
     let mut inventory = stacks.inventory(Look {
         taken_at,
         boot_id,
@@ -148,7 +160,8 @@ pub fn observe_again(host: &Host, kept: &mut Kept, heard: Option<u64>) -> Result
 }
 
 /// The node as it is now, for a fence. Where a volume group is open though nobody holds its locks it takes two looks, since one may tell that of a
-/// volume group that is being stopped as it should be.
+/// volume group that is being stopped as it should be: its devices are gone when the lock manager says so. That is not asked again, since a daemon that
+/// hangs would take all the time that a fence has.
 ///
 /// # Errors
 /// When device mapper or the boot ID cannot be read.
@@ -157,7 +170,8 @@ pub fn observe_to_fence(host: &Host) -> Result<Inventory> {
     let mut inventory = observe(host)?;
     unlocked::mark(&mut inventory, &mut found);
     if !found.is_empty() {
-        inventory = observe(host)?;
+        let said = (inventory.lock_manager, inventory.watchdog);
+        inventory = look(host, &mut Kept::default(), None, Some(said))?;
         unlocked::mark(&mut inventory, &mut found);
     }
     Ok(inventory)
@@ -287,7 +301,14 @@ fn daemons(host: &Host) -> (LockManager, Watchdog) {
     let lock_manager = match (lvmlockd, sanlock) {
         (Ok(l), Ok(s)) => LockManager::Running(merge(l, &s)),
         (Ok(l), Err(problem)) => LockManager::SanlockUnavailable(problem.to_string(), l),
-        (Err(problem), _) => LockManager::LvmlockdUnavailable(problem.to_string()),
+        (Err(problem), sanlock) => {
+            let alive = |l: &SanlockLockspace| l.state != LockspaceState::Removing;
+            let held = |s: SanlockStatus| {
+                let all = s.lockspaces.into_iter().filter(alive);
+                all.map(|l| l.name).collect()
+            };
+            LockManager::LvmlockdUnavailable(problem.to_string(), sanlock.ok().map(held))
+        }
     };
     (lock_manager, watchdog)
 }

@@ -281,7 +281,7 @@ fn a_silent_daemon_is_a_state() {
     })
     .unwrap();
     assert!(
-        matches!(&inventory.lock_manager, LockManager::LvmlockdUnavailable(p) if p.contains("lvmlockd did not answer"))
+        matches!(&inventory.lock_manager, LockManager::LvmlockdUnavailable(p, _) if p.contains("lvmlockd did not answer"))
     );
     let inventory = observed(&Node {
         sanlock: None,
@@ -419,7 +419,7 @@ fn daemons_that_all_hang_cost_no_more_than_one() {
     assert_eq!(node.now(), began + ANSWER);
     assert!(matches!(
         inventory.lock_manager,
-        LockManager::LvmlockdUnavailable(_)
+        LockManager::LvmlockdUnavailable(..)
     ));
     assert!(
         inventory.watchdog.problem.is_some(),

@@ -234,8 +234,8 @@ pub fn present<'a>(all: &'a [Lockspace], vg_uuid: &str, name: &str) -> Option<&'
 pub enum LockManager {
     /// Both daemons answered.
     Running(Vec<Lockspace>),
-    /// lvmlockd did not answer, or not in its language.
-    LvmlockdUnavailable(String),
+    /// lvmlockd did not answer, or not in its language. The names of the lockspaces that sanlock holds, if it answered.
+    LvmlockdUnavailable(String, Option<Vec<String>>),
     /// sanlock did not answer, or not in its language. The lockspaces as lvmlockd knows them.
     SanlockUnavailable(String, Vec<Lockspace>),
 }
@@ -246,7 +246,7 @@ impl LockManager {
     pub fn lockspaces(&self) -> &[Lockspace] {
         match self {
             Self::Running(l) | Self::SanlockUnavailable(_, l) => l,
-            Self::LvmlockdUnavailable(_) => &[],
+            Self::LvmlockdUnavailable(..) => &[],
         }
     }
 }
@@ -292,6 +292,13 @@ impl VolumeGroup {
     #[must_use]
     pub fn shared(&self) -> bool {
         self.lockspace.is_some() || self.unlocked
+    }
+
+    /// Whether nobody holds its locks: it is open, or was when it was fenced and stands so.
+    #[must_use]
+    pub fn without_lock(&self) -> bool {
+        let had_none = self.lockspace.as_ref().is_some_and(|l| l.host_id == 0);
+        self.unlocked || (self.stands && had_none)
     }
 
     /// Name of its lockspace, or of the one that it had where nobody holds its locks any more.

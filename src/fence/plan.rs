@@ -119,7 +119,12 @@ fn group(vg: &VolumeGroup) -> VolumeGroupReport {
         name: vg.name.clone(),
         uuid: vg.uuid.clone(),
         lockspace: vg.lockspace_name(),
-        host_id: vg.lockspace.as_ref().map(|l| l.host_id),
+        // Of one that was fenced without a lockspace it is not known; they begin at 1.
+        host_id: vg
+            .lockspace
+            .as_ref()
+            .map(|l| l.host_id)
+            .filter(|id| *id > 0),
         generation: vg.lockspace.as_ref().and_then(|l| l.generation),
         paths_total,
         paths_active,

@@ -110,7 +110,7 @@ fn lock_manager(inventory: Option<&Inventory>) -> Check {
             ),
             None => check(NAME, Verdict::Passed, "lvmlockd and sanlock answer"),
         },
-        Some(LockManager::LvmlockdUnavailable(why)) => check(
+        Some(LockManager::LvmlockdUnavailable(why, _)) => check(
             NAME,
             Verdict::Failed,
             format!(

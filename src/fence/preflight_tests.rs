@@ -75,7 +75,7 @@ fn each_shortcoming_is_one_check_and_says_what_to_do() {
     use Verdict::{Failed, Unknown, Warning};
     let table: [(Change, &str, Verdict, &str); 14] = [
         (
-            |i, _| i.lock_manager = LockManager::LvmlockdUnavailable("no socket".into()),
+            |i, _| i.lock_manager = LockManager::LvmlockdUnavailable("no socket".into(), None),
             "LockManager",
             Failed,
             "Start it",

@@ -48,8 +48,8 @@ impl Refusal {
 pub fn select(inventory: &Inventory, order: &Order) -> Result<Vec<VolumeGroup>, Refusal> {
     match &inventory.lock_manager {
         LockManager::Running(_) => {}
-        LockManager::LvmlockdUnavailable(_) if only_unlocked(inventory, order) => {}
-        LockManager::LvmlockdUnavailable(why) => {
+        LockManager::LvmlockdUnavailable(..) if only_unlocked(inventory, order) => {}
+        LockManager::LvmlockdUnavailable(why, _) => {
             return Err(Refusal::new(
                 RefusalReason::LvmlockdUnavailable,
                 format!(
@@ -110,17 +110,19 @@ pub fn select(inventory: &Inventory, order: &Order) -> Result<Vec<VolumeGroup>, 
 fn only_unlocked(inventory: &Inventory, order: &Order) -> bool {
     let on_san = || inventory.volume_groups.iter().filter(|g| g.on_san());
     let meant: Vec<&VolumeGroup> = match &order.volume_groups {
-        Selection::Affected => on_san().filter(|g| g.all_paths_gone()).collect(),
+        Selection::Affected => on_san()
+            .filter(|g| g.stands || g.all_paths_gone())
+            .collect(),
         Selection::AllShared => on_san().collect(),
         Selection::Named(names) => {
-            let open = |name: &String| on_san().find(|g| g.unlocked && g.name == *name);
+            let open = |name: &String| on_san().find(|g| g.without_lock() && g.name == *name);
             let Some(all) = names.iter().map(open).collect() else {
                 return false;
             };
             all
         }
     };
-    !meant.is_empty() && meant.iter().all(|g| g.unlocked)
+    !meant.is_empty() && meant.iter().all(|g| g.without_lock())
 }
 
 fn open_without_lock(inventory: &Inventory) -> String {

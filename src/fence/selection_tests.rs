@@ -190,7 +190,7 @@ fn of_two_with_one_name_the_shared_one_is_meant() {
 fn without_the_lock_manager_nothing_is_selected() {
     for (lock_manager, reason) in [
         (
-            LockManager::LvmlockdUnavailable("no socket".into()),
+            LockManager::LvmlockdUnavailable("no socket".into(), None),
             RefusalReason::LvmlockdUnavailable,
         ),
         (
@@ -233,7 +233,7 @@ fn what_is_open_though_nobody_holds_its_locks_is_shared() {
         selected.map(|all| all.len()).map_err(|r| r.reason)
     };
     let running = LockManager::Running(vec![]);
-    let dead = LockManager::LvmlockdUnavailable("no socket".into());
+    let dead = LockManager::LvmlockdUnavailable("no socket".into(), None);
     let silent = LockManager::SanlockUnavailable("no socket".into(), vec![]);
     let unavailable = Err(RefusalReason::LvmlockdUnavailable);
     for of in [Selection::Affected, Selection::AllShared, names(&["open"])] {

@@ -28,10 +28,13 @@ pub fn unlocked(inventory: &Inventory) -> Vec<&VolumeGroup> {
             LockManager::Running(all) => {
                 !all.iter().any(|l| holds(l) && l.is_of(&g.uuid, &lockspace))
             }
-            // Whether sanlock has its lockspace, the watchdog's clients tell.
-            LockManager::LvmlockdUnavailable(_) => inventory.watchdog.known,
-            // lvmlockd knows of none, and sanlock may have one that lvmlockd has forgotten.
-            LockManager::SanlockUnavailable(..) => false,
+            LockManager::LvmlockdUnavailable(_, Some(held)) => {
+                inventory.watchdog.known && !held.contains(&lockspace)
+            }
+            // Whatever lvmlockd says, a sanlock that is silent may have one.
+            LockManager::LvmlockdUnavailable(_, None) | LockManager::SanlockUnavailable(..) => {
+                false
+            }
         };
         told && !watched(&inventory.watchdog, &lockspace)
     };
@@ -63,12 +66,16 @@ pub fn mark(inventory: &mut Inventory, before: &mut BTreeSet<String>) {
 
 /// Whether the watchdog has a client for that lockspace, as far as is known.
 fn watched(watchdog: &Watchdog, lockspace: &str) -> bool {
-    let ours = |(client, _): &(String, _)| {
-        let rest = client.strip_prefix("sanlock_").unwrap_or_default();
-        rest.rsplit_once(':')
-            .is_some_and(|(name, _)| name == lockspace)
-    };
-    watchdog.clients.iter().any(ours)
+    let mut clients = watchdog.clients.iter();
+    clients.any(|(client, _)| is_client_of(client, lockspace))
+}
+
+/// Whether a client of wdmd's is sanlock's for that lockspace, by whatever host id.
+#[must_use]
+pub fn is_client_of(client: &str, lockspace: &str) -> bool {
+    let rest = client.strip_prefix("sanlock_").unwrap_or_default();
+    rest.rsplit_once(':')
+        .is_some_and(|(name, _)| name == lockspace)
 }
 
 #[cfg(test)]
@@ -183,16 +190,24 @@ mod tests {
     }
 
     #[test]
-    fn without_lvmlockd_the_watchdog_tells_and_what_is_not_known_is_not_told() {
-        let gone = || LockManager::LvmlockdUnavailable("gone".into());
-        let one = |vg: &str, clients: &[&str]| told(&node(group(vg), gone(), clients));
+    fn without_lvmlockd_sanlock_and_the_watchdog_tell_and_what_is_not_known_is_not_told() {
+        let gone = |held: Option<&[&str]>| {
+            let held = held.map(|all| all.iter().map(|l| (*l).to_owned()).collect());
+            LockManager::LvmlockdUnavailable("gone".into(), held)
+        };
+        let one = |vg: &str, clients: &[&str]| told(&node(group(vg), gone(Some(&[])), clients));
         assert_eq!(one("san", &[]), 1);
         assert_eq!(one("san", &["sanlock_lvm_san:1"]), 0);
         assert_eq!(one("san2", &["sanlock_lvm_san:1", "another"]), 1);
         let long = "v".repeat(60);
         let cut = format!("sanlock_lvm_{}:12", "v".repeat(44));
         assert_eq!(one(&long, &[&cut]), 0);
-        let mut blind = node(group("san"), gone(), &[]);
+        // A sanlock that needs no watchdog, or does not tell.
+        let held = |all| told(&node(group("san"), gone(all), &[]));
+        assert_eq!(held(Some(&["lvm_san"])), 0);
+        assert_eq!(held(Some(&["lvm_san2"])), 1);
+        assert_eq!(held(None), 0);
+        let mut blind = node(group("san"), gone(Some(&[])), &[]);
         blind.watchdog.known = false;
         assert_eq!(told(&blind), 0);
         let silent = LockManager::SanlockUnavailable("silent".into(), Vec::new());

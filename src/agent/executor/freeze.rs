@@ -77,7 +77,7 @@ impl Fence<'_> {
     }
 
     /// Whether nobody held the volume group's locks when the fence began: then there was no host id either.
-    fn unlocked(&self, group: usize) -> bool {
+    pub(super) fn unlocked(&self, group: usize) -> bool {
         let of = self.report.volume_groups.get(group);
         of.is_some_and(|g| g.host_id.is_none())
     }

@@ -460,7 +460,11 @@ impl Fence<'_> {
                 .iter()
                 .flat_map(|s| &s.lockspaces)
                 .find(|l| l.name == name);
-            let other = ls.is_some_and(|l| !same_incarnation(group, l.host_id, l.generation));
+            // One that is on its way out is nobody's use: sanlock lists what it let go of for a while.
+            let other = ls.is_some_and(|l| {
+                l.state != LockspaceState::Removing
+                    && !same_incarnation(group, l.host_id, l.generation)
+            });
             let was_frozen = self.result(StepKind::FreezeLocks, g) == Some(StepResult::Done);
             let mut own = lvmlockd.iter().filter(|l| l.is_of(&group.uuid, name));
             if let Some(renamed) = own.clone().find(|l| l.name != name) {

@@ -15,6 +15,7 @@ use super::{Fence, LIST_LIMIT, LOOK_AGAIN};
 use crate::agent::journal::GroupRecord;
 use crate::fence::budget::watchdog_client;
 use crate::fence::report::{LocksOutcome, StepKind, StepReport, StepResult, VolumeGroupReport};
+use crate::fence::unlocked::is_client_of;
 use crate::fence::{LockspaceState, Monotonic, Watchdog};
 use crate::host::{Bell, SanlockStatus};
 
@@ -213,9 +214,11 @@ impl Fence<'_> {
                         return Then::Freeze;
                     }
                 }
-                let client = match (&report.lockspace, report.host_id) {
-                    (Some(l), Some(id)) => watchdog_client(l, id),
-                    _ => String::new(),
+                let (lockspace, host_id) = (report.lockspace.clone(), report.host_id);
+                let watched = |client: &str| match (&lockspace, host_id) {
+                    (Some(l), Some(id)) => client == watchdog_client(l, id),
+                    (Some(l), None) => is_client_of(client, l),
+                    _ => false,
                 };
                 let at = self.elapsed();
                 if let Some(report) = self.report.volume_groups.get_mut(group) {
@@ -235,7 +238,7 @@ impl Fence<'_> {
                 if self.result(StepKind::ConfirmRelease, group) != Some(StepResult::Running) {
                     return Then::Wait;
                 }
-                let let_go = watchdog.known && !watchdog.clients.iter().any(|c| c.0 == client);
+                let let_go = watchdog.known && !watchdog.clients.iter().any(|c| watched(&c.0));
                 if let_go {
                     self.end(confirm, StepResult::Done, "sanlock and wdmd let go".into());
                 } else if !watchdog.known && !self.report.watchdog.armed {
@@ -416,8 +419,13 @@ impl Fence<'_> {
             }
         } else {
             self.report.locks = LocksOutcome::NotConfirmed;
+            let armed = if self.report.watchdog.armed {
+                "The watchdog may still reset the host: look"
+            } else {
+                "Look"
+            };
             self.report.locks_message = format!(
-                "{}. The watchdog may still reset the host: look at `sanlock client status` and `wdmd -d` on the node",
+                "{}. {armed} at `sanlock client status` and `wdmd -d` on the node",
                 open.join("; ")
             );
         }

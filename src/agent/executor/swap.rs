@@ -221,9 +221,10 @@ impl Fence<'_> {
         lives
     }
 
-    /// Whether it is worth trying: as long as the host lives. After that it does not matter.
+    /// Whether it is worth trying: as long as the host lives. After that it does not matter. Nothing resets it for what nobody has locked.
     fn lives(&self, now: Monotonic) -> bool {
-        self.report.watchdog.armed && self.reset.is_some_and(|r| now < r.latest)
+        (0..self.groups.len()).any(|g| self.unlocked(g))
+            || self.report.watchdog.armed && self.reset.is_some_and(|r| now < r.latest)
     }
 
     pub(super) fn not_proven(&mut self, swap: &Swap, now: Monotonic) {

@@ -120,7 +120,7 @@ fn without_lockspace(host: &Host, options: &Options, inventory: &Inventory) -> O
         .ok()
         .and_then(|(journal, _)| journal.standings().all().ok())
         .unwrap_or_default();
-    if let LockManager::LvmlockdUnavailable(why) = &inventory.lock_manager {
+    if let LockManager::LvmlockdUnavailable(why, _) = &inventory.lock_manager {
         // What it does not say it may still have, even another volume group that is called so by now: lvmlockctl would have it dropped for a 0.
         // Somebody may start it again, and nobody calls the hook a second time.
         return Own::TryAgain(why.clone());

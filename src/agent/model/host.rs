@@ -117,7 +117,7 @@ impl Seat {
             disks: groups().map(disk).collect(),
             lock_manager: match world.silent {
                 Some(super::world::Daemon::Lvmlockd) => {
-                    LockManager::LvmlockdUnavailable("silent".into())
+                    LockManager::LvmlockdUnavailable("silent".into(), None)
                 }
                 Some(super::world::Daemon::Sanlock) => {
                     LockManager::SanlockUnavailable("silent".into(), lockspaces)

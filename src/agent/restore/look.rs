@@ -42,7 +42,7 @@ pub(super) fn look(
         .map_err(|e| unknown(format!("the node's storage cannot be looked at: {e}")))?;
     match &inventory.lock_manager {
         LockManager::Running(_) => {}
-        LockManager::LvmlockdUnavailable(why) | LockManager::SanlockUnavailable(why, _) => {
+        LockManager::LvmlockdUnavailable(why, _) | LockManager::SanlockUnavailable(why, _) => {
             return Err(unknown(format!(
                 "the lock manager does not answer, so it is not known whether the former lockspace is gone: {why}"
             )));

@@ -3,10 +3,10 @@
 use super::Bench;
 use super::bench::{seconds, step};
 use crate::agent::observe::{observe, observe_to_fence};
-use crate::fence::Inventory;
 use crate::fence::report::{FenceReport, LocksOutcome, Outcome, StepKind, StepResult};
 use crate::fence::selection::RefusalReason;
-use crate::host::simulated::{Daemon, Group, Layout, SimulatedLockspace};
+use crate::fence::{Inventory, LockspaceState};
+use crate::host::simulated::{Daemon, Group, InFlight, Layout, SimulatedLockspace};
 
 fn layout() -> Layout {
     Layout {
@@ -83,6 +83,51 @@ fn asked_for_once_more_it_is_as_it_was() {
         "{again:#?}"
     );
     assert_eq!(bench.count("swap vg1-lv0"), swaps);
+}
+
+/// Without an lvmlockd neither: it is not waited for, and what stands is not denied.
+#[test]
+fn asked_for_once_more_without_lvmlockd_it_stands_too() {
+    let bench = bench();
+    fence(&bench);
+    bench.node.state(|s| s.lvmlockd = Daemon::Dead);
+    let again = fence(&bench);
+    assert_eq!(again.outcome, Outcome::Proven, "{again:#?}");
+    assert_eq!(again.volume_groups[0].host_id, None);
+    let verified = step(&again, StepKind::Verify, "vg1").at;
+    assert!(verified.is_some_and(|at| at < seconds(5)), "{again:#?}");
+}
+
+/// No watchdog ends the host: what falls short is tried on.
+#[test]
+fn it_is_tried_on_for_as_long_as_its_io_takes() {
+    let bench = bench();
+    let late = InFlight::Until(seconds(1000 + 3600));
+    bench
+        .node
+        .state(|s| s.device("vg1-lv0").expect("device").in_flight = late);
+    let report = fence(&bench);
+    assert_eq!(
+        (&report.outcome, report.locks),
+        (&Outcome::Proven, LocksOutcome::Released),
+        "{report:#?}"
+    );
+    assert!(report.finished_after.is_some_and(|t| t > seconds(3000)));
+}
+
+/// A fence's look has its limit, and a daemon that hangs takes all of it at the second time.
+#[test]
+fn two_looks_wait_for_a_daemon_once() {
+    let bench = bench();
+    bench.node.state(|s| s.lvmlockd = Daemon::Hangs);
+    let host = bench.node.host();
+    let now = || host.system.monotonic();
+    let began = now();
+    observe(&host).expect("a look");
+    let once = now().since(began);
+    let began = now();
+    assert!(seen(&bench).volume_groups.iter().any(|g| g.unlocked));
+    assert!(now().since(began) < once + seconds(1));
 }
 
 #[test]
@@ -165,7 +210,7 @@ fn one_that_is_joined_after_it_was_to_be_frozen_keeps_its_locks() {
     let before = let_go(&bench);
     bench.node.state(|s| {
         let device = s.device("vg1-lv0").expect("device");
-        device.in_flight = crate::host::simulated::InFlight::Until(seconds(1005));
+        device.in_flight = InFlight::Until(seconds(1005));
     });
     bench
         .node
@@ -179,8 +224,30 @@ fn one_that_is_joined_after_it_was_to_be_frozen_keeps_its_locks() {
     assert!(bench.held("vg1"), "it is not the fence's to drop");
 }
 
+/// sanlock lists for minutes what it lets go of, and an lvmlockd comes after a while.
+fn being_let_go() -> Bench {
+    let bench = Bench::new(&layout());
+    bench.node.state(|s| {
+        s.lvmlockd = Daemon::Dead;
+        for l in s
+            .lockspaces
+            .iter_mut()
+            .filter(|l| l.lockspace.vg_name == "vg1")
+        {
+            (l.lockspace.state, l.armed) = (LockspaceState::Removing, false);
+        }
+    });
+    bench.node.at(seconds(1004), |s| s.lvmlockd = Daemon::Alive);
+    bench
+}
+
 #[test]
 fn killed_anywhere_it_is_completed() {
+    matrix(bench);
+    matrix(being_let_go);
+}
+
+fn matrix(bench: fn() -> Bench) {
     let mut at = 0;
     loop {
         at += 1;
