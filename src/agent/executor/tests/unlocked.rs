@@ -6,7 +6,7 @@ use crate::agent::observe::{observe, observe_to_fence};
 use crate::fence::report::{FenceReport, LocksOutcome, Outcome, StepKind, StepResult};
 use crate::fence::selection::RefusalReason;
 use crate::fence::{Inventory, LockspaceState};
-use crate::host::simulated::{Daemon, Group, InFlight, Layout, SimulatedLockspace};
+use crate::host::simulated::{Daemon, Group, InFlight, Layout, SimulatedLockspace, State};
 
 fn layout() -> Layout {
     Layout {
@@ -239,6 +239,23 @@ fn being_let_go() -> Bench {
     });
     bench.node.at(seconds(1004), |s| s.lvmlockd = Daemon::Alive);
     bench
+}
+
+#[test]
+fn a_client_of_the_watchdog_that_is_left_is_waited_for() {
+    let bench = being_let_go();
+    let inventory = seen(&bench);
+    let arm = |s: &mut State, armed| {
+        let mut all = s.lockspaces.iter_mut();
+        let of_it = all.find(|l| l.lockspace.vg_name == "vg1");
+        of_it.expect("a lockspace").armed = armed;
+    };
+    bench.node.state(|s| arm(s, true));
+    bench.node.at(seconds(1015), move |s| arm(s, false));
+    let report = bench.fence_as_seen(inventory);
+    bench.check();
+    assert_eq!(report.locks, LocksOutcome::Released, "{report:#?}");
+    assert!(report.finished_after.is_some_and(|t| t >= seconds(14)));
 }
 
 #[test]

@@ -19,10 +19,23 @@ fn what_is_open_though_nobody_holds_its_locks_is_fenced_as_others_are() {
         let Some((order, _)) = due else { continue };
         assert_eq!(order.volume_groups, Selection::Named(vec!["san".into()]));
         // It is recorded like any other, and not begun again.
-        let mut report = known(&order, Outcome::Proven);
-        report.report.steps[0].result = StepResult::Skipped;
-        node.sentry.goes(&mut report, true, at(1012));
+        let mut report = known(&order, Outcome::InProgress);
+        let freeze = &mut report.report.steps[0];
+        freeze.result = StepResult::Skipped;
+        let swap = StepReport {
+            kind: StepKind::Swap,
+            result: StepResult::Planned,
+            ..freeze.clone()
+        };
+        report.report.steps.push(swap);
+        node.sentry.goes(&mut report, false, at(1011));
+        assert!(node.to_make.try_recv().is_err(), "nothing was touched");
+        report.report.steps[1].result = StepResult::Running;
+        node.sentry.goes(&mut report, false, at(1011));
         assert!(node.to_make.try_recv().is_ok());
+        report.report.outcome = Outcome::Proven;
+        node.sentry.goes(&mut report, true, at(1012));
+        assert!(node.to_make.try_recv().is_err(), "it is made once");
         let cut_off = || VolumeGroup {
             unlocked: false,
             lockspace: None,
