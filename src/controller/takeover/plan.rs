@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::fitness::{Unfit, fit};
-use super::proof::{proven, wanted};
+use super::proof::{Attested, proven, wanted};
 use crate::api::condition::find;
 use crate::api::takeover::{
     DeclareDead, DeclareDeadResult, DeclaredDead, MOST_TASKS, condition_type, reason,
@@ -114,8 +114,8 @@ impl<'a> Planner<'a> {
         }
         let node = &request.spec.node_name;
         let fenced = self.view.peers.iter().find(|p| p.name == *node);
-        let pins = match proven(request, fenced) {
-            Ok(pins) => pins,
+        let attested = match proven(request, fenced) {
+            Ok(attested) => attested,
             Err(verdict) => return Some(verdict),
         };
         let stored = request.status.as_ref();
@@ -139,8 +139,20 @@ impl<'a> Planner<'a> {
                 format!("{why}. {OTHERWISE}"),
             ));
         }
-        let stands: Vec<Stand> = pins.iter().map(|pin| self.lockspace(pin)).collect();
+        let stands: Vec<Stand> = attested.iter().map(|one| self.stand(one)).collect();
         Some(sum_up(node, &stands))
+    }
+
+    fn stand(&mut self, attested: &Attested) -> Stand {
+        match attested {
+            Attested::Host(pin) => self.lockspace(pin),
+            Attested::Unlocked(name) => Stand::Nobody(
+                reason::GENERATION_UNKNOWN,
+                format!(
+                    "nobody held the locks of volume group {name} any more when it was fenced, so nobody can be declared dead in its lockspace"
+                ),
+            ),
+        }
     }
 
     /// Sees to it that somebody declares the fenced node dead in one lockspace.

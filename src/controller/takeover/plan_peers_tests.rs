@@ -39,3 +39,37 @@ fn tasks_are_spread_over_the_peers() {
     let counts: Vec<usize> = plan.tasks.values().map(Vec::len).collect();
     assert_eq!(counts, [1, 1]);
 }
+
+/// Nobody held its locks any more: of the others the host is declared dead all the same.
+#[test]
+fn a_volume_group_without_a_lock_keeps_nobody_from_taking_over_the_others() {
+    let mut both = request(&json!({}));
+    let groups = &mut both
+        .status
+        .as_mut()
+        .unwrap()
+        .node
+        .as_mut()
+        .unwrap()
+        .volume_groups;
+    let mut open = groups[0].clone();
+    (open.name, open.uuid) = ("open".into(), "uuid-of-open".into());
+    (open.host_id, open.generation) = (None, None);
+    groups.push(open);
+    let mut view = view(vec![both], vec![peer("n2", 2)]);
+    let first = at_once(&view);
+    assert_eq!(first.tasks.get("n2"), Some(&vec![pin()]));
+    carry_out(&mut view, &first, |_| Some(DeclareDeadResult::Declared));
+    let verdict = only(&at_once(&view)).clone();
+    // It is not said that all of it can be had.
+    assert_eq!(
+        (verdict.status, verdict.reason.as_str()),
+        (ConditionStatus::False, "GenerationUnknown")
+    );
+    assert!(verdict.message.contains("so it is"), "{}", verdict.message);
+    assert!(
+        verdict.message.contains("volume group open"),
+        "{}",
+        verdict.message
+    );
+}

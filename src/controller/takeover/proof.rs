@@ -17,14 +17,23 @@ pub fn wanted(request: &StorageFenceRequest) -> bool {
         && request.metadata.deletion_timestamp.is_none()
 }
 
-/// One task for each lockspace that was released. `fenced`: the node, as it reports itself now.
+/// One volume group whose fence is proven and whose locks are released.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Attested {
+    /// Who is to be declared dead.
+    Host(DeclareDead),
+    /// Nobody held its locks any more when it was fenced, so nobody knows by whom they were held: its name.
+    Unlocked(String),
+}
+
+/// One for each volume group that was released. `fenced`: the node, as it reports itself now.
 ///
 /// # Errors
 /// Why there is none: nothing is proven, not released, or not anymore.
 pub fn proven(
     request: &StorageFenceRequest,
     fenced: Option<&Peer>,
-) -> Result<Vec<DeclareDead>, Verdict> {
+) -> Result<Vec<Attested>, Verdict> {
     let not = |reason: &str, why: String| verdict(ConditionStatus::False, reason, why);
     let node = &request.spec.node_name;
     let status = request.status.as_ref();
@@ -77,11 +86,15 @@ pub fn proven(
         return Err(restarted(node));
     }
     let released = fence.volume_groups.iter().filter(|g| g.locks_released);
-    let tasks: Result<Vec<DeclareDead>, Verdict> = released
-        .map(|group| task(request, &fence.boot_id, group))
-        .collect();
-    match tasks {
-        Ok(tasks) if tasks.is_empty() => Err(not(
+    let attested = released.map(|group| {
+        // As the agent tells of what it had nothing to freeze of. A sanlock that does not tell a generation tells a host id.
+        if group.host_id.is_none() && group.generation.is_none() {
+            return Ok(Attested::Unlocked(group.name.clone()));
+        }
+        task(request, &fence.boot_id, group).map(Attested::Host)
+    });
+    match attested.collect::<Result<Vec<Attested>, Verdict>>() {
+        Ok(attested) if attested.is_empty() => Err(not(
             why::WAITING,
             format!("no lockspace of node {node} is told to be released: nobody is declared dead"),
         )),
