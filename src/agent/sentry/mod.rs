@@ -360,7 +360,15 @@ impl Sentry {
             watchdog: &inventory.watchdog,
             conditions: node,
         };
-        evaluate(&in_force::rules(&policy.spec.triggers), &signs)
+        let mut verdict = evaluate(&in_force::rules(&policy.spec.triggers), &signs);
+        // A fence that was begun under its locks and fell short was left to the watchdog, which stands behind it no more.
+        if let Verdict::Due(alarm) = &mut verdict
+            && group.unlocked
+            && !group.stands
+        {
+            alarm.episode.push_str(" without a lock");
+        }
+        verdict
     }
 
     /// A fence could not begin: it is due again.

@@ -46,3 +46,33 @@ fn what_is_open_though_nobody_holds_its_locks_is_fenced_as_others_are() {
         }
     }
 }
+
+/// It was left to the watchdog, which stands behind it no more.
+#[test]
+fn a_fence_that_fell_short_under_its_locks_is_begun_anew_once_nobody_holds_them() {
+    let mut node = Node::new(vec![policy("p", &json!({}))]);
+    assert!(node.look(1000, vec![group("san", false)]).fence.is_none());
+    let (first, _) = node.look(1010, vec![group("san", false)]).fence.unwrap();
+    node.sentry
+        .goes(&mut known(&first, Outcome::NotProven), true, at(1080));
+    let unlocked = |stands| VolumeGroup {
+        lockspace: None,
+        lvmlock: Some(DmDevice::default()),
+        unlocked: true,
+        stands,
+        ..group("san", false)
+    };
+    // While its locks are held, and of one that stands and was opened again, which is the guard's to close, it was the answer.
+    for second in 1080..1090 {
+        assert!(node.look(second, vec![group("san", false)]).fence.is_none());
+        assert!(node.look(second, vec![unlocked(true)]).fence.is_none());
+    }
+    let (second, _) = node.look(1090, vec![unlocked(false)]).fence.unwrap();
+    assert_ne!(second.uid, first.uid);
+    node.sentry
+        .goes(&mut known(&second, Outcome::NotProven), true, at(1095));
+    assert!(
+        node.look(1100, vec![unlocked(false)]).fence.is_none(),
+        "once"
+    );
+}
