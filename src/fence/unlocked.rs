@@ -46,9 +46,18 @@ fn holds(lockspace: &Lockspace) -> bool {
     lockspace.state != LockspaceState::Removing
 }
 
-/// lvmlockd makes the name of `lvm_` and the volume group's, in which LVM allows ASCII only.
+/// What lvmlockd calls the lockspace of a volume group begins with this (`LVM_LS_PREFIX`).
+const PREFIX: &str = "lvm_";
+
+/// lvmlockd makes the name of the prefix and the volume group's, in which LVM allows ASCII only.
 pub(super) fn lockspace_of(vg: &str) -> String {
-    "lvm_".chars().chain(vg.chars()).take(NAME_LEN).collect()
+    PREFIX.chars().chain(vg.chars()).take(NAME_LEN).collect()
+}
+
+/// Whether a lockspace of sanlock's is a volume group's, and not somebody else's.
+#[must_use]
+pub fn is_of_a_volume_group(lockspace: &str) -> bool {
+    lockspace.starts_with(PREFIX)
 }
 
 /// Marks those that are so for the second look in a row: the lock manager is asked a moment after the devices were read, and a volume group may have

@@ -4,8 +4,8 @@
 //! A drop has no generation argument, so it is sent only to the lockspace that the fence froze: same UUID, same host id, same generation, still frozen.
 //!
 //! sanlock knows lockspaces by name only. That it has none of that name says that the locks are released where the fence froze them, since nobody
-//! renames what is frozen. Where it could not, lvmlockd has to say that it has none of the volume group's UUID; as long as it does not answer,
-//! nothing is called released.
+//! renames what is frozen. Where it could not, sanlock must have none of any volume group, or lvmlockd has to say that it has none of this one's UUID;
+//! as long as it does not answer, nothing is called released.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use super::{Fence, LIST_LIMIT, LOOK_AGAIN};
 use crate::agent::journal::GroupRecord;
 use crate::fence::budget::watchdog_client;
 use crate::fence::report::{LocksOutcome, StepKind, StepReport, StepResult, VolumeGroupReport};
-use crate::fence::unlocked::is_client_of;
+use crate::fence::unlocked::{is_client_of, is_of_a_volume_group};
 use crate::fence::{LockspaceState, Monotonic, Watchdog};
 use crate::host::{Bell, SanlockStatus};
 
@@ -279,6 +279,11 @@ impl Fence<'_> {
         };
         // What was frozen keeps its name. One that was joined under another name since has been released before.
         if frozen == Some(StepResult::Done) || confirmed {
+            return Nowhere::Sure;
+        }
+        // Whatever it is called by now: there is no name that it could be held under.
+        let mut held = sanlock.lockspaces.iter();
+        if !held.any(|l| l.state != LockspaceState::Removing && is_of_a_volume_group(&l.name)) {
             return Nowhere::Sure;
         }
         let known = self.ask("asking lvmlockd for its lockspaces", |h| {

@@ -149,6 +149,31 @@ fn it_is_cut_off_whether_lvmlockd_answers_or_not() {
     }
 }
 
+/// There is no name that it could have joined the volume group by.
+#[test]
+fn where_sanlock_has_no_lockspace_of_lvmlockd_it_is_released_whether_that_answers_or_not() {
+    for (how, also, locks) in [
+        (Daemon::Dead, "somebody_elses", LocksOutcome::Released),
+        (Daemon::Hangs, "somebody_elses", LocksOutcome::Released),
+        (Daemon::Dead, "lvm_vg9", LocksOutcome::NotConfirmed),
+    ] {
+        let bench = Bench::new(&layout());
+        bench.node.state(|s| {
+            s.lvmlockd = how;
+            s.lockspaces.retain(|l| l.lockspace.vg_name == "other");
+            s.lockspaces[0].lockspace.name = also.into();
+        });
+        let report = bench.fence_as_seen(seen(&bench));
+        bench.check();
+        assert_eq!(
+            (&report.outcome, report.locks),
+            (&Outcome::Proven, locks),
+            "{how:?} {also} {report:#?}"
+        );
+        assert_eq!(bench.open("vg1"), Vec::<String>::new());
+    }
+}
+
 #[test]
 fn without_lvmlockd_nothing_else_is_named_beside_it() {
     let mut bench = bench();

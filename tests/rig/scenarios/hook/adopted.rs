@@ -24,7 +24,7 @@ pub fn long() -> Vec<Scenario> {
 
 const KILL: &str =
     "pid=$(pidof lvmlockd); kill -9 $pid; while kill -0 $pid 2>/dev/null; do sleep 0.1; done";
-pub const START: &str = "lvmlockd -o 2; for i in $(seq 100); do ! timeout 2 lvmlockctl --info >/dev/null 2>&1 || exit 0; sleep 0.1; done; exit 1";
+const START: &str = "lvmlockd -o 2; for i in $(seq 100); do ! timeout 2 lvmlockctl --info >/dev/null 2>&1 || exit 0; sleep 0.1; done; exit 1";
 /// Of what its predecessor left: the lockspace, and then the lock of the volume. `lvmlockd --adopt 1` would do both, but only where the one that
 /// died ran with it too, since no other notes its locks; and that of lvm2 2.03.31 then waits for ever for its own answer.
 const ADOPT: &str =

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::super::outage;
 use super::super::speed::send_programs;
-use super::adopted::{START, inspect};
+use super::adopted::inspect;
 use super::agent_in;
 use super::crashes::{
     GROUPS, LIMIT, Look, cut, give_back, hook, paths_return, set_up, stepped, successor,
@@ -140,7 +140,6 @@ fn dies_after_the_lease(cluster: &mut Cluster) -> Result {
         without_lock(n1)?.is_empty(),
         "lvmlockd is still dead, and nothing reaches the SAN any more",
     )?;
-    n1.sh(START)?;
     let ended = until("its fences have ended", Duration::from_secs(90), || {
         let kept = n1.sh("cat /run/bench/state/local-fences.json 2>/dev/null || echo '{}'")?;
         let kept: Value = serde_json::from_str(&kept).context("local-fences.json")?;
@@ -154,7 +153,7 @@ fn dies_after_the_lease(cluster: &mut Cluster) -> Result {
             .iter()
             .all(|f| says(f, "outcome", "Proven") && says(f, "locks", "Released")),
         format!(
-            "once an lvmlockd answers that has no lockspace of theirs, they count as released: {}",
+            "sanlock has no lockspace of any volume group, so they count as released with lvmlockd still dead: {}",
             ended
                 .iter()
                 .map(|f| f["report"]["locks_message"].to_string())
