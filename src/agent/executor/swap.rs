@@ -328,7 +328,7 @@ impl Swap {
         let due = match self.last_list {
             // Of a planned fence the first list can be the proof: it waits for the swaps, but not for those that hang.
             None => {
-                !self.book.is_planned()
+                !self.book.planned
                     || self.book.planned_settled()
                     || now.since(self.began) >= LIST_EVERY
             }

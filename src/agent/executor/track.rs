@@ -112,7 +112,7 @@ pub(super) struct Book {
     listed: bool,
     listed_before: bool,
     /// The devices were known before the first listing.
-    planned: bool,
+    pub(super) planned: bool,
     /// Devices that stand on a physical volume without belonging to the volume group: (group, what to say).
     foreign: Vec<(usize, String)>,
 }
@@ -120,11 +120,6 @@ pub(super) struct Book {
 impl Book {
     pub(super) fn epoch(&self) -> u64 {
         self.epoch
-    }
-
-    /// Whether the devices were known before the first listing.
-    pub(super) fn is_planned(&self) -> bool {
-        self.planned
     }
 
     /// Whether there is nothing to do for the group, as far as is known.
@@ -272,14 +267,19 @@ impl Book {
         if !self.devices.iter().any(due) {
             return Vec::new();
         }
-        let unsettled = self.devices.iter().filter(|t| !t.settled());
-        let held: HashSet<DevNo> = unsettled.flat_map(|t| &t.below).copied().collect();
+        let unsettled = || self.devices.iter().filter(|t| !t.settled());
+        let held: HashSet<DevNo> = unsettled().flat_map(|t| &t.below).copied().collect();
+        let waiting: HashSet<DevNo> = unsettled().map(|t| t.dev).collect();
         let mut jobs = Vec::new();
         for (at, t) in self.devices.iter_mut().enumerate() {
             if due(t) && !held.contains(&t.dev) {
                 t.state = State::Queued;
-                let (uuid, sectors) = (t.uuid.clone(), t.sectors);
-                jobs.push(Job { at, uuid, sectors });
+                jobs.push(Job {
+                    at,
+                    uuid: t.uuid.clone(),
+                    sectors: t.sectors,
+                    frees: t.below.iter().any(|dev| waiting.contains(dev)),
+                });
             }
         }
         jobs

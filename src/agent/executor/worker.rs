@@ -33,6 +33,8 @@ pub(super) struct Job {
     /// What it is known by to the kernel: a number may be another device's by now.
     pub(super) uuid: String,
     pub(super) sectors: u64,
+    /// Whether another device of the book waits for this one to be settled.
+    pub(super) frees: bool,
 }
 
 /// What the threads tell, of the device at that place in the book.
@@ -133,22 +135,22 @@ impl Crew {
         let mut ended = None;
         while let Some(job) = self.next(host, ended.take()) {
             let attempt = attempt(host, &job, &self.stop);
-            ended = Some(Letter::Ended(job.at, attempt));
+            ended = Some((job, attempt));
         }
     }
 
     /// Puts down what became of the last job and takes the next one up, at one go: a thousand devices on many threads meet at this table.
-    fn next(&self, host: &Host, ended: Option<Letter>) -> Option<Job> {
+    pub(super) fn next(&self, host: &Host, ended: Option<(Job, Attempt)>) -> Option<Job> {
         let mut table = self.table();
         let mut rings = false;
-        if let Some(ended) = ended {
-            let (Letter::Ended(place, _) | Letter::Began(place, _)) = &ended;
-            table.at.remove(place);
-            table.left.remove(place);
-            let settled = matches!(ended, Letter::Ended(_, Attempt::Swapped(_) | Attempt::Gone));
-            // Nothing has to be decided while all goes well and there is more to do: each ring costs a switch of threads.
-            rings = table.jobs.is_empty() || !settled;
-            table.letters.push(ended);
+        if let Some((job, attempt)) = ended {
+            table.at.remove(&job.at);
+            table.left.remove(&job.at);
+            let settled = matches!(attempt, Attempt::Swapped(_) | Attempt::Gone);
+            // Nothing has to be decided while all goes well and others are at it: each ring costs a switch of threads.
+            let last = table.jobs.is_empty() && table.at.is_empty();
+            rings = last || job.frees || !settled;
+            table.letters.push(Letter::Ended(job.at, attempt));
         }
         let mut job = table.jobs.pop_front();
         // Left to the thread that an earlier fence has there: it may hang for good, and so would this one, behind it.
@@ -165,7 +167,7 @@ impl Crew {
             table.at.insert(job.at, (job.uuid.clone(), now));
             table.letters.push(Letter::Began(job.at, now));
         } else {
-            table.threads -= 1;
+            table.threads = table.threads.saturating_sub(1);
         }
         drop(table);
         if rings {

@@ -4,6 +4,7 @@
 //! there is read with bounds checked; bytes that make no sense are a [`Malformed`], never a panic and never a read beyond the buffer.
 
 use std::borrow::Cow;
+use std::ffi::CStr;
 
 use crate::fence::{DevNo, Target};
 
@@ -144,12 +145,9 @@ fn text(buffer: &[u8], at: usize, end: usize) -> Result<Cow<'_, str>> {
     let field = buffer
         .get(at..end.min(buffer.len()))
         .ok_or(malformed("text begins beyond the buffer"))?;
-    let nul = field
-        .iter()
-        .position(|b| *b == 0)
-        .ok_or(malformed("text without an end"))?;
+    let text = CStr::from_bytes_until_nul(field).map_err(|_| malformed("text without an end"))?;
     // Names may hold any byte; what is not UTF-8 is shown mangled, and never used to find a device again.
-    Ok(String::from_utf8_lossy(&field[..nul]))
+    Ok(text.to_string_lossy())
 }
 
 /// Device number in the encoding of `dm_ioctl.dev` (the kernel's `huge_encode_dev`).
@@ -285,6 +283,14 @@ impl Header {
     }
 }
 
+/// The [`flag`]s of an answer, of which no more is wanted.
+///
+/// # Errors
+/// When it is cut short.
+pub fn decode_flags(buffer: &[u8]) -> Result<u32> {
+    u32_at(buffer, offset::FLAGS)
+}
+
 /// Reads the header of an answer.
 ///
 /// # Errors
@@ -296,7 +302,7 @@ pub fn decode_header(buffer: &[u8]) -> Result<Header> {
         data_start: size(u32_at(buffer, offset::DATA_START)?),
         target_count: u32_at(buffer, offset::TARGET_COUNT)?,
         open_count: u32_at(buffer, offset::OPEN_COUNT)?,
-        flags: u32_at(buffer, offset::FLAGS)?,
+        flags: decode_flags(buffer)?,
         dev: decode_dev(u64_at(buffer, offset::DEV)?),
         name: text(buffer, offset::NAME, offset::NAME + NAME_LEN)?.into_owned(),
         uuid: text(buffer, offset::UUID, offset::UUID + UUID_LEN)?.into_owned(),

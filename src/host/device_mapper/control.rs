@@ -129,13 +129,13 @@ impl From<codec::Malformed> for Failure {
     }
 }
 
-/// Encodes, calls, decodes the header; doubles the buffer while the kernel says that it is too small.
+/// Encodes and calls; doubles the buffer while the kernel says that it is too small. The answer is in the buffer.
 pub(super) fn exchange(
     buffer: &mut Vec<u8>,
     request: Request<'_>,
     payload: &[u8],
     mut invoke: impl FnMut(&mut [u8]) -> std::result::Result<(), Errno>,
-) -> std::result::Result<Header, Failure> {
+) -> std::result::Result<(), Failure> {
     let least = HEADER + payload.len();
     if buffer.is_empty() {
         buffer.resize(least.max(BUFFER), 0);
@@ -145,9 +145,8 @@ pub(super) fn exchange(
     loop {
         codec::encode(buffer, request, payload)?;
         invoke(buffer).map_err(Failure::Errno)?;
-        let header = codec::decode_header(buffer)?;
-        if !header.has(flag::BUFFER_FULL) {
-            return Ok(header);
+        if codec::decode_flags(buffer)? & flag::BUFFER_FULL == 0 {
+            return Ok(());
         }
         let double = buffer.len().saturating_mul(2);
         if double > BUFFER_LIMIT {
@@ -247,6 +246,7 @@ impl Control {
         self.order(Command::DevArmPoll, Request::default(), &[])
     }
 
+    /// A command that is answered: its payload is in the buffer, where the header says.
     fn call(
         &self,
         buffer: &mut Vec<u8>,
@@ -254,6 +254,17 @@ impl Control {
         request: Request<'_>,
         payload: &[u8],
     ) -> Result<Header> {
+        self.send(buffer, command, request, payload)?;
+        codec::decode_header(buffer).map_err(|e| Self::failed(command, request.dev, e))
+    }
+
+    fn send(
+        &self,
+        buffer: &mut Vec<u8>,
+        command: Command,
+        request: Request<'_>,
+        payload: &[u8],
+    ) -> Result<()> {
         let file = self.file()?;
         let answer = exchange(buffer, request, payload, |b| {
             command.invoke(file.as_raw_fd(), b).map(|_| ())
@@ -356,8 +367,7 @@ impl Control {
     fn order(&self, command: Command, request: Request<'_>, payload: &[u8]) -> Result<()> {
         // The kernel copies all of a buffer, there and back: no more than it takes.
         let mut buffer = vec![0; HEADER + payload.len()];
-        self.call(&mut buffer, command, request, payload)
-            .map(|_| ())
+        self.send(&mut buffer, command, request, payload)
     }
 }
 

@@ -12,14 +12,14 @@ fn set_flag(buffer: &mut [u8], flag: u32) {
 fn the_buffer_doubles_until_the_answer_fits() {
     let mut sizes = Vec::new();
     let mut buffer = Vec::new();
-    let header = exchange(&mut buffer, Request::default(), &[], |b| {
+    let answer = exchange(&mut buffer, Request::default(), &[], |b| {
         sizes.push(b.len());
         if b.len() < 100_000 {
             set_flag(b, flag::BUFFER_FULL);
         }
         Ok(())
     });
-    assert!(header.is_ok());
+    assert_eq!(answer, Ok(()));
     assert_eq!(sizes.first(), Some(&BUFFER));
     assert!(sizes.windows(2).all(|pair| pair[1] == 2 * pair[0]));
     assert_eq!(sizes.last(), Some(&131_072));

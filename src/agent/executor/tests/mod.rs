@@ -2,6 +2,7 @@
 
 mod bench;
 mod crashes;
+mod crew;
 mod daemons;
 mod expedite;
 mod faults;
