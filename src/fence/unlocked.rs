@@ -82,9 +82,14 @@ fn watched(watchdog: &Watchdog, lockspace: &str) -> bool {
 /// Whether a client of wdmd's is sanlock's for that lockspace, by whatever host id.
 #[must_use]
 pub fn is_client_of(client: &str, lockspace: &str) -> bool {
-    let rest = client.strip_prefix("sanlock_").unwrap_or_default();
-    rest.rsplit_once(':')
-        .is_some_and(|(name, _)| name == lockspace)
+    lockspace_of_client(client) == Some(lockspace)
+}
+
+/// The lockspace that sanlock has a client of wdmd's for.
+#[must_use]
+pub fn lockspace_of_client(client: &str) -> Option<&str> {
+    let (name, _host_id) = client.strip_prefix("sanlock_")?.rsplit_once(':')?;
+    Some(name)
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use super::{Fence, LIST_LIMIT, LOOK_AGAIN};
 use crate::agent::journal::GroupRecord;
 use crate::fence::budget::watchdog_client;
 use crate::fence::report::{LocksOutcome, StepKind, StepReport, StepResult, VolumeGroupReport};
-use crate::fence::unlocked::{is_client_of, is_of_a_volume_group};
+use crate::fence::unlocked::{is_client_of, is_of_a_volume_group, lockspace_of_client};
 use crate::fence::{LockspaceState, Monotonic, Watchdog};
 use crate::host::{Bell, SanlockStatus};
 
@@ -201,7 +201,7 @@ impl Fence<'_> {
         };
         match held(report, sanlock) {
             Held::No => {
-                match self.nowhere(group, sanlock) {
+                match self.nowhere(group, sanlock, watchdog) {
                     Nowhere::Sure => {}
                     Nowhere::Unsure(why) => {
                         self.fell_short(release, why);
@@ -271,7 +271,7 @@ impl Fence<'_> {
     }
 
     /// Whether the volume group's locks are nowhere, since sanlock does not hold them under its name.
-    fn nowhere(&self, group: usize, sanlock: &SanlockStatus) -> Nowhere {
+    fn nowhere(&self, group: usize, sanlock: &SanlockStatus, watchdog: &Watchdog) -> Nowhere {
         let frozen = self.result(StepKind::FreezeLocks, group);
         let confirmed = self.result(StepKind::ConfirmRelease, group) == Some(StepResult::Done);
         let Some(of) = self.report.volume_groups.get(group) else {
@@ -281,16 +281,13 @@ impl Fence<'_> {
         if frozen == Some(StepResult::Done) || confirmed {
             return Nowhere::Sure;
         }
-        // Whatever it is called by now: there is no name that it could be held under.
-        let mut held = sanlock.lockspaces.iter();
-        if !held.any(|l| l.state != LockspaceState::Removing && is_of_a_volume_group(&l.name)) {
-            return Nowhere::Sure;
-        }
         let known = self.ask("asking lvmlockd for its lockspaces", |h| {
             h.lvmlockd.lockspaces()
         });
         let known = match known {
             Ok(known) => known,
+            // Whatever it is called by now: there is no name that it could be held under, and nobody who would join it.
+            Err(_) if self.no_other(of, sanlock, watchdog) => return Nowhere::Sure,
             Err(e) => {
                 return Nowhere::Unsure(format!(
                     "its locks could not be frozen, and lvmlockd does not tell whether they are held under another name: {e}; tried again"
@@ -317,6 +314,27 @@ impl Fence<'_> {
                 l.vg_name
             )),
         }
+    }
+
+    /// Whether neither sanlock nor its clients of the watchdog are those of any other name that a volume group may have.
+    fn no_other(
+        &self,
+        of: &VolumeGroupReport,
+        sanlock: &SanlockStatus,
+        watchdog: &Watchdog,
+    ) -> bool {
+        let other =
+            |name: &str| is_of_a_volume_group(name) && of.lockspace.as_deref() != Some(name);
+        let watched = watchdog
+            .clients
+            .iter()
+            .filter_map(|c| lockspace_of_client(&c.0));
+        let mut names = sanlock
+            .lockspaces
+            .iter()
+            .map(|l| l.name.as_str())
+            .chain(watched);
+        (watchdog.known || !self.report.watchdog.armed) && !names.any(other)
     }
 
     fn drop_group(&mut self, group: usize, bell: &Bell, vg: String) -> Sent {

@@ -269,7 +269,7 @@ impl Book {
         }
         let unsettled = || self.devices.iter().filter(|t| !t.settled());
         let held: HashSet<DevNo> = unsettled().flat_map(|t| &t.below).copied().collect();
-        let waiting: HashSet<DevNo> = unsettled().map(|t| t.dev).collect();
+        let waiting: BTreeSet<DevNo> = unsettled().map(|t| t.dev).collect();
         let mut jobs = Vec::new();
         for (at, t) in self.devices.iter_mut().enumerate() {
             if due(t) && !held.contains(&t.dev) {
@@ -278,7 +278,7 @@ impl Book {
                     at,
                     uuid: t.uuid.clone(),
                     sectors: t.sectors,
-                    frees: t.below.iter().any(|dev| waiting.contains(dev)),
+                    below: t.below.intersection(&waiting).copied().collect(),
                 });
             }
         }

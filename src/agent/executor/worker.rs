@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::fence::Monotonic;
+use crate::fence::{DevNo, Monotonic};
 use crate::host::underway::{At, Underway};
 use crate::host::{Bell, Error, Host, Result};
 
@@ -33,8 +33,8 @@ pub(super) struct Job {
     /// What it is known by to the kernel: a number may be another device's by now.
     pub(super) uuid: String,
     pub(super) sectors: u64,
-    /// Whether another device of the book waits for this one to be settled.
-    pub(super) frees: bool,
+    /// Devices of the book below it: they wait for this one to be settled, and for all others that stand on them.
+    pub(super) below: Vec<DevNo>,
 }
 
 /// What the threads tell, of the device at that place in the book.
@@ -49,10 +49,33 @@ struct Table {
     jobs: VecDeque<Job>,
     letters: Vec<Letter>,
     threads: usize,
+    /// Devices that others stand on: how many of these are queued, or have a thread.
+    held: BTreeMap<DevNo, usize>,
     /// Devices that a thread is at, by their place in the book: UUID, and since when.
     at: BTreeMap<usize, (String, Monotonic)>,
     /// The same once nobody waits for these threads any more.
     left: BTreeMap<usize, At>,
+}
+
+impl Table {
+    fn hold(&mut self, job: &Job) {
+        for dev in &job.below {
+            *self.held.entry(*dev).or_default() += 1;
+        }
+    }
+
+    /// Whether nobody is at what stands on some device any more, that of this job having been the last.
+    fn let_go(&mut self, job: &Job) -> bool {
+        let mut free = false;
+        for dev in &job.below {
+            if let Some(count) = self.held.get_mut(dev) {
+                *count -= 1;
+                free |= *count == 0;
+            }
+        }
+        self.held.retain(|_, count| *count > 0);
+        free
+    }
 }
 
 /// The threads, and the table where jobs and letters lie. The table is locked only to put down or to take up: never by a thread that may hang.
@@ -88,7 +111,9 @@ impl Crew {
     }
 
     pub(super) fn add(&self, jobs: Vec<Job>) {
-        self.table().jobs.extend(jobs);
+        let mut table = self.table();
+        jobs.iter().for_each(|job| table.hold(job));
+        table.jobs.extend(jobs);
     }
 
     /// Whether jobs wait for a thread.
@@ -140,7 +165,7 @@ impl Crew {
     }
 
     /// Puts down what became of the last job and takes the next one up, at one go: a thousand devices on many threads meet at this table.
-    pub(super) fn next(&self, host: &Host, ended: Option<(Job, Attempt)>) -> Option<Job> {
+    fn next(&self, host: &Host, ended: Option<(Job, Attempt)>) -> Option<Job> {
         let mut table = self.table();
         let mut rings = false;
         if let Some((job, attempt)) = ended {
@@ -149,7 +174,7 @@ impl Crew {
             let settled = matches!(attempt, Attempt::Swapped(_) | Attempt::Gone);
             // Nothing has to be decided while all goes well and others are at it: each ring costs a switch of threads.
             let last = table.jobs.is_empty() && table.at.is_empty();
-            rings = last || job.frees || !settled;
+            rings = table.let_go(&job) || last || !settled;
             table.letters.push(Letter::Ended(job.at, attempt));
         }
         let mut job = table.jobs.pop_front();
@@ -159,6 +184,7 @@ impl Crew {
         {
             let elsewhere = Letter::Ended(taken.at, Attempt::Elsewhere(since));
             table.letters.push(elsewhere);
+            table.let_go(taken);
             rings = true;
             job = table.jobs.pop_front();
         }
@@ -167,7 +193,7 @@ impl Crew {
             table.at.insert(job.at, (job.uuid.clone(), now));
             table.letters.push(Letter::Began(job.at, now));
         } else {
-            table.threads = table.threads.saturating_sub(1);
+            table.threads -= 1;
         }
         drop(table);
         if rings {
@@ -205,3 +231,7 @@ fn once(host: &Host, job: &Job) -> Result<Attempt> {
     let took = host.system.monotonic().since(started);
     Ok(Attempt::Swapped(took))
 }
+
+#[cfg(test)]
+#[path = "worker_tests.rs"]
+mod tests;

@@ -272,7 +272,7 @@ impl Sentry {
             if policy.spec.response == Response::ConditionOnly {
                 continue;
             }
-            let alarm = match self.ask(policy, group, inventory, now, &node) {
+            let mut alarm = match self.ask(policy, group, inventory, now, &node) {
                 Verdict::Quiet => continue,
                 Verdict::Waits(more) => {
                     wait(more);
@@ -292,6 +292,11 @@ impl Sentry {
                 continue;
             }
             let dry_run = policy.spec.dry_run;
+            // A fence that was begun under its locks and fell short was left to the watchdog, which stands behind it no more.
+            if group.unlocked && !dry_run && self.records.fell_short(&group.uuid, &alarm.episode) {
+                alarm.episode.push_str(" without a lock");
+                alarm.seen.push_str(", and nobody holds its locks any more");
+            }
             if self.records.answered(&group.uuid, &alarm.episode, dry_run) {
                 continue;
             }
@@ -360,15 +365,7 @@ impl Sentry {
             watchdog: &inventory.watchdog,
             conditions: node,
         };
-        let mut verdict = evaluate(&in_force::rules(&policy.spec.triggers), &signs);
-        // A fence that was begun under its locks and fell short was left to the watchdog, which stands behind it no more.
-        if let Verdict::Due(alarm) = &mut verdict
-            && group.unlocked
-            && !group.stands
-        {
-            alarm.episode.push_str(" without a lock");
-        }
-        verdict
+        evaluate(&in_force::rules(&policy.spec.triggers), &signs)
     }
 
     /// A fence could not begin: it is due again.

@@ -217,6 +217,17 @@ impl Records {
             .any(|f| f.answers.get(vg_uuid).is_some_and(|e| e == episode))
     }
 
+    /// Whether a fence that was the answer to an episode has ended without proof.
+    #[must_use]
+    pub fn fell_short(&self, vg_uuid: &str, episode: &str) -> bool {
+        let unproven = |f: &&LocalFence| {
+            let report = f.report.as_ref();
+            report.is_some_and(|r| r.outcome == Outcome::NotProven)
+        };
+        let mut all = self.0.iter().filter(unproven);
+        all.any(|f| f.answers.get(vg_uuid).is_some_and(|e| e == episode))
+    }
+
     /// Whether there is one of that name.
     #[must_use]
     pub fn has(&self, name: &str) -> bool {

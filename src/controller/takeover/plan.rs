@@ -69,6 +69,8 @@ enum Stand {
     Done(String),
     Asked(String),
     Nobody(&'static str, String),
+    /// There is nobody to be declared dead.
+    Unlocked(String),
 }
 
 /// Plans. `waited`: how long that node has had that task.
@@ -146,12 +148,9 @@ impl<'a> Planner<'a> {
     fn stand(&mut self, attested: &Attested) -> Stand {
         match attested {
             Attested::Host(pin) => self.lockspace(pin),
-            Attested::Unlocked(name) => Stand::Nobody(
-                reason::GENERATION_UNKNOWN,
-                format!(
-                    "nobody held the locks of volume group {name} any more when it was fenced, so nobody can be declared dead in its lockspace"
-                ),
-            ),
+            Attested::Unlocked(name) => Stand::Unlocked(format!(
+                "nobody held the locks of volume group {name} any more when it was fenced, so nobody can be declared dead in its lockspace"
+            )),
         }
     }
 
@@ -330,10 +329,14 @@ fn claims(peer: &Peer, pin: &DeclareDead) -> bool {
 
 fn sum_up(node: &str, stands: &[Stand]) -> Verdict {
     let mut words = Vec::new();
-    let (mut asked, mut nobody) = (false, None);
+    let (mut asked, mut done, mut nobody) = (false, false, None);
     for stand in stands {
         match stand {
-            Stand::Done(how) => words.push(how.clone()),
+            Stand::Done(how) => {
+                done = true;
+                words.push(how.clone());
+            }
+            Stand::Unlocked(why) => words.push(why.clone()),
             Stand::Asked(whom) => {
                 asked = true;
                 words.push(whom.clone());
@@ -354,6 +357,11 @@ fn sum_up(node: &str, stands: &[Stand]) -> Verdict {
         (None, true) => verdict(
             ConditionStatus::False,
             reason::EXPEDITING,
+            format!("{words}. {OTHERWISE}"),
+        ),
+        (None, false) if !done => verdict(
+            ConditionStatus::False,
+            reason::GENERATION_UNKNOWN,
             format!("{words}. {OTHERWISE}"),
         ),
         (None, false) => verdict(

@@ -43,33 +43,36 @@ fn tasks_are_spread_over_the_peers() {
 /// Nobody held its locks any more: of the others the host is declared dead all the same.
 #[test]
 fn a_volume_group_without_a_lock_keeps_nobody_from_taking_over_the_others() {
-    let mut both = request(&json!({}));
-    let groups = &mut both
-        .status
-        .as_mut()
-        .unwrap()
-        .node
-        .as_mut()
-        .unwrap()
-        .volume_groups;
-    let mut open = groups[0].clone();
-    (open.name, open.uuid) = ("open".into(), "uuid-of-open".into());
-    (open.host_id, open.generation) = (None, None);
-    groups.push(open);
-    let mut view = view(vec![both], vec![peer("n2", 2)]);
-    let first = at_once(&view);
-    assert_eq!(first.tasks.get("n2"), Some(&vec![pin()]));
-    carry_out(&mut view, &first, |_| Some(DeclareDeadResult::Declared));
-    let verdict = only(&at_once(&view)).clone();
-    // It is not said that all of it can be had.
-    assert_eq!(
-        (verdict.status, verdict.reason.as_str()),
-        (ConditionStatus::False, "GenerationUnknown")
-    );
-    assert!(verdict.message.contains("so it is"), "{}", verdict.message);
-    assert!(
-        verdict.message.contains("volume group open"),
-        "{}",
-        verdict.message
-    );
+    let unlocked = |request: &mut StorageFenceRequest, at: usize| {
+        let node = request.status.as_mut().unwrap().node.as_mut().unwrap();
+        let mut open = node.volume_groups[0].clone();
+        (open.name, open.uuid) = ("open".into(), "uuid-of-open".into());
+        (open.host_id, open.generation) = (None, None);
+        node.volume_groups.insert(at, open);
+    };
+    for at in [0, 1] {
+        let mut both = request(&json!({}));
+        unlocked(&mut both, at);
+        let mut view = view(vec![both], vec![peer("n2", 2)]);
+        let first = at_once(&view);
+        assert_eq!(first.tasks.get("n2"), Some(&vec![pin()]));
+        assert_eq!(only(&first).reason, "Expediting");
+        carry_out(&mut view, &first, |_| Some(DeclareDeadResult::Declared));
+        let then = at_once(&view);
+        assert_eq!(only(&then).reason, "TakenOver");
+        for part in ["so it is", "volume group open"] {
+            assert!(only(&then).message.contains(part), "{then:?}");
+        }
+        carry_out(&mut view, &then, |_| Some(DeclareDeadResult::Declared));
+        let over = at_once(&view).tasks.remove("n2");
+        assert_eq!(over, Some(Vec::new()), "its task goes");
+    }
+    let mut alone = request(&json!({}));
+    unlocked(&mut alone, 1);
+    let node = alone.status.as_mut().unwrap().node.as_mut().unwrap();
+    node.volume_groups.remove(0);
+    let plan = at_once(&view(vec![alone], vec![peer("n2", 2)]));
+    assert!(plan.tasks.is_empty());
+    assert_eq!(only(&plan).reason, "GenerationUnknown");
+    assert_eq!(only(&plan).status, ConditionStatus::False);
 }

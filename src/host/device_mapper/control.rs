@@ -255,7 +255,7 @@ impl Control {
         payload: &[u8],
     ) -> Result<Header> {
         self.send(buffer, command, request, payload)?;
-        codec::decode_header(buffer).map_err(|e| Self::failed(command, request.dev, e))
+        codec::decode_header(buffer).map_err(|e| Self::failed_of(command, request, e))
     }
 
     fn send(
@@ -269,10 +269,14 @@ impl Control {
         let answer = exchange(buffer, request, payload, |b| {
             command.invoke(file.as_raw_fd(), b).map(|_| ())
         });
-        answer.map_err(|failure| match request.uuid {
-            Some(uuid) => explain(command.name(), uuid, failure),
+        answer.map_err(|failure| Self::failed_of(command, request, failure))
+    }
+
+    fn failed_of(command: Command, request: Request<'_>, failure: impl Into<Failure>) -> Error {
+        match request.uuid {
+            Some(uuid) => explain(command.name(), uuid, failure.into()),
             None => Self::failed(command, request.dev, failure),
-        })
+        }
     }
 
     fn failed(command: Command, dev: Option<DevNo>, failure: impl Into<Failure>) -> Error {

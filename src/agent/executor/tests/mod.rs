@@ -2,7 +2,6 @@
 
 mod bench;
 mod crashes;
-mod crew;
 mod daemons;
 mod expedite;
 mod faults;

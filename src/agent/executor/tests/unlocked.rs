@@ -152,23 +152,28 @@ fn it_is_cut_off_whether_lvmlockd_answers_or_not() {
 /// There is no name that it could have joined the volume group by.
 #[test]
 fn where_sanlock_has_no_lockspace_of_lvmlockd_it_is_released_whether_that_answers_or_not() {
-    for (how, also, locks) in [
-        (Daemon::Dead, "somebody_elses", LocksOutcome::Released),
-        (Daemon::Hangs, "somebody_elses", LocksOutcome::Released),
-        (Daemon::Dead, "lvm_vg9", LocksOutcome::NotConfirmed),
+    use LocksOutcome::{NotConfirmed, Released};
+    use LockspaceState::{Healthy, Removing};
+    for (how, also, state, locks) in [
+        (Daemon::Dead, "somebody_elses", Healthy, Released),
+        (Daemon::Hangs, "somebody_elses", Healthy, Released),
+        (Daemon::Dead, "lvm_vg9", Healthy, NotConfirmed),
+        // A drop of it may be under way, and the watchdog stand behind it.
+        (Daemon::Dead, "lvm_vg9", Removing, NotConfirmed),
     ] {
         let bench = Bench::new(&layout());
         bench.node.state(|s| {
             s.lvmlockd = how;
             s.lockspaces.retain(|l| l.lockspace.vg_name == "other");
             s.lockspaces[0].lockspace.name = also.into();
+            s.lockspaces[0].lockspace.state = state;
         });
         let report = bench.fence_as_seen(seen(&bench));
         bench.check();
         assert_eq!(
             (&report.outcome, report.locks),
             (&Outcome::Proven, locks),
-            "{how:?} {also} {report:#?}"
+            "{how:?} {also} {state:?} {report:#?}"
         );
         assert_eq!(bench.open("vg1"), Vec::<String>::new());
     }

@@ -50,29 +50,56 @@ fn what_is_open_though_nobody_holds_its_locks_is_fenced_as_others_are() {
 /// It was left to the watchdog, which stands behind it no more.
 #[test]
 fn a_fence_that_fell_short_under_its_locks_is_begun_anew_once_nobody_holds_them() {
-    let mut node = Node::new(vec![policy("p", &json!({}))]);
-    assert!(node.look(1000, vec![group("san", false)]).fence.is_none());
-    let (first, _) = node.look(1010, vec![group("san", false)]).fence.unwrap();
-    node.sentry
-        .goes(&mut known(&first, Outcome::NotProven), true, at(1080));
-    let unlocked = |stands| VolumeGroup {
-        lockspace: None,
-        lvmlock: Some(DmDevice::default()),
-        unlocked: true,
-        stands,
-        ..group("san", false)
-    };
-    // While its locks are held, and of one that stands and was opened again, which is the guard's to close, it was the answer.
-    for second in 1080..1090 {
-        assert!(node.look(second, vec![group("san", false)]).fence.is_none());
-        assert!(node.look(second, vec![unlocked(true)]).fence.is_none());
+    for (outcome, anew) in [(Outcome::NotProven, true), (Outcome::Proven, false)] {
+        let mut node = Node::new(vec![policy("p", &json!({}))]);
+        let held = || vec![group("san", false)];
+        let unlocked = || {
+            vec![VolumeGroup {
+                lockspace: None,
+                lvmlock: Some(DmDevice::default()),
+                unlocked: true,
+                ..group("san", false)
+            }]
+        };
+        assert!(node.look(1000, held()).fence.is_none());
+        let (first, _) = node.look(1010, held()).fence.unwrap();
+        // While it goes on, whatever becomes of the locks, it is the answer.
+        let mut goes = known(&first, Outcome::NotProven);
+        node.sentry.goes(&mut goes, false, at(1060));
+        assert!(node.look(1070, unlocked()).fence.is_none());
+        node.sentry
+            .goes(&mut known(&first, outcome), true, at(1080));
+        for second in 1080..1090 {
+            assert!(node.look(second, held()).fence.is_none());
+        }
+        // What was proven and is open again is the guard's to close.
+        let due = node.look(1090, unlocked()).fence;
+        assert_eq!(due.is_some(), anew);
+        let Some((second, why)) = due else { continue };
+        assert!(why.contains("nobody holds its locks"), "{why}");
+        assert_ne!(second.uid, first.uid);
+        let mut ends = known(&second, Outcome::NotProven);
+        node.sentry.goes(&mut ends, true, at(1095));
+        assert!(node.look(1100, unlocked()).fence.is_none(), "once");
     }
-    let (second, _) = node.look(1090, vec![unlocked(false)]).fence.unwrap();
-    assert_ne!(second.uid, first.uid);
-    node.sentry
-        .goes(&mut known(&second, Outcome::NotProven), true, at(1095));
-    assert!(
-        node.look(1100, vec![unlocked(false)]).fence.is_none(),
-        "once"
-    );
+}
+
+/// It is told, or planned, once: nothing was left to the watchdog.
+#[test]
+fn an_outage_that_was_only_told_or_planned_is_not_another_without_its_locks() {
+    for more in [json!({ "response": "Report" }), json!({ "dryRun": true })] {
+        let mut node = Node::new(vec![policy("p", &more)]);
+        let looks = [(1000, false), (1010, false), (1020, true), (1030, true)];
+        let told = looks.map(|(second, unlocked)| {
+            let due = node.look(
+                second,
+                vec![VolumeGroup {
+                    unlocked,
+                    ..group("san", false)
+                }],
+            );
+            due.reports.len() + usize::from(due.fence.is_some())
+        });
+        assert_eq!(told, [0, 1, 0, 0], "{more}");
+    }
 }
