@@ -112,7 +112,9 @@ impl Crew {
 
     pub(super) fn add(&self, jobs: Vec<Job>) {
         let mut table = self.table();
-        jobs.iter().for_each(|job| table.hold(job));
+        for job in &jobs {
+            table.hold(job);
+        }
         table.jobs.extend(jobs);
     }
 
