@@ -4,8 +4,8 @@
 //! A drop has no generation argument, so it is sent only to the lockspace that the fence froze: same UUID, same host id, same generation, still frozen.
 //!
 //! sanlock knows lockspaces by name only. That it has none of that name says that the locks are released where the fence froze them, since nobody
-//! renames what is frozen. Where it could not, sanlock must have none of any volume group, or lvmlockd has to say that it has none of this one's UUID;
-//! as long as it does not answer, nothing is called released.
+//! renames what is frozen. Where it could not, lvmlockd has to say that it has none of the volume group's UUID; as long as it does not answer, nothing is
+//! called released but what nobody had locked from the beginning, while sanlock has none of any other volume group.
 
 use std::time::Duration;
 
@@ -286,8 +286,11 @@ impl Fence<'_> {
         });
         let known = match known {
             Ok(known) => known,
-            // Whatever it is called by now: there is no name that it could be held under, and nobody who would join it.
-            Err(_) if self.no_other(of, sanlock, watchdog) => return Nowhere::Sure,
+            // There was nothing to freeze, and whatever it is called by now: there is no name that it could be held under, and nobody who would join it.
+            // One whose freeze failed may have come into use since it was proven.
+            Err(_) if self.unlocked(group) && self.no_other(of, sanlock, watchdog) => {
+                return Nowhere::Sure;
+            }
             Err(e) => {
                 return Nowhere::Unsure(format!(
                     "its locks could not be frozen, and lvmlockd does not tell whether they are held under another name: {e}; tried again"

@@ -211,21 +211,22 @@ impl Records {
     /// who wants a fence: the storage is still lost.
     #[must_use]
     pub fn answered(&self, vg_uuid: &str, episode: &str, dry_run: bool) -> bool {
-        self.0
-            .iter()
-            .filter(|f| dry_run || !f.record.spec.dry_run)
-            .any(|f| f.answers.get(vg_uuid).is_some_and(|e| e == episode))
+        let mut all = self.answers(vg_uuid, episode);
+        all.any(|f| dry_run || !f.record.spec.dry_run)
     }
 
     /// Whether a fence that was the answer to an episode has ended without proof.
     #[must_use]
     pub fn fell_short(&self, vg_uuid: &str, episode: &str) -> bool {
-        let unproven = |f: &&LocalFence| {
-            let report = f.report.as_ref();
-            report.is_some_and(|r| r.outcome == Outcome::NotProven)
-        };
-        let mut all = self.0.iter().filter(unproven);
-        all.any(|f| f.answers.get(vg_uuid).is_some_and(|e| e == episode))
+        let mut reports = self
+            .answers(vg_uuid, episode)
+            .filter_map(|f| f.report.as_ref());
+        reports.any(|r| r.outcome == Outcome::NotProven)
+    }
+
+    fn answers(&self, vg_uuid: &str, episode: &str) -> impl Iterator<Item = &LocalFence> {
+        let of_it = move |f: &&LocalFence| f.answers.get(vg_uuid).is_some_and(|e| e == episode);
+        self.0.iter().filter(of_it)
     }
 
     /// Whether there is one of that name.
