@@ -54,10 +54,18 @@ pub(super) fn lockspace_of(vg: &str) -> String {
     PREFIX.chars().chain(vg.chars()).take(NAME_LEN).collect()
 }
 
-/// Whether a lockspace of sanlock's is a volume group's, and not somebody else's.
-#[must_use]
-pub fn is_of_a_volume_group(lockspace: &str) -> bool {
-    lockspace.starts_with(PREFIX)
+/// Whether neither one of sanlock's lockspaces nor a client of the watchdog's is that of a volume group, but for the lockspace named.
+///
+/// Then the locks of that volume group are held under no other name either, as which they would be if it was renamed.
+pub fn nobody_else<'a>(
+    lockspace: Option<&str>,
+    held: impl IntoIterator<Item = &'a str>,
+    watchdog: &'a Watchdog,
+) -> bool {
+    let clients = watchdog.clients.iter();
+    let watched = clients.filter_map(|(client, _)| lockspace_of_client(client));
+    let mut all = held.into_iter().chain(watched);
+    !all.any(|name| name.starts_with(PREFIX) && lockspace != Some(name))
 }
 
 /// Marks those that are so for the second look in a row: the lock manager is asked a moment after the devices were read, and a volume group may have
@@ -86,8 +94,7 @@ pub fn is_client_of(client: &str, lockspace: &str) -> bool {
 }
 
 /// The lockspace that sanlock has a client of wdmd's for.
-#[must_use]
-pub fn lockspace_of_client(client: &str) -> Option<&str> {
+fn lockspace_of_client(client: &str) -> Option<&str> {
     let (name, _host_id) = client.strip_prefix("sanlock_")?.rsplit_once(':')?;
     Some(name)
 }
@@ -181,6 +188,21 @@ mod tests {
         assert_eq!(told(&node(group("sand"), with(vec![left]), &[])), 1);
         let watched = ["sanlock_lvm_san:1"];
         assert_eq!(told(&node(group("san"), with(Vec::new()), &watched)), 0);
+    }
+
+    #[test]
+    fn another_one_is_seen_by_sanlock_or_by_the_watchdog_alone() {
+        let alone = |held: &[&str], clients: &[&str]| {
+            let node = node(group("san"), LockManager::Running(Vec::new()), clients);
+            nobody_else(Some("lvm_san"), held.iter().copied(), &node.watchdog)
+        };
+        assert!(alone(&[], &[]));
+        assert!(alone(
+            &["lvm_san", "somebodys"],
+            &["sanlock_lvm_san:1", "sanlock_somebodys:1", "another"]
+        ));
+        assert!(!alone(&["lvm_new"], &[]));
+        assert!(!alone(&[], &["sanlock_lvm_new:1"]));
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod expedite;
 mod freeze;
 mod giveway;
 pub(in crate::agent) mod limited;
+mod nowhere;
 mod quiesce;
 mod refence;
 mod release;

@@ -10,12 +10,13 @@
 use std::time::Duration;
 
 use super::limited::{self, Pending};
+use super::nowhere::Nowhere;
 use super::track::Proof;
 use super::{Fence, LIST_LIMIT, LOOK_AGAIN};
 use crate::agent::journal::GroupRecord;
 use crate::fence::budget::watchdog_client;
 use crate::fence::report::{LocksOutcome, StepKind, StepReport, StepResult, VolumeGroupReport};
-use crate::fence::unlocked::{is_client_of, is_of_a_volume_group, lockspace_of_client};
+use crate::fence::unlocked::is_client_of;
 use crate::fence::{LockspaceState, Monotonic, Watchdog};
 use crate::host::{Bell, SanlockStatus};
 
@@ -29,6 +30,13 @@ const CONFIRM_LIMIT: Duration = Duration::from_mins(1);
 
 /// A drop that failed is sent again after this long, if sanlock still holds the lockspace then.
 const RESEND: Duration = Duration::from_secs(5);
+
+/// Noted where a device was found open before a drop...
+const OPEN_BEFORE: &str =
+    "A device could reach the SAN again before the locks were released: it was closed first";
+/// ...and where there is nothing to drop any more.
+const OPEN_AFTER: &str = "A device of a volume group whose locks could not be frozen, or which nobody had locked, could reach the SAN again while they are held by nobody: \
+    another host may use its volumes. Nothing is called released before it is closed; if it is not, reset this host";
 
 /// How a release goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,17 +64,10 @@ struct Sent {
 enum Then {
     Wait,
     Drop(String),
+    /// Nobody holds its locks, and they were not frozen: until sanlock let go of them a volume could come into use.
+    LookOnceMore,
     /// Its locks are held under another name: they have to be frozen, and all of it proven again.
     Freeze,
-}
-
-/// Where locks are that sanlock does not hold under the volume group's name.
-enum Nowhere {
-    Sure,
-    /// Not known, or not to be changed; with why.
-    Unsure(String),
-    /// In another lockspace that was not frozen.
-    Renamed(String),
 }
 
 /// What sanlock says about a lockspace of the fence.
@@ -131,9 +132,22 @@ impl Fence<'_> {
                             }
                             Then::Drop(vg) => match self.still_closed(&mut proof, fresh) {
                                 Some(true) => *drop = Some(self.drop_group(group, bell, vg)),
-                                Some(false) => return Next::ProveAgain,
+                                Some(false) => {
+                                    self.note(OPEN_BEFORE.into());
+                                    return Next::ProveAgain;
+                                }
                                 None => {}
                             },
+                            Then::LookOnceMore => {
+                                match self.still_closed(&mut proof, Duration::ZERO) {
+                                    Some(true) => self.let_go(group, &watchdog),
+                                    Some(false) => {
+                                        self.note(OPEN_AFTER.into());
+                                        return Next::ProveAgain;
+                                    }
+                                    None => {}
+                                }
+                            }
                         }
                     }
                 }
@@ -172,7 +186,6 @@ impl Fence<'_> {
             *proof = again;
             return Some(true);
         }
-        self.note("A device could reach the SAN again before the locks were released: it was closed first".into());
         Some(false)
     }
 
@@ -195,7 +208,6 @@ impl Fence<'_> {
         sent: bool,
     ) -> Then {
         let release = self.step(StepKind::Release, group);
-        let confirm = self.step(StepKind::ConfirmRelease, group);
         let Some(report) = self.report.volume_groups.get(group) else {
             return Then::Wait;
         };
@@ -214,37 +226,11 @@ impl Fence<'_> {
                         return Then::Freeze;
                     }
                 }
-                let (lockspace, host_id) = (report.lockspace.clone(), report.host_id);
-                let watched = |client: &str| match (&lockspace, host_id) {
-                    (Some(l), Some(id)) => client == watchdog_client(l, id),
-                    (Some(l), None) => is_client_of(client, l),
-                    _ => false,
-                };
-                let at = self.elapsed();
-                if let Some(report) = self.report.volume_groups.get_mut(group) {
-                    report.released_after.get_or_insert(at);
+                let frozen = self.result(StepKind::FreezeLocks, group) == Some(StepResult::Done);
+                if !frozen && report.released_after.is_none() {
+                    return Then::LookOnceMore;
                 }
-                match self.result(StepKind::Release, group) {
-                    Some(StepResult::Planned) => {
-                        let why = "sanlock had let go already";
-                        self.end(release, StepResult::Skipped, why.into());
-                    }
-                    Some(StepResult::Running | StepResult::Failed) => {
-                        self.end(release, StepResult::Done, "the lockspace is dropped".into());
-                    }
-                    _ => {}
-                }
-                self.begin(confirm);
-                if self.result(StepKind::ConfirmRelease, group) != Some(StepResult::Running) {
-                    return Then::Wait;
-                }
-                let let_go = watchdog.known && !watchdog.clients.iter().any(|c| watched(&c.0));
-                if let_go {
-                    self.end(confirm, StepResult::Done, "sanlock and wdmd let go".into());
-                } else if !watchdog.known && !self.report.watchdog.armed {
-                    let why = "sanlock let go; wdmd does not answer, as when the fence began";
-                    self.end(confirm, StepResult::Done, why.into());
-                }
+                self.let_go(group, watchdog);
                 Then::Wait
             }
             Held::Anew => {
@@ -258,6 +244,44 @@ impl Fence<'_> {
         }
     }
 
+    /// sanlock has nothing of the volume group any more, and all of it is closed; whether the watchdog let go too.
+    fn let_go(&mut self, group: usize, watchdog: &Watchdog) {
+        let release = self.step(StepKind::Release, group);
+        let confirm = self.step(StepKind::ConfirmRelease, group);
+        let at = self.elapsed();
+        let Some(report) = self.report.volume_groups.get_mut(group) else {
+            return;
+        };
+        report.released_after.get_or_insert(at);
+        let (lockspace, host_id) = (report.lockspace.clone(), report.host_id);
+        let watched = |client: &str| match (&lockspace, host_id) {
+            (Some(l), Some(id)) => client == watchdog_client(l, id),
+            (Some(l), None) => is_client_of(client, l),
+            _ => false,
+        };
+        match self.result(StepKind::Release, group) {
+            Some(StepResult::Planned) => {
+                let why = "sanlock had let go already";
+                self.end(release, StepResult::Skipped, why.into());
+            }
+            Some(StepResult::Running | StepResult::Failed) => {
+                self.end(release, StepResult::Done, "the lockspace is dropped".into());
+            }
+            _ => {}
+        }
+        self.begin(confirm);
+        if self.result(StepKind::ConfirmRelease, group) != Some(StepResult::Running) {
+            return;
+        }
+        let let_go = watchdog.known && !watchdog.clients.iter().any(|c| watched(&c.0));
+        if let_go {
+            self.end(confirm, StepResult::Done, "sanlock and wdmd let go".into());
+        } else if !watchdog.known && !self.report.watchdog.armed {
+            let why = "sanlock let go; wdmd does not answer, as when the fence began";
+            self.end(confirm, StepResult::Done, why.into());
+        }
+    }
+
     /// A step has not succeeded yet; said again only when there is another reason.
     fn fell_short(&mut self, step: Option<usize>, why: String) {
         let said = step.and_then(|at| self.report.steps.get(at));
@@ -268,76 +292,6 @@ impl Fence<'_> {
             self.begin(step);
             self.end(step, StepResult::Failed, why);
         }
-    }
-
-    /// Whether the volume group's locks are nowhere, since sanlock does not hold them under its name.
-    fn nowhere(&self, group: usize, sanlock: &SanlockStatus, watchdog: &Watchdog) -> Nowhere {
-        let frozen = self.result(StepKind::FreezeLocks, group);
-        let confirmed = self.result(StepKind::ConfirmRelease, group) == Some(StepResult::Done);
-        let Some(of) = self.report.volume_groups.get(group) else {
-            return Nowhere::Sure;
-        };
-        // What was frozen keeps its name. One that was joined under another name since has been released before.
-        if frozen == Some(StepResult::Done) || confirmed {
-            return Nowhere::Sure;
-        }
-        let known = self.ask("asking lvmlockd for its lockspaces", |h| {
-            h.lvmlockd.lockspaces()
-        });
-        let known = match known {
-            Ok(known) => known,
-            // There was nothing to freeze, and whatever it is called by now: there is no name that it could be held under, and nobody who would join it.
-            // One whose freeze failed may have come into use since it was proven.
-            Err(_) if self.unlocked(group) && self.no_other(of, sanlock, watchdog) => {
-                return Nowhere::Sure;
-            }
-            Err(e) => {
-                return Nowhere::Unsure(format!(
-                    "its locks could not be frozen, and lvmlockd does not tell whether they are held under another name: {e}; tried again"
-                ));
-            }
-        };
-        let alive = |name: &str| {
-            let mut all = sanlock.lockspaces.iter();
-            all.any(|s| s.name == name && s.state != LockspaceState::Removing)
-        };
-        let other = known.iter().find(|l| {
-            l.vg_uuid == of.uuid
-                && Some(&l.name) != of.lockspace.as_ref()
-                && (l.state != LockspaceState::Removing || alive(&l.name))
-        });
-        match other {
-            None => Nowhere::Sure,
-            Some(l) if frozen == Some(StepResult::Failed) => {
-                Nowhere::Renamed(format!("the volume group is called {} by now", l.vg_name))
-            }
-            // There was no lockspace when the fence began: whose that one is is not known.
-            Some(l) => Nowhere::Unsure(format!(
-                "its locks are held under the name {} that it has by now, and were not when they were to be frozen: ask for it by that name",
-                l.vg_name
-            )),
-        }
-    }
-
-    /// Whether neither sanlock nor its clients of the watchdog are those of any other name that a volume group may have.
-    fn no_other(
-        &self,
-        of: &VolumeGroupReport,
-        sanlock: &SanlockStatus,
-        watchdog: &Watchdog,
-    ) -> bool {
-        let other =
-            |name: &str| is_of_a_volume_group(name) && of.lockspace.as_deref() != Some(name);
-        let watched = watchdog
-            .clients
-            .iter()
-            .filter_map(|c| lockspace_of_client(&c.0));
-        let mut names = sanlock
-            .lockspaces
-            .iter()
-            .map(|l| l.name.as_str())
-            .chain(watched);
-        (watchdog.known || !self.report.watchdog.armed) && !names.any(other)
     }
 
     fn drop_group(&mut self, group: usize, bell: &Bell, vg: String) -> Sent {

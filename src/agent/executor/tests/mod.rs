@@ -9,6 +9,7 @@ mod giveway;
 mod properties;
 mod renamed;
 mod scenarios;
+mod unfrozen;
 mod unlocked;
 
 pub(super) use bench::Bench;

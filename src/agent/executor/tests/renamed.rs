@@ -124,7 +124,7 @@ fn killed_anywhere_a_renamed_one_is_released_by_its_new_name_or_kept() {
 }
 
 /// An agent that has frozen the first volume group of two, and no more, is killed.
-fn killed_after_the_first_freeze() -> Bench {
+pub(super) fn killed_after_the_first_freeze() -> Bench {
     for at in 1.. {
         let (bench, inventory) = two();
         bench.node.kill_at_call(at);

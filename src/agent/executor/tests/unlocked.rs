@@ -6,7 +6,7 @@ use crate::agent::observe::{observe, observe_to_fence};
 use crate::fence::report::{FenceReport, LocksOutcome, Outcome, StepKind, StepResult};
 use crate::fence::selection::RefusalReason;
 use crate::fence::{Inventory, LockspaceState};
-use crate::host::simulated::{Daemon, Group, InFlight, Layout, SimulatedLockspace, State};
+use crate::host::simulated::{Daemon, Group, InFlight, Layout, SimulatedLockspace, State, uuid_of};
 
 fn layout() -> Layout {
     Layout {
@@ -177,6 +177,33 @@ fn where_sanlock_has_no_lockspace_of_lvmlockd_it_is_released_whether_that_answer
         );
         assert_eq!(bench.open("vg1"), Vec::<String>::new());
     }
+}
+
+/// A watchdog that does not answer may have a client by another name.
+#[test]
+fn where_the_watchdog_was_armed_and_does_not_tell_either_it_is_not_called_released() {
+    let mut bench = bench();
+    bench.order.volume_groups =
+        crate::fence::order::Selection::Named(vec!["vg1".into(), "other".into()]);
+    bench.node.state(|s| {
+        s.targets.insert(uuid_of("other"));
+        s.device("vg1-lv0").expect("device").in_flight = InFlight::Until(seconds(1003));
+    });
+    bench.node.at(seconds(1001), |s| {
+        (s.lvmlockd, s.wdmd) = (Daemon::Dead, Daemon::Dead);
+        s.lockspaces.clear();
+    });
+    let report = bench.fence_as_seen(seen(&bench));
+    assert_eq!(
+        (&report.outcome, report.locks),
+        (&Outcome::Proven, LocksOutcome::NotConfirmed),
+        "{report:#?}"
+    );
+    let released = |vg: &str| {
+        let mut all = report.volume_groups.iter();
+        all.any(|g| g.name == vg && g.released_after.is_some())
+    };
+    assert!(released("other") && !released("vg1"), "{report:#?}");
 }
 
 #[test]

@@ -1,0 +1,74 @@
+//! Fences that could not freeze the locks of a volume group: it may come into use until nobody holds them any more.
+
+use super::Bench;
+use super::bench::{seconds, step};
+use super::renamed::killed_after_the_first_freeze;
+use crate::fence::report::{FenceReport, LocksOutcome, Outcome, StepKind, StepResult};
+use crate::host::simulated::{Daemon, State, uuid_of};
+
+/// lvmlockd is dead when the locks of the second volume group are to be frozen, and becomes so half a minute later; then something happens.
+fn fence(becomes: Daemon, then: impl FnOnce(&mut State) + Send + 'static) -> (Bench, FenceReport) {
+    let bench = killed_after_the_first_freeze();
+    bench.node.state(|s| s.lvmlockd = Daemon::Dead);
+    bench.node.at(seconds(1030), move |s| s.lvmlockd = becomes);
+    bench.node.at(seconds(1040), then);
+    let report = bench.fence();
+    let freeze = step(&report, StepKind::FreezeLocks, "vg1");
+    assert_ne!(freeze.result, StepResult::Done, "{report:#?}");
+    assert_eq!(report.outcome, Outcome::Proven, "{report:#?}");
+    (bench, report)
+}
+
+/// sanlock lets go of it.
+fn let_go(s: &mut State) {
+    s.lockspaces
+        .retain(|l| l.lockspace.vg_uuid != uuid_of("vg1"));
+}
+
+#[test]
+fn what_came_into_use_before_sanlock_let_go_is_closed_before_it_is_called_released() {
+    for opened in [false, true] {
+        let (bench, report) = fence(Daemon::Alive, move |s| {
+            if opened {
+                let below = s.device("mpath-vg1-0").expect("a map").dm.dev;
+                s.refresh("vg1-lv0", below);
+            }
+            let_go(s);
+        });
+        assert_eq!(report.locks, LocksOutcome::Released, "{report:#?}");
+        assert_eq!(bench.open("vg1"), Vec::<String>::new());
+        let noted = report
+            .notes
+            .iter()
+            .any(|n| n.contains("could not be frozen"));
+        assert_eq!(noted, opened, "{:?}", report.notes);
+        let swaps = if opened { 2 } else { 1 };
+        assert_eq!(bench.count("swap vg1-lv0"), swaps, "{report:#?}");
+    }
+}
+
+/// It is not one that nobody held from the beginning: lvmlockd has to tell.
+#[test]
+fn one_that_was_in_use_waits_for_lvmlockd() {
+    let (bench, report) = fence(Daemon::Dead, |s| s.lockspaces.clear());
+    assert_eq!(report.locks, LocksOutcome::NotConfirmed, "{report:#?}");
+    assert_eq!(report.volume_groups[1].released_after, None, "{report:#?}");
+    assert!(
+        report.locks_message.contains("volume group vg1: "),
+        "{report:#?}"
+    );
+    assert_eq!(bench.open("vg1"), Vec::<String>::new());
+}
+
+/// A look that cannot be had is had as soon as it can be.
+#[test]
+fn it_is_not_called_released_without_a_look() {
+    let (_, report) = fence(Daemon::Alive, |s| {
+        let_go(s);
+        s.listing_fails = true;
+        s.later(seconds(7), |s| s.listing_fails = false);
+    });
+    assert_eq!(report.locks, LocksOutcome::Released, "{report:#?}");
+    let released = report.volume_groups[1].released_after;
+    assert!(released >= Some(seconds(47)), "{report:#?}");
+}
