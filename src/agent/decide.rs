@@ -404,6 +404,7 @@ pub const fn waits(reason: RefusalReason) -> bool {
         | RefusalReason::NothingAffected
         | RefusalReason::DeviceMapperUnavailable
         | RefusalReason::LvmlockdUnavailable
+        | RefusalReason::LockspaceNotAdopted
         | RefusalReason::SanlockUnavailable => true,
         RefusalReason::VolumeGroupUnknown | RefusalReason::VolumeGroupNotShared => false,
     }

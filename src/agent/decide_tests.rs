@@ -293,6 +293,15 @@ fn a_request_that_waits_for_the_paths_begins_when_they_are_gone() {
     );
 }
 
+/// An lvmlockd that was started anew does not know the lockspace before it is adopted.
+#[test]
+fn what_lvmlockd_does_not_know_yet_is_looked_at_anew() {
+    let refused = Outcome::Refused(RefusalReason::LockspaceNotAdopted);
+    let mut world = World::of([request("a", 1, &json!({}))]).knows("a", refused);
+    world.inventory = Some(inventory(0));
+    assert_eq!(world.begins().as_deref(), Some("a"));
+}
+
 #[test]
 fn a_wrong_name_waits_for_a_person() {
     for why in [

@@ -234,6 +234,7 @@ pub const fn refusal(why: RefusalReason) -> &'static str {
     match why {
         RefusalReason::VolumeGroupUnknown => reason::VOLUME_GROUP_UNKNOWN,
         RefusalReason::VolumeGroupNotShared => reason::VOLUME_GROUP_NOT_SHARED,
+        RefusalReason::LockspaceNotAdopted => reason::LOCKSPACE_NOT_ADOPTED,
         RefusalReason::PathsRemain => reason::PATHS_REMAIN,
         RefusalReason::NothingAffected => reason::NOTHING_AFFECTED,
         RefusalReason::DeviceMapperUnavailable => reason::DEVICE_MAPPER_UNAVAILABLE,

@@ -33,6 +33,8 @@ pub mod reason {
     pub const VOLUME_GROUP_UNKNOWN: &str = "VolumeGroupUnknown";
     /// Accepted/Fenced: a volume group that was named has no lockspace: it is local to the node.
     pub const VOLUME_GROUP_NOT_SHARED: &str = "VolumeGroupNotShared";
+    /// Accepted/Fenced: a volume group that was named has the volume of its leases active, and lvmlockd knows no lockspace of it. It is looked at anew.
+    pub const LOCKSPACE_NOT_ADOPTED: &str = "LockspaceNotAdopted";
     /// Accepted/Fenced: a path still works, and `whenPathsRemain` is `Refuse`.
     pub const PATHS_REMAIN: &str = "PathsRemain";
     /// Accepted/Fenced: no shared volume group has lost all its paths.

@@ -29,12 +29,13 @@ const CONDITIONS: [&str; 6] = [
     takeover::condition_type::TAKEN_OVER,
 ];
 
-const REASONS: [&str; 42] = [
+const REASONS: [&str; 43] = [
     reason::VALID,
     reason::NODE_NOT_FOUND,
     reason::OTHER_REQUEST_GOVERNS,
     reason::VOLUME_GROUP_UNKNOWN,
     reason::VOLUME_GROUP_NOT_SHARED,
+    reason::LOCKSPACE_NOT_ADOPTED,
     reason::PATHS_REMAIN,
     reason::NOTHING_AFFECTED,
     reason::AGENT_RUNNING,

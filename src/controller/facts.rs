@@ -126,9 +126,10 @@ pub fn was_touched(fenced: &Condition) -> bool {
 }
 
 /// Reasons of `Fenced` with which the agent says that it touched nothing and will not, as the request stands.
-pub const REFUSALS: [&str; 8] = [
+pub const REFUSALS: [&str; 9] = [
     reason::VOLUME_GROUP_UNKNOWN,
     reason::VOLUME_GROUP_NOT_SHARED,
+    reason::LOCKSPACE_NOT_ADOPTED,
     reason::PATHS_REMAIN,
     reason::NOTHING_AFFECTED,
     reason::NOT_SUPPORTED,

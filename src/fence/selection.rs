@@ -12,6 +12,8 @@ pub enum RefusalReason {
     VolumeGroupUnknown,
     /// A volume group that was named has no lockspace: it is local to the node.
     VolumeGroupNotShared,
+    /// A volume group that was named has the volume of its leases active, and lvmlockd knows no lockspace of it: it may have been started anew.
+    LockspaceNotAdopted,
     /// A path still works, or it is not known whether one does.
     PathsRemain,
     /// No shared volume group has lost all its paths.
@@ -209,11 +211,11 @@ fn named(inventory: &Inventory, names: &[String]) -> Result<Vec<VolumeGroup>, Re
         };
         if !vg.shared() && vg.on_san() {
             return Err(Refusal::new(
-                RefusalReason::VolumeGroupNotShared,
+                RefusalReason::LockspaceNotAdopted,
                 format!(
                     "volume group {name} has its volume of leases active and no lockspace in lvmlockd: if sanlock has it (sanlock client status), \
                      lvmlockd was started anew and does not know it yet, and the watchdog still stands behind it. Nothing was touched: have lvmlockd \
-                     adopt it (vgchange --lockstart --lockopt adoptls {name}) and ask again"
+                     adopt it (vgchange --lockstart --lockopt adoptls {name}); then it is looked at anew"
                 ),
             ));
         }

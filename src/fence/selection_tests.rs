@@ -257,7 +257,7 @@ fn what_is_open_though_nobody_holds_its_locks_is_shared() {
         );
     }
     assert_eq!(ask(&[&open, &stopped], &dead, names(&["open"])), Ok(1));
-    let refused = Err(RefusalReason::VolumeGroupNotShared);
+    let refused = Err(RefusalReason::LockspaceNotAdopted);
     assert_eq!(
         ask(&[&open, &stopped], &running, names(&["stopped"])),
         refused

@@ -334,6 +334,7 @@ pub(super) fn state(layout: &Layout) -> State {
             state.lockspaces.push(SimulatedLockspace {
                 lockspace,
                 armed: true,
+                unadopted: false,
             });
         }
     }

@@ -74,6 +74,7 @@ impl Lvmlockd for Simulation {
         Ok(state
             .lockspaces
             .iter()
+            .filter(|l| !l.unadopted)
             .map(|l| l.lockspace.clone())
             .collect())
     }
@@ -83,7 +84,7 @@ impl Lvmlockd for Simulation {
         let Some(at) = state
             .lockspaces
             .iter()
-            .position(|l| l.lockspace.vg_name == vg)
+            .position(|l| l.lockspace.vg_name == vg && !l.unadopted)
         else {
             return Err(Error::Refused {
                 what: "kill_vg".into(),
@@ -114,7 +115,8 @@ impl Lvmlockd for Simulation {
 
     fn drop_vg(&self, vg: &str, _: Duration) -> Result<()> {
         let mut state = self.reach("lvmlockd", |s| s.lvmlockd)?;
-        let found = state.lockspaces.iter().find(|l| l.lockspace.vg_name == vg);
+        let mut all = state.lockspaces.iter();
+        let found = all.find(|l| l.lockspace.vg_name == vg && !l.unadopted);
         let Some(lockspace) = found.map(|l| l.lockspace.clone()) else {
             return Err(Error::Refused {
                 what: "drop_vg".into(),

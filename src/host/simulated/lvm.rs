@@ -126,6 +126,7 @@ impl State {
         self.lockspaces.push(SimulatedLockspace {
             lockspace,
             armed: false,
+            unadopted: false,
         });
     }
 

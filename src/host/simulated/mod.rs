@@ -58,6 +58,8 @@ pub struct SimulatedLockspace {
     pub lockspace: crate::fence::Lockspace,
     /// Whether wdmd has its client.
     pub armed: bool,
+    /// sanlock's only: lvmlockd was started anew and has not adopted it.
+    pub unadopted: bool,
 }
 
 /// More calls than that at one point in time are a circle.

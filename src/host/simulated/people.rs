@@ -76,6 +76,7 @@ impl State {
         self.lockspaces.push(SimulatedLockspace {
             lockspace,
             armed: true,
+            unadopted: false,
         });
     }
 

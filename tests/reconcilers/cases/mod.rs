@@ -70,6 +70,7 @@ pub fn stages() -> Vec<Stage> {
                 case!(refusals::the_older_of_two_requests_governs),
                 case!(refusals::without_device_mapper_nothing_is_touched),
                 case!(refusals::without_lvmlockd_or_sanlock_nothing_is_touched),
+                case!(refusals::a_lockspace_that_a_new_lvmlockd_does_not_know_is_waited_for),
                 case!(failures::what_reaches_the_san_without_a_lock_is_told),
                 case!(half_way::a_request_deleted_half_way_is_completed_and_told),
                 case!(half_way::a_request_deleted_half_way_gives_back_what_it_fenced),

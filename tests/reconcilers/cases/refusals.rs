@@ -283,3 +283,43 @@ pub async fn without_lvmlockd_or_sanlock_nothing_is_touched(bed: &Bed) -> Result
     }
     Ok(())
 }
+
+pub async fn a_lockspace_that_a_new_lvmlockd_does_not_know_is_waited_for(bed: &Bed) -> Result {
+    let node = TestNode::join(bed, "unadopted-1").await?;
+    let set = |unadopted| {
+        node.simulation.state(|s| {
+            let all = s.lockspaces.iter_mut();
+            all.for_each(|l| l.unadopted = unadopted);
+        });
+    };
+    set(true);
+    let agent = node.start_agent().await?;
+    let named = json!({ "volumeGroups": { "mode": "Named", "names": ["san"] } });
+    bed.ask("unadopted", &node.name, named).await?;
+    let reason = "LockspaceNotAdopted";
+    let refused = bed
+        .settles(
+            "unadopted",
+            "Rejected",
+            &[
+                &format!("Accepted=False/{reason}"),
+                &format!("Fenced=False/{reason}"),
+            ],
+        )
+        .await?;
+    ensure(
+        message(&refused, "Fenced").contains("--lockopt adoptls san"),
+        "it says how to have it adopted",
+    )?;
+    node.untouched()?;
+    set(false);
+    bed.settles(
+        "unadopted",
+        "Fenced",
+        &["Fenced=True/Proven", "LocksReleased=True/Released"],
+    )
+    .await?;
+    remove(bed, "unadopted").await?;
+    agent.stop().await?;
+    node.unharmed()
+}

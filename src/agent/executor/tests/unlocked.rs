@@ -233,7 +233,7 @@ fn one_look_is_not_enough() {
     let report = bench.fence_as_seen(inventory);
     assert_eq!(
         report.outcome,
-        Outcome::Refused(RefusalReason::VolumeGroupNotShared)
+        Outcome::Refused(RefusalReason::LockspaceNotAdopted)
     );
     assert!(
         report.message.contains("volume of leases"),
