@@ -130,21 +130,17 @@ impl Fence<'_> {
                                     return Next::ProveAgain;
                                 }
                             }
-                            Then::Drop(vg) => match self.still_closed(&mut proof, fresh) {
-                                Some(true) => *drop = Some(self.drop_group(group, bell, vg)),
-                                Some(false) => {
-                                    self.note(OPEN_BEFORE.into());
-                                    return Next::ProveAgain;
+                            Then::Drop(vg) => {
+                                match self.still_closed(&mut proof, fresh, OPEN_BEFORE) {
+                                    Some(true) => *drop = Some(self.drop_group(group, bell, vg)),
+                                    Some(false) => return Next::ProveAgain,
+                                    None => {}
                                 }
-                                None => {}
-                            },
+                            }
                             Then::LookOnceMore => {
-                                match self.still_closed(&mut proof, Duration::ZERO) {
+                                match self.still_closed(&mut proof, Duration::ZERO, OPEN_AFTER) {
                                     Some(true) => self.let_go(group, &watchdog),
-                                    Some(false) => {
-                                        self.note(OPEN_AFTER.into());
-                                        return Next::ProveAgain;
-                                    }
+                                    Some(false) => return Next::ProveAgain,
                                     None => {}
                                 }
                             }
@@ -164,10 +160,11 @@ impl Fence<'_> {
         Next::Ended
     }
 
-    /// Whether everything is closed, by a proof that is not too old: had anew if need be. None: the devices cannot be listed just now.
-    fn still_closed(&mut self, proof: &mut Proof, fresh: Duration) -> Option<bool> {
+    /// Whether everything is closed, by a proof that is no older than that: had anew if need be. None: the devices cannot be listed just now. What is
+    /// open is noted in these words.
+    fn still_closed(&mut self, proof: &mut Proof, age: Duration, open: &str) -> Option<bool> {
         let now = self.host.system.monotonic();
-        if proof.age(now) <= fresh {
+        if proof.age(now) <= age {
             return Some(true);
         }
         let list = limited::call(self.host, "listing the devices", LIST_LIMIT, |h| {
@@ -186,6 +183,7 @@ impl Fence<'_> {
             *proof = again;
             return Some(true);
         }
+        self.note(open.into());
         Some(false)
     }
 
