@@ -9,7 +9,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use storage_fence::agent::hook::Verdict;
 use storage_fence::api::crds;
-use storage_fence::host::{Host, Paths, host_exec, kernel_log, urgency};
+use storage_fence::host::{Host, Paths, host_exec, kernel_log};
+use storage_fence::telemetry::lines::Lines;
 use storage_fence::{agent, controller, telemetry};
 
 /// Fences a node's SAN storage instead of the node.
@@ -101,14 +102,15 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("storage-fence: {error}");
+            let (mut lines, _written) = Lines::to_stderr();
+            let _ = lines.write_all(format!("storage-fence: {error}\n").as_bytes());
             ExitCode::FAILURE
         }
     }
 }
 
 fn run_controller(log_level: &str, options: controller::Options) -> Outcome {
-    telemetry::log_to_stderr(log_level)?;
+    let _written = telemetry::log_to_stderr(log_level)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -119,7 +121,11 @@ fn run_controller(log_level: &str, options: controller::Options) -> Outcome {
 
 /// On one thread: what takes time or may hang has threads of its own.
 fn run_agent(log_level: &str, options: agent::Options) -> Outcome {
-    telemetry::log_to_stderr(log_level)?;
+    let missing = agent::prepare(&Paths::default());
+    let _written = telemetry::log_to_stderr(log_level)?;
+    for what in &missing {
+        tracing::warn!("{what}");
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -132,18 +138,14 @@ fn run_agent(log_level: &str, options: agent::Options) -> Outcome {
 /// Says little, and to the kernel's log: nobody reads its output, and a pipe that is full would hold it up.
 fn kill_hook(options: &agent::hook::Options) -> ExitCode {
     let paths = Paths::default();
+    let missing = agent::prepare(&paths);
+    let (mut lines, _written) = Lines::to_stderr();
     let mut tell = |line: &str| {
         kernel_log::tell(&paths, line);
-        let _ = writeln!(io::stderr(), "storage-fence: {line}");
+        let _ = lines.write_all(format!("storage-fence: {line}\n").as_bytes());
     };
-    if let Err(error) = agent::memory::lock() {
-        tell(&format!("memory not locked: {error}"));
-    }
-    if let Err(error) = agent::memory::spare(&paths.proc) {
-        tell(&format!("not spared when memory runs out: {error}"));
-    }
-    if let Err(error) = urgency::urgent() {
-        tell(&format!("not scheduled before other work: {error}"));
+    for what in &missing {
+        tell(what);
     }
     tell(&format!("the locks of {} are lost: fencing it", options.vg));
     match agent::hook::run(&Host::real(&paths), options, &mut tell) {

@@ -1,5 +1,7 @@
 //! What a running process shows of itself: its log, and `/healthz`, `/readyz`, `/metrics`.
 
+pub mod lines;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +18,8 @@ use tracing_subscriber::filter::{LevelFilter, ParseError, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use lines::{Lines, Written};
+
 /// The log level makes no sense.
 #[derive(Debug, thiserror::Error)]
 #[error(
@@ -28,21 +32,22 @@ pub struct LogLevelError {
     pub why: String,
 }
 
-/// Logs to standard error, one JSON object a line: what collects a pod's output can read it.
+/// Logs to standard error, one JSON object a line: what collects a pod's output can read it, and is not waited for. Until what is returned goes.
 ///
 /// # Errors
 /// When the level makes no sense.
-pub fn log_to_stderr(level: &str) -> Result<(), LogLevelError> {
+pub fn log_to_stderr(level: &str) -> Result<Written, LogLevelError> {
     let filter = filter(level)?;
+    let (to, written) = Lines::to_stderr();
     let lines = tracing_subscriber::fmt::layer()
         .json()
         .flatten_event(true)
-        .with_writer(std::io::stderr);
+        .with_writer(move || to.clone());
     tracing_subscriber::registry()
         .with(lines)
         .with(filter)
         .init();
-    Ok(())
+    Ok(written)
 }
 
 /// What is logged at that level. A word that is no level would be taken for a part of the program, and all others were silent.

@@ -26,7 +26,7 @@ pub mod guard;
 pub mod hook;
 pub mod inspect;
 pub mod journal;
-pub mod memory;
+mod memory;
 pub mod metrics;
 #[cfg(test)]
 mod model;
@@ -37,6 +37,7 @@ pub mod observe;
 mod options;
 mod outlived;
 pub mod preflight;
+mod prepare;
 pub mod publish;
 pub mod report;
 pub mod restore;
@@ -46,4 +47,5 @@ pub mod sight;
 mod takeover;
 
 pub use options::Options;
+pub use prepare::prepare;
 pub use run::{Agent, Error, run};

@@ -27,7 +27,7 @@ use super::publish::Board;
 use super::sentry::in_force::Learned;
 use super::sentry::store::Store;
 use super::sentry::{Outlook, Sentry, tasks};
-use super::{affected, detect, executor, memory, node_storage_task, takeover};
+use super::{affected, detect, executor, node_storage_task, takeover};
 use crate::api::{AGENT_FIELD_MANAGER, StorageFenceRequest};
 use crate::fence::preflight::Facts;
 use crate::host::{self, Host};
@@ -99,16 +99,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
         }
         on_signal.cancel();
     }));
-    if let Err(error) = memory::lock() {
-        tracing::warn!(%error, "memory not locked: in an outage the agent may wait for a disk. It needs CAP_IPC_LOCK or RLIMIT_MEMLOCK");
-    }
     let paths = host::Paths::default();
-    if let Err(error) = memory::spare(&paths.proc) {
-        tracing::warn!(%error, "the kernel may end the agent when memory runs out. It needs CAP_SYS_RESOURCE");
-    }
-    if let Err(error) = host::urgency::urgent() {
-        tracing::warn!(%error, "not scheduled before other work: on a busy node the agent may come too late. It needs CAP_SYS_NICE");
-    }
     let agent = Agent::start(options, Host::real(&paths))?;
     detect::start(paths, agent.observer.clone()).map_err(|source| Error::System {
         what: "thread to give",

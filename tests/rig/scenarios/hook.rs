@@ -10,6 +10,7 @@ mod missing;
 mod races;
 mod returns;
 mod stages;
+mod unread;
 
 use std::time::{Duration, Instant};
 
@@ -43,6 +44,7 @@ pub fn scenarios() -> Vec<Scenario> {
     ];
     all.extend(crashes::scenarios());
     all.extend(missing::scenarios());
+    all.extend(unread::scenarios());
     all
 }
 
@@ -99,13 +101,17 @@ pub fn agent(node: &Node) -> Result {
 
 /// The same with a state folder of its own.
 fn agent_in(node: &Node, folder: &str) -> Result {
+    agent_that_logs_to(node, folder, "/run/agent.log")
+}
+
+fn agent_that_logs_to(node: &Node, folder: &str, log: &str) -> Result {
     node.write_file(
         "/run/kubeconfig",
         "apiVersion: v1\nkind: Config\ncurrent-context: none\nclusters: [{name: none, cluster: {server: \"http://127.0.0.1:9\"}}]\n\
          contexts: [{name: none, context: {cluster: none, user: none}}]\nusers: [{name: none, user: {}}]\n",
     )?;
     node.sh(&format!(
-        "STATE_DIRECTORY={folder} KUBECONFIG=/run/kubeconfig setsid /payload/bin/storage-fence agent --node-name n1 >/run/agent.log 2>&1 </dev/null & echo $! >/run/agent.pid"
+        "STATE_DIRECTORY={folder} KUBECONFIG=/run/kubeconfig setsid /payload/bin/storage-fence agent --node-name n1 >{log} 2>&1 </dev/null & echo $! >/run/agent.pid"
     ))?;
     until("the agent listens", Duration::from_secs(30), || {
         let there = node.run(&format!("test -S {folder}/agent.sock"), LIMIT)?;
