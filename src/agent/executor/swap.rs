@@ -13,7 +13,7 @@ use super::giveway::TRIED_ON;
 use super::limited::Pending;
 use super::quiesce::Guard;
 use super::track::{Book, Proof, STUCK};
-use super::worker::Crew;
+use super::worker::{Attempt, Crew, Letter};
 use super::{Fence, LIST_LIMIT, LOOK_AGAIN};
 use crate::fence::budget;
 use crate::fence::report::{LocksOutcome, Outcome, StepKind, StepResult};
@@ -77,6 +77,10 @@ impl Fence<'_> {
             let seen = bell.rings();
             let now = self.host.system.monotonic();
             for letter in swap.crew.letters() {
+                if let Letter::Ended(at, Attempt::Resumed) = &letter {
+                    let name = swap.book.name(*at);
+                    self.note(format!("{name} had been left suspended, and what is stacked on it waited for it: it was resumed, and swapped after that"));
+                }
                 swap.book.told(letter, now);
             }
             if let Some(proof) = self.take_list(&mut swap, now) {

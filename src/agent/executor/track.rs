@@ -1,13 +1,14 @@
 //! The book of a swap: every device of the volume groups, how it stands, and what the last listing says about it. Knows no I/O.
 
+mod told;
+
 use std::borrow::Borrow;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::worker::{Attempt, Job, Letter};
+use super::worker::{Attempt, Job, Letter, Work};
 use crate::agent::journal::GroupRecord;
-use crate::fence::report::{DeviceOutcome, DeviceReport, VolumeGroupReport};
 use crate::fence::topology;
 use crate::fence::{DevNo, DmDevice, Monotonic};
 
@@ -55,6 +56,8 @@ pub(super) struct Tracked {
     below: BTreeSet<DevNo>,
     pub(super) state: State,
     late: bool,
+    /// Whether the last listing showed it suspended.
+    suspended: bool,
     /// Whether the last listing showed it on the error target.
     read_back: bool,
     note: Option<String>,
@@ -227,12 +230,14 @@ impl Book {
                     State::Waiting(now)
                 },
                 late: self.listed_before || (self.planned && self.listed),
+                suspended: d.suspended,
                 read_back: false,
                 note: None,
             });
             return;
         };
         t.below = topology::under(d, list);
+        t.suspended = d.suspended;
         t.read_back = d.is_error_only();
         t.sectors = d.sectors;
         if matches!(t.state, State::Queued | State::Running(_)) {
@@ -259,6 +264,9 @@ impl Book {
     }
 
     /// Devices to go on with now: nothing unsettled is stacked on them. They count as queued from now on.
+    ///
+    /// But for one that somebody left suspended below a swap that hangs: it may be what that swap waits for, whose I/O is put off there, or which is
+    /// suspended with it (dm-thin.c, `pool_presuspend`). As it is in nobody's way once it is resumed, that is done first.
     pub(super) fn start(&mut self, now: Monotonic) -> Vec<Job> {
         let due = |t: &Tracked| match t.state {
             State::Waiting(at) | State::Elsewhere(_, at) => at <= now,
@@ -270,19 +278,47 @@ impl Book {
         let unsettled = || self.devices.iter().filter(|t| !t.settled());
         let held: HashSet<DevNo> = unsettled().flat_map(|t| &t.below).copied().collect();
         let waiting: BTreeSet<DevNo> = unsettled().map(|t| t.dev).collect();
+        let awaited = self.below_what_hangs(now);
         let mut jobs = Vec::new();
-        for (at, t) in self.devices.iter_mut().enumerate() {
-            if due(t) && !held.contains(&t.dev) {
-                t.state = State::Queued;
-                jobs.push(Job {
-                    at,
-                    uuid: t.uuid.clone(),
-                    sectors: t.sectors,
-                    below: t.below.intersection(&waiting).copied().collect(),
-                });
-            }
+        for (at, t) in self.devices.iter_mut().enumerate().filter(|(_, t)| due(t)) {
+            let work = if !held.contains(&t.dev) {
+                Work::Swap(t.sectors)
+            } else if t.suspended && awaited.contains(&t.dev) {
+                Work::Resume
+            } else {
+                continue;
+            };
+            t.state = State::Queued;
+            jobs.push(Job {
+                at,
+                uuid: t.uuid.clone(),
+                work,
+                below: t.below.intersection(&waiting).copied().collect(),
+            });
         }
         jobs
+    }
+
+    /// What is below devices whose swap takes long, through however many others.
+    fn below_what_hangs(&self, now: Monotonic) -> HashSet<DevNo> {
+        let hangs = |t: &&Tracked| match t.state {
+            State::Running(since) | State::Elsewhere(since, _) => now.since(since) >= STUCK,
+            _ => false,
+        };
+        let of_it = |t: &Tracked| t.below.iter().copied().collect::<Vec<_>>();
+        let mut next: Vec<DevNo> = self.devices.iter().filter(hangs).flat_map(of_it).collect();
+        let mut all = HashSet::new();
+        while let Some(dev) = next.pop() {
+            if all.insert(dev) {
+                next.extend(self.devices.iter().filter(|t| t.dev == dev).flat_map(of_it));
+            }
+        }
+        all
+    }
+
+    /// What it is called.
+    pub(super) fn name(&self, at: usize) -> &str {
+        self.devices.get(at).map_or("", |t| &t.name)
     }
 
     /// How many threads are of use: enough for the devices that go quickly, and one for each that does not.
@@ -291,12 +327,6 @@ impl Book {
             |t: &&Tracked| matches!(t.state, State::Running(since) if now.since(since) >= STUCK);
         let stuck = self.devices.iter().filter(stuck).count();
         (FAST + stuck).min(MOST)
-    }
-
-    /// A device that has to be settled first: it is stacked on this one.
-    fn above(&self, t: &Tracked) -> Option<&Tracked> {
-        let on_top = |o: &&Tracked| o.uuid != t.uuid && !o.settled() && o.below.contains(&t.dev);
-        self.devices.iter().find(on_top)
     }
 
     /// When to look at [`Self::start`] again though nothing was settled.
@@ -319,6 +349,10 @@ impl Book {
             Letter::Began(_, since) => State::Running(since),
             Letter::Ended(_, Attempt::Swapped(took)) => State::Settled(Settled::Swapped(took)),
             Letter::Ended(_, Attempt::Gone) => State::Settled(Settled::Gone),
+            Letter::Ended(_, Attempt::Resumed) => {
+                t.suspended = false;
+                State::Waiting(now)
+            }
             Letter::Ended(_, Attempt::Failed(why)) => {
                 t.note = Some(why);
                 State::Waiting(now + RETRY)
@@ -326,103 +360,6 @@ impl Book {
             Letter::Ended(_, Attempt::Elsewhere(since)) => State::Elsewhere(since, now + ELSEWHERE),
         };
         self.epoch += u64::from(t.settled());
-    }
-
-    /// Writes the book into the report. `proven`: by the last listing; `given_up`: the deadline has passed.
-    pub(super) fn report(
-        &self,
-        groups: &mut [VolumeGroupReport],
-        proven: bool,
-        given_up: bool,
-        now: Monotonic,
-    ) {
-        let places = |g: &VolumeGroupReport| -> HashMap<String, usize> {
-            let uuids = g.devices.iter().map(|d| d.uuid.clone());
-            uuids.enumerate().map(|(at, uuid)| (uuid, at)).collect()
-        };
-        let places: Vec<_> = groups.iter().map(places).collect();
-        for t in &self.devices {
-            let Some(group) = groups.get_mut(t.group) else {
-                continue;
-            };
-            let at = places.get(t.group).and_then(|p| p.get(&t.uuid)).copied();
-            let at = at.unwrap_or_else(|| {
-                group.devices.push(DeviceReport {
-                    uuid: t.uuid.clone(),
-                    name: t.name.clone(),
-                    open_count: t.open_count,
-                    ..DeviceReport::default()
-                });
-                group.devices.len() - 1
-            });
-            if let Some(d) = group.devices.get_mut(at) {
-                d.dev = t.dev;
-                self.report_device(t, d, proven, given_up, now);
-            }
-        }
-        // In the plan, but in no listing.
-        let unseen = |d: &&mut DeviceReport| !self.places.contains_key(&d.uuid);
-        let (outcome, message) = match (proven, given_up) {
-            (true, _) => (DeviceOutcome::Gone, None),
-            (false, true) => (DeviceOutcome::NotProven, Some("it could not be read back")),
-            (false, false) => return,
-        };
-        for d in groups
-            .iter_mut()
-            .flat_map(|g| &mut g.devices)
-            .filter(unseen)
-        {
-            d.outcome = outcome;
-            d.message = message.map(str::to_owned);
-        }
-    }
-
-    fn report_device(
-        &self,
-        t: &Tracked,
-        d: &mut DeviceReport,
-        proven: bool,
-        given_up: bool,
-        now: Monotonic,
-    ) {
-        let unproven = if given_up {
-            DeviceOutcome::NotProven
-        } else {
-            DeviceOutcome::Planned
-        };
-        let late = t.late.then(|| "it appeared during the fence".to_owned());
-        (d.outcome, d.message) = match &t.state {
-            State::Settled(Settled::Gone) => (DeviceOutcome::Gone, None),
-            State::Settled(settled) => {
-                let message = match settled {
-                    Settled::Swapped(took) => {
-                        d.swap_took = Some(*took);
-                        late
-                    }
-                    _ => Some("the error target was in place already; the kernel puts it there only when no I/O is in flight".into()),
-                };
-                if proven || t.read_back {
-                    (DeviceOutcome::Error, message)
-                } else {
-                    (unproven, Some("swapped, but not read back".into()))
-                }
-            }
-            State::Running(since) | State::Elsewhere(since, _) => {
-                let waited = now.since(*since).as_secs();
-                (
-                    unproven,
-                    Some(format!(
-                        "its I/O that was already issued has not ended for {waited} s: the kernel cannot swap its table before"
-                    )),
-                )
-            }
-            State::Waiting(_) | State::Queued => {
-                let above = self
-                    .above(t)
-                    .map(|a| format!("waits for {}, which is stacked on it", a.name));
-                (unproven, above.or_else(|| t.note.clone()).or(late))
-            }
-        };
     }
 
     /// What stands in the way of proof in a group.

@@ -17,12 +17,23 @@ const PAUSE: Duration = Duration::from_millis(10);
 pub(super) enum Attempt {
     /// The swap returned 0 after so long: nothing was in flight when the error table went live.
     Swapped(Duration),
+    /// It is no longer suspended, and has the table that it had.
+    Resumed,
     /// There is no such device any more.
     Gone,
     /// It did not work, for this reason.
     Failed(String),
     /// A thread of an earlier fence is still at it, since then.
     Elsewhere(Monotonic),
+}
+
+/// What is to be done about a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Work {
+    /// An error table of so many sectors takes the place of its table.
+    Swap(u64),
+    /// Somebody left it suspended, and it is not its turn yet.
+    Resume,
 }
 
 /// A device that waits for a thread.
@@ -32,7 +43,7 @@ pub(super) struct Job {
     pub(super) at: usize,
     /// What it is known by to the kernel: a number may be another device's by now.
     pub(super) uuid: String,
-    pub(super) sectors: u64,
+    pub(super) work: Work,
     /// Devices of the book below it: they wait for this one to be settled, and for all others that stand on them.
     pub(super) below: Vec<DevNo>,
 }
@@ -225,9 +236,13 @@ fn attempt(host: &Host, job: &Job, stop: &AtomicBool) -> Attempt {
 }
 
 fn once(host: &Host, job: &Job) -> Result<Attempt> {
+    let Work::Swap(sectors) = job.work else {
+        // Where a table waits in its inactive slot the kernel takes that one, as it would have for whoever left it.
+        host.device_mapper.swap(&job.uuid)?;
+        return Ok(Attempt::Resumed);
+    };
     // A device without a table has no size yet; the least that can be loaded denies it one.
-    host.device_mapper
-        .load_error(&job.uuid, job.sectors.max(1))?;
+    host.device_mapper.load_error(&job.uuid, sectors.max(1))?;
     let started = host.system.monotonic();
     host.device_mapper.swap(&job.uuid)?;
     let took = host.system.monotonic().since(started);

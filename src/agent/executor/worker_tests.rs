@@ -49,7 +49,7 @@ fn they_call_for_what_somebody_waits_for_and_when_none_is_at_it_any_more() {
     let job = |(at, below): (usize, &[u32])| Job {
         at,
         uuid: format!("LVM-{at}"),
-        sectors: 8,
+        work: Work::Swap(8),
         below: below.iter().copied().map(number).collect(),
     };
     // Two stand on one pool.

@@ -32,7 +32,7 @@ impl State {
             || w.daemon.is_some_and(|which| which(self) != Daemon::Hangs)
     }
 
-    /// Whether all I/O of a device has ended: its own, and what a map below holds back.
+    /// Whether all I/O of a device has ended: its own, and what a map below holds back, or a device there that somebody left suspended.
     pub(super) fn drained(&self, dev: DevNo) -> bool {
         let Some(d) = self.devices.get(&dev) else {
             return true;
@@ -53,7 +53,8 @@ impl State {
             d.dm.targets
                 .iter()
                 .any(|t| t.params.contains("queue_if_no_path"));
-        (queues && d.active_paths == 0) || d.dm.deps.iter().any(|below| self.holds_back(*below))
+        let stops = d.dm.suspended || (queues && d.active_paths == 0);
+        stops || d.dm.deps.iter().any(|below| self.holds_back(*below))
     }
 
     /// Moves on to the next thing that happens. Whether there was one.

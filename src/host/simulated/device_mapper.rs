@@ -188,7 +188,7 @@ impl DeviceMapper for Simulation {
             d.dm.targets = table;
             d.dm.deps.clear();
         }
-        d.dm.suspended = false;
+        (d.dm.suspended, d.left_suspended) = (false, false);
         state.device_bell.ring();
         self.leave(state);
         Ok(())

@@ -43,6 +43,8 @@ pub struct SimulatedDevice {
     pub interrupts: u32,
     /// So many ioctls find it busy first.
     pub busy: u32,
+    /// Somebody left it suspended, and it is nobody's fault but theirs that it is.
+    pub left_suspended: bool,
     /// Right before the load, the number passes to a device that is none of the fence's business.
     pub passes_on_at_load: bool,
     /// Of a multipath map: working paths.
@@ -379,10 +381,10 @@ impl State {
             .collect()
     }
 
-    /// Whether a device is suspended, by whoever.
+    /// Devices that are suspended, but for those that somebody left so before.
     #[must_use]
     pub fn suspended(&self) -> Vec<String> {
-        let is = |d: &&SimulatedDevice| d.dm.suspended;
+        let is = |d: &&SimulatedDevice| d.dm.suspended && !d.left_suspended;
         self.devices
             .values()
             .filter(is)

@@ -19,6 +19,13 @@ impl State {
         self.device_bell.ring();
     }
 
+    /// An LVM command dies half-way: what it had suspended stays so.
+    pub fn leave_suspended(&mut self, dev: DevNo) {
+        if let Some(d) = self.devices.get_mut(&dev) {
+            (d.dm.suspended, d.left_suspended) = (true, true);
+        }
+    }
+
     /// Takes a device down, as `dmsetup remove` does, whoever had it open.
     pub fn deactivate(&mut self, name: &str) {
         self.devices.retain(|_, d| d.dm.name != name);

@@ -13,7 +13,7 @@ use super::oracles::agree;
 use crate::harness::node::{COMMAND_LIMIT, Node};
 use crate::harness::writer::{Bystanders, Writer};
 use crate::harness::{Cluster, Context, Result, Scenario, Shape, ensure, say, until};
-use built::{LEFT_BEHIND, LOCAL, MODULES, build, names, partition};
+use built::{HALF_WAY, LEFT_BEHIND, LOCAL, MODULES, build, names, partition};
 
 /// The scenarios of this file.
 pub fn scenarios() -> Vec<Scenario> {
@@ -84,8 +84,15 @@ fn stacks(cluster: &mut Cluster) -> Result {
     uses_are_told(n1)?;
     let mut bystanders = Bystanders::undisturbed(n1, bystanders, SPAN)?;
 
-    say("    every path of array A is cut");
+    say("    an LVM command dies half-way, and then every path of array A is cut");
+    n1.sh(HALF_WAY)?;
     let n1 = cut_array_a(cluster)?;
+    ensure(
+        suspended(n1)?
+            .lines()
+            .eq(["san--a-org-real", "san--a-pool-tpool", "san--a-susp"]),
+        "a thin pool and a snapshot's origin are suspended below volumes that are written to",
+    )?;
     bystanders.disturbed(n1)?;
     let began = n1.uptime()?;
     let fence = n1.run(

@@ -283,6 +283,40 @@ fn a_table_that_waits_or_a_suspension_is_no_proof() {
     }
 }
 
+/// An LVM command was killed half-way: the pool is suspended, and its volumes with it (dm-thin.c), so that their swaps wait for it, and it for them.
+#[test]
+fn a_pool_that_somebody_left_suspended_is_resumed_before_its_volumes_are_waited_for() {
+    let bench = Bench::new(&Layout {
+        groups: vec![Group {
+            thin: 2,
+            ..Group::target("vg1")
+        }],
+    });
+    bench.node.state(|s| {
+        let dev = s.device("vg1-pool-tpool").expect("device").dm.dev;
+        s.leave_suspended(dev);
+    });
+    let report = bench.fence();
+    assert_eq!(
+        (&report.outcome, report.locks),
+        (&Outcome::Proven, LocksOutcome::Released),
+        "{report:#?}"
+    );
+    let log = bench.node.log();
+    let at = |what: &str| log.iter().position(|l| l == what).expect("done");
+    // Only resumed at first: its table is the last of the stack to go.
+    assert!(at("load vg1-thin0") < at("swap vg1-pool-tpool"), "{log:#?}");
+    assert!(
+        at("swap vg1-pool-tpool") < at("load vg1-pool-tpool"),
+        "{log:#?}"
+    );
+    assert_eq!(bench.count("swap vg1-pool-tpool"), 2, "{log:#?}");
+    let noted = |n: &String| n.contains("vg1-pool-tpool had been left suspended");
+    assert!(report.notes.iter().any(noted), "{:?}", report.notes);
+    // Nobody waits longer for it than for a device that hangs.
+    assert!(report.finished_after.is_some_and(|t| t < seconds(10)));
+}
+
 #[test]
 fn a_list_that_cannot_be_read_is_no_proof() {
     let bench = bench();

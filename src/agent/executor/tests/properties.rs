@@ -70,6 +70,7 @@ enum Fault {
     Multipathd(Daemon),
     Drop(Dropping),
     Rejoined(u64),
+    Suspended(usize),
     NoGeneration,
 }
 
@@ -93,6 +94,7 @@ fn fault() -> impl Strategy<Value = Fault> {
         1 => daemon().prop_map(Fault::Multipathd),
         1 => prop_oneof![Just(Dropping::NeverAnswers), Just(Dropping::Ignored)].prop_map(Fault::Drop),
         1 => when.prop_map(Fault::Rejoined),
+        2 => any::<usize>().prop_map(Fault::Suspended),
         1 => Just(Fault::NoGeneration),
     ]
 }
@@ -175,6 +177,10 @@ fn apply(bench: &Bench, fault: Fault) {
         Fault::Multipathd(how) => node.state(|s| s.multipathd = how),
         Fault::Drop(how) => node.state(|s| s.drop = how),
         Fault::Rejoined(t) => node.at(at(t), |s| s.rejoin(&uuid_of("vg0"))),
+        Fault::Suspended(n) => {
+            let dev = pick(n);
+            node.state(|s| s.leave_suspended(dev));
+        }
         Fault::NoGeneration => node.state(|s| s.tells_generation = false),
     }
 }
@@ -225,5 +231,19 @@ proptest! {
         if report.outcome == Outcome::NotProven {
             prop_assert_eq!(report.locks, LocksOutcome::Kept);
         }
+    }
+
+    /// An LVM command that dies half-way leaves any of its devices suspended: I/O of those above waits there.
+    #[test]
+    fn whatever_was_left_suspended_is_fenced(
+        layout in layout(),
+        suspended in prop::collection::vec(any::<usize>(), 1..5),
+    ) {
+        let bench = Bench::whatever_paths(&layout);
+        for n in suspended {
+            apply(&bench, Fault::Suspended(n));
+        }
+        let report = bench.fence();
+        prop_assert_eq!((&report.outcome, report.locks), (&Outcome::Proven, LocksOutcome::Released));
     }
 }

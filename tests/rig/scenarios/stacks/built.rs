@@ -110,6 +110,10 @@ pub const LEFT_BEHIND: &str = "\
     uuid=$(dmsetup info -c --noheadings -o uuid san--a-lin | cut -c1-36); \
     dmsetup create --notable -u ${uuid}ZZZZZZZZZZZZZZZZZZZZZZZZZZZZZZZZ half-made";
 
+/// What an LVM command leaves that is killed between its suspending and its resuming: I/O of the volumes above waits there.
+pub const HALF_WAY: &str =
+    "for d in pool-tpool org-real; do dmsetup suspend --noflush --nolockfs san--a-$d; done";
+
 /// Storage of the node itself: a volume group with thin volumes and a snapshot, and a LUKS disk.
 pub const LOCAL: &[(&str, &str)] = &[
     (
