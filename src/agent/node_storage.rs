@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::hook::install::State;
 use super::journal::Standing;
@@ -15,7 +15,7 @@ use crate::api::node_storage::{
 };
 use crate::api::takeover::DeclaredDead;
 use crate::api::{Condition, ConditionStatus, NodeStorageStatus};
-use crate::fence::budget::worst_case;
+use crate::fence::budget::{ResetWindow, overdue, worst_case};
 use crate::fence::preflight::{Check, Facts, Verdict, preflight};
 use crate::fence::{
     DmDevice, Inventory, LockManager, Lockspace, LockspaceState, Path, PhysicalVolume, PvKind,
@@ -81,12 +81,12 @@ pub fn fences(standing: &[Standing]) -> Vec<FenceStatus> {
     standing.iter().take(GROUPS).map(fence).collect()
 }
 
-/// The status for an inventory, or for the reason why there is none. `before` keeps the time of the condition's transition.
+/// The status for an inventory, or for the reason why there is none. What was told `before` keeps its times, of the conditions' transitions and of the reset.
 #[must_use]
 pub fn status(
     inventory: Result<&Inventory, &str>,
     reporter: &Reporter,
-    before: &[Condition],
+    before: &NodeStorageStatus,
     now: Timestamp,
 ) -> NodeStorageStatus {
     let mut status = NodeStorageStatus {
@@ -95,7 +95,7 @@ pub fn status(
         agent_version: VERSION.to_owned(),
         agent_pod: reporter.pod.clone(),
         paths: "0/0".to_owned(),
-        conditions: before.to_vec(),
+        conditions: before.conditions.clone(),
         fences: reporter.fences.clone(),
         kill_hook: reporter.kill_hook.clone(),
         declared_dead: reporter.declared_dead.clone(),
@@ -103,6 +103,11 @@ pub fn status(
     };
     if let Ok(inventory) = inventory {
         fill(&mut status, inventory, &reporter.policies);
+        let reset_at = reset_at(inventory, now);
+        if let Some(watchdog) = &mut status.watchdog {
+            let before = before.watchdog.as_ref().and_then(|w| w.reset_at);
+            watchdog.reset_at = reset_at.map(|at| steady(at, before));
+        }
     }
     let hook = reporter.kill_hook.as_ref();
     let facts = Facts {
@@ -364,6 +369,24 @@ fn physical_volume(pv: &PhysicalVolume) -> PhysicalVolumeStatus {
     }
 }
 
+/// When the watchdog may reset the node because of leases that are not renewed.
+fn reset_at(inventory: &Inventory, now: Timestamp) -> Option<Timestamp> {
+    let all = inventory.lock_manager.lockspaces().iter();
+    let counts = |l: &&Lockspace| l.state != LockspaceState::Removing;
+    let overdue = all.filter(|l| counts(l) && overdue(l, inventory.taken_at));
+    let earliest = ResetWindow::of(overdue, &inventory.watchdog)?.earliest;
+    let left = SignedDuration::try_from(earliest.since(inventory.taken_at));
+    let gone = SignedDuration::try_from(inventory.taken_at.since(earliest));
+    let at = now.checked_add(left.ok()?).ok()?;
+    at.checked_sub(gone.ok()?).ok().map(whole_seconds)
+}
+
+/// A time that is counted anew at each look is the one that was told before, but for a second or two.
+fn steady(at: Timestamp, before: Option<Timestamp>) -> Timestamp {
+    let same = |before: &Timestamp| (before.as_second() - at.as_second()).abs() <= 2;
+    before.filter(same).unwrap_or(at)
+}
+
 fn watchdog(watchdog: &Watchdog, lockspaces: &[Lockspace]) -> WatchdogStatus {
     if !watchdog.known {
         return WatchdogStatus {
@@ -384,6 +407,7 @@ fn watchdog(watchdog: &Watchdog, lockspaces: &[Lockspace]) -> WatchdogStatus {
         .to_owned(),
         fire_timeout_seconds: watchdog.fire_timeout.try_into().ok(),
         budget_seconds: budget.and_then(|b| b.as_secs().try_into().ok()),
+        reset_at: None,
     }
 }
 

@@ -128,10 +128,6 @@ impl Task {
             let stored = call("read the NodeStorage", api.get_opt(&self.node_name)).await?;
             *before = stored.and_then(|s| s.status);
         }
-        let conditions = before
-            .as_ref()
-            .map(|b| b.conditions.clone())
-            .unwrap_or_default();
         reporter.fences = fences(&self.standing.borrow());
         reporter
             .policies
@@ -142,7 +138,7 @@ impl Task {
         let wanted = status(
             observation.as_ref().map_err(String::as_str),
             reporter,
-            &conditions,
+            before.as_ref().unwrap_or(&NodeStorageStatus::default()),
             Timestamp::now(),
         );
         self.metrics

@@ -18,7 +18,12 @@ fn reporter() -> Reporter {
 
 fn status_of(simulation: &Simulation) -> NodeStorageStatus {
     let inventory = observe(&simulation.host()).unwrap();
-    status(Ok(&inventory), &reporter(), &[], Timestamp::UNIX_EPOCH)
+    status(
+        Ok(&inventory),
+        &reporter(),
+        &NodeStorageStatus::default(),
+        Timestamp::UNIX_EPOCH,
+    )
 }
 
 fn ready_of(status: &NodeStorageStatus) -> (ConditionStatus, &str) {
@@ -55,24 +60,63 @@ fn it_counts_shared_groups_only() {
     assert_eq!(ready_of(&status), (ConditionStatus::True, "AllAnswer"));
 }
 
+/// Every lease was renewed at that second, and the node looked at so many later.
+fn renewed(inventory: &mut Inventory, at: u64, ago: u64) {
+    let LockManager::Running(all) = &mut inventory.lock_manager else {
+        panic!("it answers")
+    };
+    let of_groups = inventory.volume_groups.iter_mut();
+    for l in all
+        .iter_mut()
+        .chain(of_groups.filter_map(|g| g.lockspace.as_mut()))
+    {
+        l.last_renewal = Some(Monotonic::from_secs(at));
+    }
+    inventory.taken_at = Monotonic::from_secs(at + ago);
+}
+
 #[test]
 fn time_alone_changes_nothing() {
     let simulation = Simulation::new(&Layout::default());
     let mut inventory = observe(&simulation.host()).unwrap();
-    let first = status(Ok(&inventory), &reporter(), &[], Timestamp::UNIX_EPOCH);
-    inventory.taken_at = Monotonic::from_secs(9999);
-    for group in &mut inventory.volume_groups {
-        if let Some(lockspace) = &mut group.lockspace {
-            lockspace.last_renewal = Some(Monotonic::from_secs(9990));
-        }
-    }
-    let later = status(
+    let first = status(
         Ok(&inventory),
         &reporter(),
-        &first.conditions,
-        Timestamp::now(),
+        &NodeStorageStatus::default(),
+        Timestamp::UNIX_EPOCH,
     );
+    renewed(&mut inventory, 9990, 9);
+    let later = status(Ok(&inventory), &reporter(), &first, Timestamp::now());
     assert_eq!(first, later);
+}
+
+#[test]
+fn when_a_lease_is_not_renewed_it_is_told_when_the_watchdog_fires_and_always_the_same_time() {
+    let simulation = Simulation::new(&Layout::default());
+    let mut inventory = observe(&simulation.host()).unwrap();
+    let renewed = |inventory: &mut Inventory, ago: u64| renewed(inventory, 5000, ago);
+    let start = Timestamp::UNIX_EPOCH;
+    let told = |inventory: &Inventory, before: &NodeStorageStatus, now: Timestamp| {
+        status(Ok(inventory), &reporter(), before, now)
+    };
+    let reset_at = |s: &NodeStorageStatus| s.watchdog.as_ref().unwrap().reset_at;
+    let none = NodeStorageStatus::default();
+    // sanlock renews every 20 s; the lease ends after 80 s, and the watchdog fires 50 to 60 s later.
+    renewed(&mut inventory, 40);
+    assert_eq!(reset_at(&told(&inventory, &none, start)), None);
+    renewed(&mut inventory, 41);
+    let first = told(&inventory, &none, start);
+    let at = |seconds: i64| Timestamp::from_second(seconds).ok();
+    assert_eq!(reset_at(&first), at(130 - 41));
+    // A look that takes a second longer to be told of.
+    renewed(&mut inventory, 46);
+    let later = told(&inventory, &first, at(6).unwrap());
+    assert_eq!(later, first);
+    renewed(&mut inventory, 140);
+    let over = told(&inventory, &none, at(99).unwrap());
+    assert_eq!(reset_at(&over), at(89));
+    renewed(&mut inventory, 5);
+    assert_eq!(reset_at(&told(&inventory, &first, at(7).unwrap())), None);
 }
 
 #[test]
@@ -89,11 +133,21 @@ fn a_group_stands_fenced_when_every_device_is_on_the_error_target() {
             params: String::new(),
         }];
     }
-    let fenced = status(Ok(&inventory), &reporter(), &[], Timestamp::UNIX_EPOCH);
+    let fenced = status(
+        Ok(&inventory),
+        &reporter(),
+        &NodeStorageStatus::default(),
+        Timestamp::UNIX_EPOCH,
+    );
     assert_eq!(fenced.fenced_volume_groups, "vg1");
     let devices = Arc::make_mut(&mut inventory.volume_groups[0].devices);
     Arc::make_mut(&mut devices[0]).inactive_table = true;
-    let half = status(Ok(&inventory), &reporter(), &[], Timestamp::UNIX_EPOCH);
+    let half = status(
+        Ok(&inventory),
+        &reporter(),
+        &NodeStorageStatus::default(),
+        Timestamp::UNIX_EPOCH,
+    );
     assert_eq!(half.fenced_volume_groups, "");
 }
 
@@ -119,7 +173,12 @@ fn what_does_not_answer_is_named() {
         with(&|s| s.wdmd = Daemon::Dead),
         (ConditionStatus::True, "WatchdogUnknown".into())
     );
-    let blind = status(Err("no such file"), &reporter(), &[], Timestamp::UNIX_EPOCH);
+    let blind = status(
+        Err("no such file"),
+        &reporter(),
+        &NodeStorageStatus::default(),
+        Timestamp::UNIX_EPOCH,
+    );
     assert_eq!(ready_of(&blind), (no, "DeviceMapperUnavailable"));
     assert_eq!(blind.boot_id, "boot");
 }
@@ -135,7 +194,12 @@ fn daemons_that_are_not_spared_are_told_and_the_node_stays_ready() {
         },
         ..reporter()
     };
-    let status = status(Ok(&inventory), &reporter, &[], Timestamp::UNIX_EPOCH);
+    let status = status(
+        Ok(&inventory),
+        &reporter,
+        &NodeStorageStatus::default(),
+        Timestamp::UNIX_EPOCH,
+    );
     assert_eq!(ready_of(&status), (ConditionStatus::True, "AllAnswer"));
     let ready = condition::find(&status.conditions, "Ready").unwrap();
     assert!(ready.message.contains("DaemonsSpared"), "{}", ready.message);
@@ -151,7 +215,12 @@ fn what_reaches_the_san_without_a_lock_is_a_condition_of_its_own() {
         let mut before = BTreeSet::new();
         mark(&mut inventory, &mut before);
         mark(&mut inventory, &mut before);
-        let status = status(Ok(&inventory), &reporter(), &[], Timestamp::UNIX_EPOCH);
+        let status = status(
+            Ok(&inventory),
+            &reporter(),
+            &NodeStorageStatus::default(),
+            Timestamp::UNIX_EPOCH,
+        );
         let held = condition::find(&status.conditions, "LocksHeld").unwrap();
         (held.status, held.reason.clone(), held.message.clone())
     };
@@ -177,7 +246,12 @@ fn what_reaches_the_san_without_a_lock_is_a_condition_of_its_own() {
         s.lockspaces.clear();
     };
     assert_eq!(held(&lost).0, ConditionStatus::False);
-    let blind = status(Err("no such file"), &reporter(), &[], Timestamp::UNIX_EPOCH);
+    let blind = status(
+        Err("no such file"),
+        &reporter(),
+        &NodeStorageStatus::default(),
+        Timestamp::UNIX_EPOCH,
+    );
     let held = condition::find(&blind.conditions, "LocksHeld").unwrap();
     assert_eq!(held.status, ConditionStatus::Unknown);
 }

@@ -1,5 +1,6 @@
 //! `NodeStorage`: what the agent of one node sees of its storage, locks and watchdog.
 
+use jiff::Timestamp;
 use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -280,4 +281,9 @@ pub struct WatchdogStatus {
     /// Seconds from the loss of the storage to the earliest reset, at the worst moment, derived from io_timeout and fire time-out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget_seconds: Option<i32>,
+    /// While a lease is not renewed: when the watchdog resets the node at the earliest, if the lease is neither renewed nor given up before. Gone
+    /// once it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<k8s_openapi::apimachinery::pkg::apis::meta::v1::Time>")]
+    pub reset_at: Option<Timestamp>,
 }

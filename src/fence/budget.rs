@@ -80,6 +80,15 @@ impl ResetWindow {
     }
 }
 
+/// Whether the lease of a lockspace is not being renewed: renewals come every two I/O time-outs, and two of them are missing.
+#[must_use]
+pub fn overdue(lockspace: &Lockspace, now: Monotonic) -> bool {
+    let late = seconds(lockspace.io_timeout.saturating_mul(4));
+    lockspace
+        .last_renewal
+        .is_some_and(|at| now.since(at) > late)
+}
+
 /// What is left at worst when the paths are lost: they were lost right before a renewal, and renewals come every two I/O time-outs.
 #[must_use]
 pub fn worst_case(io_timeout: u32, fire_timeout: u32) -> Duration {
