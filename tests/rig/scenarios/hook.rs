@@ -36,6 +36,12 @@ pub fn scenarios() -> Vec<Scenario> {
             tell: black_hole_ends,
         },
         Scenario {
+            name: "black-hole-refused",
+            about: "a black hole that lasts: nothing is released, the reason is told, and the watchdog resets the node",
+            shape: Shape::arrays,
+            tell: black_hole_refused,
+        },
+        Scenario {
             name: "refresh-is-closed",
             about: "a fence by the agent on the hook's word; an lvchange --refresh opens it, and the agent closes it at once",
             shape: Shape::arrays,
@@ -50,20 +56,12 @@ pub fn scenarios() -> Vec<Scenario> {
 
 /// The long ones of this file.
 pub fn long() -> Vec<Scenario> {
-    let mut long = vec![
-        Scenario {
-            name: "hook-agent-hung",
-            about: "the agent is there and does not move: the hook fences without it, and the agent tells when it moves again",
-            shape: Shape::arrays,
-            tell: agent_hung,
-        },
-        Scenario {
-            name: "black-hole-refused",
-            about: "a black hole that lasts: nothing is released, the reason is told, and the watchdog resets the node",
-            shape: Shape::arrays,
-            tell: black_hole_refused,
-        },
-    ];
+    let mut long = vec![Scenario {
+        name: "hook-agent-hung",
+        about: "the agent is there and does not move: the hook fences without it, and the agent tells when it moves again",
+        shape: Shape::arrays,
+        tell: agent_hung,
+    }];
     long.extend(crashes::long());
     long.extend(agents::long());
     long.extend(races::long());

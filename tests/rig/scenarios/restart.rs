@@ -105,6 +105,12 @@ fn black_hole_reset(cluster: &mut Cluster) -> Result {
         "its record says that little was left of the watchdog's budget, and in which boot",
     )?;
 
+    let (left, at) = told_reset(cluster)?;
+    ensure(
+        (10..=60).contains(&left),
+        format!("what is left until the reset is told while the fence goes on: {left} s"),
+    )?;
+
     // Ten seconds before the earliest reset.
     let control_plane = cluster.control_plane()?;
     let before = control_plane.wait_for_phase(&name, "Failed", Duration::from_secs(75))?;
@@ -144,6 +150,10 @@ fn black_hole_reset(cluster: &mut Cluster) -> Result {
             reset.at.duration_since(hole).as_secs_f64()
         ),
     )?;
+    ensure(
+        reset.at + Duration::from_secs(3) >= at,
+        "not before it was told to",
+    )?;
     cluster.reboot("n1")?;
     let last_word = cluster.control_plane()?.request(&name)?;
     begins_anew(cluster, &name, &last_word)?;
@@ -160,6 +170,20 @@ fn black_hole_reset(cluster: &mut Cluster) -> Result {
         .control_plane()?
         .kubectl(&["delete", "sfp", "san"])?;
     Ok(())
+}
+
+/// Seconds until the watchdog resets n1 at the earliest, as its NodeStorage tells, and when that is.
+fn told_reset(cluster: &Cluster) -> Result<(i64, Instant)> {
+    let path = "jsonpath={.status.watchdog.resetAt}";
+    let told = until("it is told when n1 is reset", FENCE_LIMIT, || {
+        let control_plane = cluster.control_plane()?;
+        let told = control_plane.kubectl(&["get", "nst", "n1", "-o", path])?;
+        Ok((!told.is_empty()).then_some(told))
+    })?;
+    let left = format!("echo $(($(date -d '{}' +%s) - $(date +%s)))", told.trim());
+    let left: i64 = cluster.node("n1")?.sh(&left)?.parse().context("seconds")?;
+    let at = Instant::now() + Duration::from_secs(left.try_into().unwrap_or_default());
+    Ok((left, at))
 }
 
 /// n1 is up again: the fence of the earlier boot has ended, what was proven then stays readable, and the volume group comes into use and stays so,

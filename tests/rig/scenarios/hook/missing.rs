@@ -131,11 +131,12 @@ fn missing_parts(cluster: &mut Cluster) -> Result {
         untouched(n1, &before, hook.code, fault.what)?;
     }
     blind(n1, &before)?;
-
     let (make, mend) = (
         format!("mv {SANLOCK} {SANLOCK}.aside"),
         format!("mv {SANLOCK}.aside {SANLOCK}"),
     );
+    kept_by_lvmlockctl(n1, &make, &mend)?;
+
     let says = [
         "sanlock at /run/sanlock/sanlock.sock",
         GONE,
@@ -188,6 +189,27 @@ fn untouched(node: &Node, before: &str, code: i32, what: &str) -> Result {
         code != 0 && look.held("san") && look.suspended().is_empty(),
         format!(
             "{what}: that is named, with where and what to do; tables, lockspace and watchdog are as before"
+        ),
+    )
+}
+
+/// lvmlockctl itself, as sanlock calls it, has the lockspace dropped for a 0 and for nothing else.
+fn kept_by_lvmlockctl(node: &Node, make: &str, mend: &str) -> Result {
+    node.sh(&format!(
+        "cp /etc/lvm/lvmlocal.conf /run/lvmlocal.conf; echo 'global/lvmlockctl_kill_command=\"/usr/bin/{}\"' >>/etc/lvm/lvmlocal.conf; {make}",
+        for_seconds(8).trim_end_matches(" san")
+    ))?;
+    let end = node.run("lvmlockctl --kill san", LIMIT)?;
+    node.sh(&format!("{mend}; mv /run/lvmlocal.conf /etc/lvm/"))?;
+    let told = node.sh("dmesg | grep storage-fence: || true")?;
+    has_all(&told, &["the locks of san are lost", "sanlock.sock"])?;
+    let after = state(node)?;
+    let look = Look::at(node)?;
+    ensure(
+        after.contains("lvm_san:") && after.contains("kill_vg=1") && look.held("san"),
+        format!(
+            "the hook did not end with 0, and lvmlockctl with {} after {} ms: the lockspace is frozen, and sanlock, the watchdog and lvmlockd keep it",
+            end.code, end.ms
         ),
     )
 }
