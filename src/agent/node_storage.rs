@@ -18,8 +18,8 @@ use crate::api::{Condition, ConditionStatus, NodeStorageStatus};
 use crate::fence::budget::{ResetWindow, overdue, worst_case};
 use crate::fence::preflight::{Check, Facts, Verdict, preflight};
 use crate::fence::{
-    DmDevice, Inventory, LockManager, Lockspace, LockspaceState, Path, PhysicalVolume, PvKind,
-    VolumeGroup, Watchdog,
+    DmDevice, Inventory, LockManager, Lockspace, LockspaceState, Monotonic, Path, PhysicalVolume,
+    PvKind, VolumeGroup, Watchdog,
 };
 
 // The limits of the schema.
@@ -29,6 +29,15 @@ const PATHS: usize = 64;
 /// In place of the state of a disk that runs, when its target denies the LUN.
 const NO_SUCH_LUN: &str = "no-such-lun";
 const OPEN_DEVICES: usize = 128;
+
+/// One moment, on both clocks.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment {
+    /// What people read.
+    pub wall: Timestamp,
+    /// What leases and watchdogs count by.
+    pub monotonic: Monotonic,
+}
 
 /// Who reports.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -87,7 +96,7 @@ pub fn status(
     inventory: Result<&Inventory, &str>,
     reporter: &Reporter,
     before: &NodeStorageStatus,
-    now: Timestamp,
+    now: Moment,
 ) -> NodeStorageStatus {
     let mut status = NodeStorageStatus {
         node_uid: reporter.node_uid.clone(),
@@ -149,7 +158,7 @@ pub fn status(
             type_: type_.to_owned(),
             status: is,
             observed_generation: None,
-            last_transition_time: whole_seconds(now),
+            last_transition_time: whole_seconds(now.wall),
             reason: reason.to_owned(),
             message: cut(&message, 4096),
         };
@@ -370,18 +379,18 @@ fn physical_volume(pv: &PhysicalVolume) -> PhysicalVolumeStatus {
 }
 
 /// When the watchdog may reset the node because of leases that are not renewed.
-fn reset_at(inventory: &Inventory, now: Timestamp) -> Option<Timestamp> {
+fn reset_at(inventory: &Inventory, now: Moment) -> Option<Timestamp> {
     let all = inventory.lock_manager.lockspaces().iter();
     let counts = |l: &&Lockspace| l.state != LockspaceState::Removing;
     let overdue = all.filter(|l| counts(l) && overdue(l, inventory.taken_at));
     let earliest = ResetWindow::of(overdue, &inventory.watchdog)?.earliest;
-    let left = SignedDuration::try_from(earliest.since(inventory.taken_at));
-    let gone = SignedDuration::try_from(inventory.taken_at.since(earliest));
-    let at = now.checked_add(left.ok()?).ok()?;
+    let left = SignedDuration::try_from(earliest.since(now.monotonic));
+    let gone = SignedDuration::try_from(now.monotonic.since(earliest));
+    let at = now.wall.checked_add(left.ok()?).ok()?;
     at.checked_sub(gone.ok()?).ok().map(whole_seconds)
 }
 
-/// A time that is counted anew at each look is the one that was told before, but for a second or two.
+/// A time that is counted anew each time is the one that was told before, but for what the clocks are adjusted by.
 fn steady(at: Timestamp, before: Option<Timestamp>) -> Timestamp {
     let same = |before: &Timestamp| (before.as_second() - at.as_second()).abs() <= 2;
     before.filter(same).unwrap_or(at)

@@ -11,13 +11,14 @@ use super::act::Observer;
 use super::hook::install::State;
 use super::journal::Standing;
 use super::metrics::Metrics;
-use super::node_storage::{Reporter, fences, kill_hook, status};
+use super::node_storage::{Moment, Reporter, fences, kill_hook, status};
 use super::run::LOOK_LIMIT;
 use super::sentry::Outlook;
 use super::sight::Sight;
 use crate::api::takeover::DeclaredDead;
 use crate::api::{AGENT_FIELD_MANAGER, NodeStorage, NodeStorageStatus};
 use crate::fence::preflight::Facts;
+use crate::host::Host;
 use crate::kubernetes::apply::{Result, Target, apply, apply_status, call};
 use crate::kubernetes::backoff::Backoff;
 
@@ -34,6 +35,8 @@ pub struct Task {
     pub pod: Option<String>,
     /// Boot ID of the running kernel.
     pub boot_id: String,
+    /// For its clock.
+    pub host: Host,
     /// Inventories.
     pub observer: Observer,
     /// Fences that stand.
@@ -139,7 +142,10 @@ impl Task {
             observation.as_ref().map_err(String::as_str),
             reporter,
             before.as_ref().unwrap_or(&NodeStorageStatus::default()),
-            Timestamp::now(),
+            Moment {
+                wall: Timestamp::now(),
+                monotonic: self.host.system.monotonic(),
+            },
         );
         self.metrics
             .fenced(wanted.volume_groups.iter().filter(|g| g.fenced).count());

@@ -16,13 +16,20 @@ fn reporter() -> Reporter {
     }
 }
 
+fn moment(wall: i64) -> Moment {
+    Moment {
+        wall: Timestamp::from_second(wall).unwrap(),
+        monotonic: Monotonic::default(),
+    }
+}
+
 fn status_of(simulation: &Simulation) -> NodeStorageStatus {
     let inventory = observe(&simulation.host()).unwrap();
     status(
         Ok(&inventory),
         &reporter(),
         &NodeStorageStatus::default(),
-        Timestamp::UNIX_EPOCH,
+        moment(0),
     )
 }
 
@@ -83,10 +90,10 @@ fn time_alone_changes_nothing() {
         Ok(&inventory),
         &reporter(),
         &NodeStorageStatus::default(),
-        Timestamp::UNIX_EPOCH,
+        moment(0),
     );
     renewed(&mut inventory, 9990, 9);
-    let later = status(Ok(&inventory), &reporter(), &first, Timestamp::now());
+    let later = status(Ok(&inventory), &reporter(), &first, moment(77));
     assert_eq!(first, later);
 }
 
@@ -95,28 +102,31 @@ fn when_a_lease_is_not_renewed_it_is_told_when_the_watchdog_fires_and_always_the
     let simulation = Simulation::new(&Layout::default());
     let mut inventory = observe(&simulation.host()).unwrap();
     let renewed = |inventory: &mut Inventory, ago: u64| renewed(inventory, 5000, ago);
-    let start = Timestamp::UNIX_EPOCH;
-    let told = |inventory: &Inventory, before: &NodeStorageStatus, now: Timestamp| {
+    let told = |inventory: &Inventory, before: &NodeStorageStatus, wall: i64, monotonic: u64| {
+        let now = Moment {
+            monotonic: Monotonic::from_secs(monotonic),
+            ..moment(wall)
+        };
         status(Ok(inventory), &reporter(), before, now)
     };
     let reset_at = |s: &NodeStorageStatus| s.watchdog.as_ref().unwrap().reset_at;
     let none = NodeStorageStatus::default();
     // sanlock renews every 20 s; the lease ends after 80 s, and the watchdog fires 50 to 60 s later.
     renewed(&mut inventory, 40);
-    assert_eq!(reset_at(&told(&inventory, &none, start)), None);
+    assert_eq!(reset_at(&told(&inventory, &none, 0, 5042)), None);
     renewed(&mut inventory, 41);
-    let first = told(&inventory, &none, start);
+    let first = told(&inventory, &none, 0, 5042);
     let at = |seconds: i64| Timestamp::from_second(seconds).ok();
-    assert_eq!(reset_at(&first), at(130 - 41));
-    // A look that takes a second longer to be told of.
-    renewed(&mut inventory, 46);
-    let later = told(&inventory, &first, at(6).unwrap());
-    assert_eq!(later, first);
+    assert_eq!(reset_at(&first), at(130 - 42));
+    // Told once more of the same look, much later; and of another one, when the wall's clock was set a little.
+    assert_eq!(told(&inventory, &first, 20, 5062), first);
+    renewed(&mut inventory, 66);
+    assert_eq!(told(&inventory, &first, 27, 5067), first);
+    // It is over, and would have been by now.
     renewed(&mut inventory, 140);
-    let over = told(&inventory, &none, at(99).unwrap());
-    assert_eq!(reset_at(&over), at(89));
+    assert_eq!(reset_at(&told(&inventory, &none, 99, 5141)), at(88));
     renewed(&mut inventory, 5);
-    assert_eq!(reset_at(&told(&inventory, &first, at(7).unwrap())), None);
+    assert_eq!(reset_at(&told(&inventory, &first, 7, 5006)), None);
 }
 
 #[test]
@@ -137,7 +147,7 @@ fn a_group_stands_fenced_when_every_device_is_on_the_error_target() {
         Ok(&inventory),
         &reporter(),
         &NodeStorageStatus::default(),
-        Timestamp::UNIX_EPOCH,
+        moment(0),
     );
     assert_eq!(fenced.fenced_volume_groups, "vg1");
     let devices = Arc::make_mut(&mut inventory.volume_groups[0].devices);
@@ -146,7 +156,7 @@ fn a_group_stands_fenced_when_every_device_is_on_the_error_target() {
         Ok(&inventory),
         &reporter(),
         &NodeStorageStatus::default(),
-        Timestamp::UNIX_EPOCH,
+        moment(0),
     );
     assert_eq!(half.fenced_volume_groups, "");
 }
@@ -177,7 +187,7 @@ fn what_does_not_answer_is_named() {
         Err("no such file"),
         &reporter(),
         &NodeStorageStatus::default(),
-        Timestamp::UNIX_EPOCH,
+        moment(0),
     );
     assert_eq!(ready_of(&blind), (no, "DeviceMapperUnavailable"));
     assert_eq!(blind.boot_id, "boot");
@@ -198,7 +208,7 @@ fn daemons_that_are_not_spared_are_told_and_the_node_stays_ready() {
         Ok(&inventory),
         &reporter,
         &NodeStorageStatus::default(),
-        Timestamp::UNIX_EPOCH,
+        moment(0),
     );
     assert_eq!(ready_of(&status), (ConditionStatus::True, "AllAnswer"));
     let ready = condition::find(&status.conditions, "Ready").unwrap();
@@ -219,7 +229,7 @@ fn what_reaches_the_san_without_a_lock_is_a_condition_of_its_own() {
             Ok(&inventory),
             &reporter(),
             &NodeStorageStatus::default(),
-            Timestamp::UNIX_EPOCH,
+            moment(0),
         );
         let held = condition::find(&status.conditions, "LocksHeld").unwrap();
         (held.status, held.reason.clone(), held.message.clone())
@@ -250,7 +260,7 @@ fn what_reaches_the_san_without_a_lock_is_a_condition_of_its_own() {
         Err("no such file"),
         &reporter(),
         &NodeStorageStatus::default(),
-        Timestamp::UNIX_EPOCH,
+        moment(0),
     );
     let held = condition::find(&blind.conditions, "LocksHeld").unwrap();
     assert_eq!(held.status, ConditionStatus::Unknown);

@@ -259,7 +259,7 @@ impl Agent {
         let (_takeover, declared_dead) = takeover::start(
             [watcher.clone(), write.clone()],
             &node_name,
-            self.host,
+            self.host.clone(),
             &self.observer,
         );
         let _sentry = [
@@ -295,6 +295,7 @@ impl Agent {
             node_name: self.options.node_name.clone(),
             pod: self.options.pod(),
             boot_id: self.boot_id.clone(),
+            host: self.host,
             observer: self.observer.clone(),
             standing: self.standing,
             outlook,

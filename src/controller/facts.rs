@@ -125,7 +125,7 @@ pub fn was_touched(fenced: &Condition) -> bool {
         )
 }
 
-/// Reasons of `Fenced` with which the agent says that it touched nothing and will not, as the request stands.
+/// Reasons of `Fenced` with which the agent says that it touched nothing and will not, as things stand.
 pub const REFUSALS: [&str; 9] = [
     reason::VOLUME_GROUP_UNKNOWN,
     reason::VOLUME_GROUP_NOT_SHARED,

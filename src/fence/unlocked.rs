@@ -54,18 +54,18 @@ pub(super) fn lockspace_of(vg: &str) -> String {
     PREFIX.chars().chain(vg.chars()).take(NAME_LEN).collect()
 }
 
-/// Whether neither one of sanlock's lockspaces nor a client of the watchdog's is that of a volume group, but for the lockspace named.
+/// A lockspace of a volume group that sanlock has, or a client of the watchdog's, and that is none of those that are known.
 ///
-/// Then the locks of that volume group are held under no other name either, as which they would be if it was renamed.
-pub fn nobody_else<'a>(
-    lockspace: Option<&str>,
+/// While there is none, the locks of a volume group are held under no other name either, as which they would be if it was renamed.
+pub fn stranger<'a>(
+    known: impl Fn(&str) -> bool,
     held: impl IntoIterator<Item = &'a str>,
     watchdog: &'a Watchdog,
-) -> bool {
+) -> Option<&'a str> {
     let clients = watchdog.clients.iter();
     let watched = clients.filter_map(|(client, _)| lockspace_of_client(client));
     let mut all = held.into_iter().chain(watched);
-    !all.any(|name| name.starts_with(PREFIX) && lockspace != Some(name))
+    all.find(|name| name.starts_with(PREFIX) && !known(name))
 }
 
 /// Marks those that are so for the second look in a row: the lock manager is asked a moment after the devices were read, and a volume group may have
@@ -192,17 +192,20 @@ mod tests {
 
     #[test]
     fn another_one_is_seen_by_sanlock_or_by_the_watchdog_alone() {
-        let alone = |held: &[&str], clients: &[&str]| {
+        let found = |held: &[&'static str], clients: &[&str]| {
             let node = node(group("san"), LockManager::Running(Vec::new()), clients);
-            nobody_else(Some("lvm_san"), held.iter().copied(), &node.watchdog)
+            let stranger = stranger(|l| l == "lvm_san", held.iter().copied(), &node.watchdog);
+            stranger.map(str::to_owned)
         };
-        assert!(alone(&[], &[]));
-        assert!(alone(
-            &["lvm_san", "somebodys"],
-            &["sanlock_lvm_san:1", "sanlock_somebodys:1", "another"]
-        ));
-        assert!(!alone(&["lvm_new"], &[]));
-        assert!(!alone(&[], &["sanlock_lvm_new:1"]));
+        assert_eq!(found(&[], &[]), None);
+        let known = ["sanlock_lvm_san:1", "sanlock_somebodys:1", "another"];
+        assert_eq!(found(&["lvm_san", "somebodys"], &known), None);
+        let new = || Some("lvm_new".to_owned());
+        assert_eq!(found(&["lvm_san", "lvm_new"], &[]), new());
+        assert_eq!(
+            found(&[], &["sanlock_lvm_san:1", "sanlock_lvm_new:1"]),
+            new()
+        );
     }
 
     #[test]

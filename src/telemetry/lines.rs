@@ -10,7 +10,7 @@ use std::thread::Builder;
 use std::time::Duration;
 
 /// So many lines wait for being written; what comes then is lost.
-const WAITING: usize = 512;
+const WAITING: usize = 2048;
 /// How long the end of the process waits for lines that are not written yet.
 const LIMIT: Duration = Duration::from_millis(500);
 /// Bytes of the thread's stack.
@@ -69,7 +69,12 @@ impl Lines {
                 queue = (self.0.changed.wait(queue)).unwrap_or_else(PoisonError::into_inner);
             };
             queue.writing = true;
-            let lost = std::mem::take(&mut queue.lost);
+            // There has to be room for the line that tells it.
+            let lost = if queue.waiting.len() < WAITING / 2 {
+                std::mem::take(&mut queue.lost)
+            } else {
+                0
+            };
             drop(queue);
             // Where it cannot be written there is nobody to be told.
             let _ = out.write_all(&line);
@@ -82,9 +87,11 @@ impl Lines {
 
 impl Write for Lines {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        // Memory is not waited for at the table where others put theirs.
+        let copy = line.to_vec();
         let mut queue = self.0.queue();
         if queue.waiting.len() < WAITING {
-            queue.waiting.push_back(line.to_vec());
+            queue.waiting.push_back(copy);
         } else {
             queue.lost += 1;
         }
@@ -126,12 +133,13 @@ mod tests {
         let (mut reader, writer) = io::pipe().unwrap();
         let (mut lines, written) = Lines::to(writer);
         let mut all = String::new();
-        for n in 0..WAITING {
+        for n in 0..1000 {
             let line = format!("{n}\n");
             lines.write_all(line.as_bytes()).unwrap();
             all.push_str(&line);
         }
         drop(written);
+        assert!(lines.0.queue().waiting.is_empty());
         let mut read = vec![0; all.len()];
         reader.read_exact(&mut read).unwrap();
         assert_eq!(String::from_utf8(read).unwrap(), all);
@@ -144,7 +152,7 @@ mod tests {
         let line = [b'x'; 1023];
         let began = Instant::now();
         // More than the pipe and the queue take together.
-        for _ in 0..2000 {
+        for _ in 0..2 * WAITING {
             lines.write_all(&[&line[..], b"\n"].concat()).unwrap();
         }
         let wrote = began.elapsed();

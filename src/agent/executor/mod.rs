@@ -12,6 +12,7 @@ mod nowhere;
 mod quiesce;
 mod refence;
 mod release;
+mod resumed;
 mod stands;
 mod swap;
 #[cfg(test)]
@@ -23,6 +24,7 @@ pub use expedite::give_back;
 pub use refence::{keep_queueing_off, open_devices, own_devices, refence, strangers};
 pub use stands::with_standings;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,12 +38,10 @@ use crate::fence::report::{
 use crate::fence::selection::{self, RefusalReason};
 use crate::fence::{DmDevice, Inventory, Lockspace, LockspaceState, Order, VolumeGroup};
 use crate::host::{Bell, Host, Result};
-use release::{Next, same_incarnation};
+use release::Next;
 
 /// How long one question to the kernel or a daemon may take.
 const ASK: Duration = Duration::from_secs(3);
-/// How long a successor waits for the lock manager to tell whether there is still something to complete.
-const DAEMONS_LIMIT: Duration = Duration::from_secs(5);
 /// A list of the devices that takes longer is given up and asked for again.
 const LIST_LIMIT: Duration = Duration::from_secs(5);
 /// How often to look again where nobody tells of changes.
@@ -107,6 +107,7 @@ pub fn run(
         resumed: false,
         gave_way: false,
         leave: &|| false,
+        unguarded: BTreeSet::new(),
     };
     stands::tell_released(&mut fence.report, &groups, &standings);
     fence.report.message = "Going on".into();
@@ -156,6 +157,7 @@ pub fn resume(
         resumed: true,
         gave_way: false,
         leave: &|| false,
+        unguarded: BTreeSet::new(),
     };
     if let Err(e) = rewritten {
         fence.note_journal(&e);
@@ -214,6 +216,8 @@ struct Fence<'a> {
     gave_way: bool,
     /// Whether to leave it where it is.
     leave: &'a dyn Fn() -> bool,
+    /// Volume groups, by their place, that were found open when nobody held their locks any more: no watchdog stands behind them.
+    unguarded: BTreeSet<usize>,
 }
 
 impl Fence<'_> {
@@ -431,53 +435,6 @@ impl Fence<'_> {
             })
             .collect();
         ResetWindow::of(&lockspaces, &watchdog)
-    }
-
-    /// Why there is nothing to complete: the node, or a volume group, began anew since.
-    fn in_use_anew(&self) -> Option<String> {
-        match self.ask("reading the boot ID", |h| h.system.boot_id()) {
-            Ok(id) if id != self.report.boot_id => {
-                return Some("the node was restarted since, which ended it".into());
-            }
-            _ => {}
-        }
-        let until = self.host.system.monotonic() + DAEMONS_LIMIT;
-        let (sanlock, lvmlockd) = loop {
-            let sanlock = self.ask("asking sanlock for its status", |h| h.sanlock.status());
-            let lvmlockd = self.ask("asking lvmlockd for its lockspaces", |h| {
-                h.lvmlockd.lockspaces()
-            });
-            // One that stays silent cannot have joined anything again.
-            let answered = sanlock.is_ok() && lvmlockd.is_ok();
-            if answered || self.host.system.monotonic() >= until {
-                break (sanlock.ok(), lvmlockd.unwrap_or_default());
-            }
-            self.pause();
-        };
-        (0..self.groups.len()).find_map(|g| {
-            let group = self.report.volume_groups.get(g)?;
-            let name = group.lockspace.as_deref()?;
-            let ls = sanlock
-                .iter()
-                .flat_map(|s| &s.lockspaces)
-                .find(|l| l.name == name);
-            // One that is on its way out is nobody's use: sanlock lists what it let go of for a while.
-            let other = ls.is_some_and(|l| {
-                l.state != LockspaceState::Removing
-                    && !same_incarnation(group, l.host_id, l.generation)
-            });
-            let was_frozen = self.result(StepKind::FreezeLocks, g) == Some(StepResult::Done);
-            let mut own = lvmlockd.iter().filter(|l| l.is_of(&group.uuid, name));
-            if let Some(renamed) = own.clone().find(|l| l.name != name) {
-                return Some(format!(
-                    "volume group {} is called {} by now, and may be in use anew: ask for it by that name",
-                    group.name, renamed.vg_name
-                ));
-            }
-            let anew = |l: &Lockspace| was_frozen && !l.frozen;
-            let why = "it was joined to its lockspace again since, so it is in use anew";
-            (other || own.any(anew)).then(|| format!("volume group {}: {why}", group.name))
-        })
     }
 
     fn keep_locks(&mut self, why: &str) {

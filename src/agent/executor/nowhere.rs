@@ -3,7 +3,7 @@
 use super::Fence;
 use crate::fence::report::{StepKind, StepResult};
 use crate::fence::unlocked;
-use crate::fence::{LockspaceState, Watchdog};
+use crate::fence::{Lockspace, LockspaceState, Watchdog};
 use crate::host::SanlockStatus;
 
 /// Where locks are that sanlock does not hold under the volume group's name.
@@ -35,16 +35,21 @@ impl Fence<'_> {
         let known = self.ask("asking lvmlockd for its lockspaces", |h| {
             h.lvmlockd.lockspaces()
         });
-        let nobody_else = || {
+        let stranger = |known: &[Lockspace]| {
+            let told = |name: &str| {
+                of.lockspace.as_deref() == Some(name) || known.iter().any(|l| l.name == name)
+            };
             let held = sanlock.lockspaces.iter().map(|l| l.name.as_str());
-            let told = watchdog.known || !self.report.watchdog.armed;
-            told && unlocked::nobody_else(of.lockspace.as_deref(), held, watchdog)
+            unlocked::stranger(told, held, watchdog).map(str::to_owned)
         };
+        let watchdog_tells = watchdog.known || !self.report.watchdog.armed;
         let known = match known {
             Ok(known) => known,
             // There was nothing to freeze, and whatever it is called by now: there is no name that it could be held under, and nobody who would join it.
             // One whose freeze failed may have come into use since it was proven.
-            Err(_) if self.unlocked(group) && nobody_else() => return Nowhere::Sure,
+            Err(_) if self.unlocked(group) && watchdog_tells && stranger(&[]).is_none() => {
+                return Nowhere::Sure;
+            }
             Err(e) => {
                 return Nowhere::Unsure(format!(
                     "its locks could not be frozen, and lvmlockd does not tell whether they are held under another name: {e}; tried again"
@@ -61,7 +66,13 @@ impl Fence<'_> {
                 && (l.state != LockspaceState::Removing || alive(&l.name))
         });
         match other {
-            None => Nowhere::Sure,
+            // One that was started anew does not know what the one before had joined.
+            None => stranger(&known).map_or(Nowhere::Sure, |name| {
+                Nowhere::Unsure(format!(
+                    "its locks could not be frozen, and lvmlockd does not know lockspace {name}, which sanlock or the watchdog has: it may be the volume \
+                     group's by another name. Have lvmlockd adopt it; looked at again"
+                ))
+            }),
             Some(l) if frozen == Some(StepResult::Failed) => {
                 Nowhere::Renamed(format!("the volume group is called {} by now", l.vg_name))
             }

@@ -31,13 +31,6 @@ const CONFIRM_LIMIT: Duration = Duration::from_mins(1);
 /// A drop that failed is sent again after this long, if sanlock still holds the lockspace then.
 const RESEND: Duration = Duration::from_secs(5);
 
-/// Noted where a device was found open before a drop...
-const OPEN_BEFORE: &str =
-    "A device could reach the SAN again before the locks were released: it was closed first";
-/// ...and where there is nothing to drop any more.
-const OPEN_AFTER: &str = "A device of a volume group whose locks could not be frozen, or which nobody had locked, could reach the SAN again while they are held by nobody: \
-    another host may use its volumes. Nothing is called released before it is closed; if it is not, reset this host";
-
 /// How a release goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Next {
@@ -130,15 +123,14 @@ impl Fence<'_> {
                                     return Next::ProveAgain;
                                 }
                             }
-                            Then::Drop(vg) => {
-                                match self.still_closed(&mut proof, fresh, OPEN_BEFORE) {
-                                    Some(true) => *drop = Some(self.drop_group(group, bell, vg)),
-                                    Some(false) => return Next::ProveAgain,
-                                    None => {}
-                                }
-                            }
+                            Then::Drop(vg) => match self.still_closed(&mut proof, fresh) {
+                                Some(true) => *drop = Some(self.drop_group(group, bell, vg)),
+                                Some(false) => return Next::ProveAgain,
+                                None => {}
+                            },
                             Then::LookOnceMore => {
-                                match self.still_closed(&mut proof, Duration::ZERO, OPEN_AFTER) {
+                                self.unguarded.insert(group);
+                                match self.still_closed(&mut proof, Duration::ZERO) {
                                     Some(true) => self.let_go(group, &watchdog),
                                     Some(false) => return Next::ProveAgain,
                                     None => {}
@@ -160,9 +152,8 @@ impl Fence<'_> {
         Next::Ended
     }
 
-    /// Whether everything is closed, by a proof that is no older than that: had anew if need be. None: the devices cannot be listed just now. What is
-    /// open is noted in these words.
-    fn still_closed(&mut self, proof: &mut Proof, age: Duration, open: &str) -> Option<bool> {
+    /// Whether everything is closed, by a proof that is no older than that: had anew if need be. None: the devices cannot be listed just now.
+    fn still_closed(&mut self, proof: &mut Proof, age: Duration) -> Option<bool> {
         let now = self.host.system.monotonic();
         if proof.age(now) <= age {
             return Some(true);
@@ -179,12 +170,29 @@ impl Fence<'_> {
                 return None;
             }
         };
-        if let Some(again) = again {
-            *proof = again;
-            return Some(true);
+        match again {
+            Ok(again) => *proof = again,
+            Err(open) => {
+                for group in open {
+                    self.tell_open(group);
+                }
+                return Some(false);
+            }
         }
-        self.note(open.into());
-        Some(false)
+        Some(true)
+    }
+
+    fn tell_open(&mut self, group: usize) {
+        let name = self.groups.get(group).map_or("", |g| g.name.as_str());
+        let open = format!("A device of volume group {name} could reach the SAN again");
+        self.note(if self.unguarded.contains(&group) {
+            format!(
+                "{open} when nobody held its locks any more: another host may use its volumes. Nothing is called released before it is closed; \
+                 if it is not, reset this host"
+            )
+        } else {
+            format!("{open} before the locks were released: it was closed first")
+        });
     }
 
     /// How long to go on: while sanlock holds a lockspace, for as long as the host may live.
@@ -244,6 +252,7 @@ impl Fence<'_> {
 
     /// sanlock has nothing of the volume group any more, and all of it is closed; whether the watchdog let go too.
     fn let_go(&mut self, group: usize, watchdog: &Watchdog) {
+        self.unguarded.remove(&group);
         let release = self.step(StepKind::Release, group);
         let confirm = self.step(StepKind::ConfirmRelease, group);
         let at = self.elapsed();

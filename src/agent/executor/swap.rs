@@ -16,7 +16,7 @@ use super::track::{Book, Proof, STUCK};
 use super::worker::{Attempt, Crew, Letter};
 use super::{Fence, LIST_LIMIT, LOOK_AGAIN};
 use crate::fence::budget;
-use crate::fence::report::{LocksOutcome, Outcome, StepKind, StepResult};
+use crate::fence::report::{LocksOutcome, Outcome, StepKind, StepResult, VolumeGroupReport};
 use crate::fence::{DmDevice, Monotonic};
 use crate::host::Host;
 
@@ -79,7 +79,7 @@ impl Fence<'_> {
             for letter in swap.crew.letters() {
                 if let Letter::Ended(at, Attempt::Resumed) = &letter {
                     let name = swap.book.name(*at);
-                    self.note(format!("{name} had been left suspended, and what is stacked on it waited for it: it was resumed, and swapped after that"));
+                    self.note(format!("{name} had been left suspended, and what is stacked on it waited for it: it was resumed"));
                 }
                 swap.book.told(letter, now);
             }
@@ -227,7 +227,7 @@ impl Fence<'_> {
 
     /// Whether it is worth trying: as long as the host lives. After that it does not matter. Nothing resets it for what nobody has locked.
     fn lives(&self, now: Monotonic) -> bool {
-        (0..self.groups.len()).any(|g| self.unlocked(g))
+        (0..self.groups.len()).any(|g| self.unlocked(g) || self.unguarded.contains(&g))
             || self.report.watchdog.armed && self.reset.is_some_and(|r| now < r.latest)
     }
 
@@ -254,12 +254,13 @@ impl Fence<'_> {
         }
         self.report.outcome = Outcome::NotProven;
         let short = short.join(", ");
-        let groups = &self.report.volume_groups;
-        let of = |released: bool| -> Vec<&str> {
-            let those = groups
-                .iter()
-                .filter(|g| g.released_after.is_some() == released);
-            those.map(|g| g.name.as_str()).collect()
+        let groups = || self.report.volume_groups.iter().enumerate();
+        let of = |gone: bool| -> Vec<&str> {
+            let is = |at, g: &VolumeGroupReport| {
+                g.released_after.is_some() || self.unguarded.contains(&at)
+            };
+            let those = groups().filter(|(at, g)| is(*at, g) == gone);
+            those.map(|(_, g)| g.name.as_str()).collect()
         };
         let (gone, kept) = (of(true).join(", "), of(false).join(", "));
         if gone.is_empty() {
@@ -275,10 +276,15 @@ impl Fence<'_> {
         self.report.message = format!(
             "Not proven: {short}. The locks of {gone} had been released before, so another host may use its volumes: reset this host now"
         );
-        (self.report.locks, self.report.locks_message) = if kept.is_empty() {
+        let by_us = groups().all(|(_, g)| g.released_after.is_some());
+        (self.report.locks, self.report.locks_message) = if by_us {
             let message =
                 format!("The locks of {gone} had been released when its fence was proven before");
             (LocksOutcome::Released, message)
+        } else if kept.is_empty() {
+            let message =
+                format!("The locks of {gone} had been released before, and not by this fence");
+            (LocksOutcome::Kept, message)
         } else {
             let message =
                 format!("The locks of {gone} had been released before; those of {kept} are kept");

@@ -58,6 +58,8 @@ pub(super) struct Tracked {
     late: bool,
     /// Whether the last listing showed it suspended.
     suspended: bool,
+    /// What the thread is for that it waits for or has.
+    work: Option<Work>,
     /// Whether the last listing showed it on the error target.
     read_back: bool,
     note: Option<String>,
@@ -82,13 +84,13 @@ impl Proof {
         now.since(self.as_of)
     }
 
-    /// The same proof, had once more from a listing that was begun then; none if something is open by now.
+    /// The same proof, had once more from a listing that was begun then; or the places of the volume groups of which something is open by now.
     pub(super) fn again(
         &self,
         groups: &[GroupRecord],
         list: &[DmDevice],
         begun: Monotonic,
-    ) -> Option<Self> {
+    ) -> Result<Self, BTreeSet<usize>> {
         let closed = |group: &GroupRecord| {
             list.iter().all(|d| {
                 if topology::volume_group_uuid(&d.uuid) == Some(group.uuid.as_str()) {
@@ -98,8 +100,14 @@ impl Proof {
                 }
             })
         };
-        let as_of = begun.max(self.as_of);
-        groups.iter().all(closed).then_some(Self { as_of })
+        let all = groups.iter().enumerate();
+        let open: BTreeSet<usize> = all.filter(|(_, g)| !closed(g)).map(|(at, _)| at).collect();
+        if open.is_empty() {
+            let as_of = begun.max(self.as_of);
+            Ok(Self { as_of })
+        } else {
+            Err(open)
+        }
     }
 }
 
@@ -231,13 +239,16 @@ impl Book {
                 },
                 late: self.listed_before || (self.planned && self.listed),
                 suspended: d.suspended,
+                work: None,
                 read_back: false,
                 note: None,
             });
             return;
         };
         t.below = topology::under(d, list);
-        t.suspended = d.suspended;
+        if current {
+            t.suspended = d.suspended;
+        }
         t.read_back = d.is_error_only();
         t.sectors = d.sectors;
         if matches!(t.state, State::Queued | State::Running(_)) {
@@ -278,7 +289,11 @@ impl Book {
         let unsettled = || self.devices.iter().filter(|t| !t.settled());
         let held: HashSet<DevNo> = unsettled().flat_map(|t| &t.below).copied().collect();
         let waiting: BTreeSet<DevNo> = unsettled().map(|t| t.dev).collect();
-        let awaited = self.below_what_hangs(now);
+        let awaited = if self.devices.iter().any(|t| t.suspended && due(t)) {
+            self.below_what_hangs(now)
+        } else {
+            HashSet::new()
+        };
         let mut jobs = Vec::new();
         for (at, t) in self.devices.iter_mut().enumerate().filter(|(_, t)| due(t)) {
             let work = if !held.contains(&t.dev) {
@@ -289,6 +304,7 @@ impl Book {
                 continue;
             };
             t.state = State::Queued;
+            t.work = Some(work);
             jobs.push(Job {
                 at,
                 uuid: t.uuid.clone(),
@@ -321,12 +337,17 @@ impl Book {
         self.devices.get(at).map_or("", |t| &t.name)
     }
 
-    /// How many threads are of use: enough for the devices that go quickly, and one for each that does not.
+    /// How many threads are of use: enough for the devices that go quickly, one for each that does not, and one for each of which those may wait.
     pub(super) fn threads(&self, now: Monotonic) -> usize {
         let stuck =
             |t: &&Tracked| matches!(t.state, State::Running(since) if now.since(since) >= STUCK);
         let stuck = self.devices.iter().filter(stuck).count();
-        (FAST + stuck).min(MOST)
+        let at_it = |t: &&Tracked| matches!(t.state, State::Queued | State::Running(_));
+        let resumes = self
+            .devices
+            .iter()
+            .filter(|t| t.work == Some(Work::Resume) && at_it(t));
+        (FAST + stuck).min(MOST) + resumes.count()
     }
 
     /// When to look at [`Self::start`] again though nothing was settled.
@@ -351,6 +372,8 @@ impl Book {
             Letter::Ended(_, Attempt::Gone) => State::Settled(Settled::Gone),
             Letter::Ended(_, Attempt::Resumed) => {
                 t.suspended = false;
+                // A list that was begun before may show it suspended.
+                self.epoch += 1;
                 State::Waiting(now)
             }
             Letter::Ended(_, Attempt::Failed(why)) => {

@@ -17,7 +17,7 @@ const PAUSE: Duration = Duration::from_millis(10);
 pub(super) enum Attempt {
     /// The swap returned 0 after so long: nothing was in flight when the error table went live.
     Swapped(Duration),
-    /// It is no longer suspended, and has the table that it had.
+    /// It is no longer suspended, and has the table that whoever suspended it meant it to have.
     Resumed,
     /// There is no such device any more.
     Gone,
@@ -126,7 +126,13 @@ impl Crew {
         for job in &jobs {
             table.hold(job);
         }
-        table.jobs.extend(jobs);
+        for job in jobs {
+            match job.work {
+                Work::Swap(_) => table.jobs.push_back(job),
+                // Those that are queued may hang as well, until it is done.
+                Work::Resume => table.jobs.push_front(job),
+            }
+        }
     }
 
     /// Whether jobs wait for a thread.

@@ -67,11 +67,15 @@ impl Bench {
 
     /// A fence with all that is watched on the way; None when its agent was killed.
     pub(super) fn try_fence(&self) -> Option<FenceReport> {
+        self.try_fence_telling(&mut |_| ())
+    }
+
+    fn try_fence_telling(&self, tell: &mut dyn FnMut(&FenceReport)) -> Option<FenceReport> {
         let host = self.node.host();
         catch_unwind(AssertUnwindSafe(|| {
             let (mut journal, left) = self.journal();
             if let Some(record) = left.filter(Record::unfinished) {
-                resume(&host, &mut journal, record, &mut |_| ())
+                resume(&host, &mut journal, record, tell)
             } else {
                 self.fence_anew(&mut journal, self.node.inventory())
             }
@@ -80,7 +84,12 @@ impl Bench {
     }
 
     pub(super) fn fence(&self) -> FenceReport {
-        let report = self.try_fence().expect("nobody killed it");
+        self.fence_telling(&mut |_| ())
+    }
+
+    /// The same; what is told on the way is told.
+    pub(super) fn fence_telling(&self, tell: &mut dyn FnMut(&FenceReport)) -> FenceReport {
+        let report = self.try_fence_telling(tell).expect("nobody killed it");
         self.check();
         self.given_back();
         report

@@ -4,7 +4,7 @@ use super::Bench;
 use super::bench::{seconds, step};
 use super::renamed::killed_after_the_first_freeze;
 use crate::fence::report::{FenceReport, LocksOutcome, Outcome, StepKind, StepResult};
-use crate::host::simulated::{Daemon, State, uuid_of};
+use crate::host::simulated::{Daemon, InFlight, State, uuid_of};
 
 /// lvmlockd is dead when the locks of the second volume group are to be frozen, and becomes so half a minute later; then something happens.
 fn fence(becomes: Daemon, then: impl FnOnce(&mut State) + Send + 'static) -> (Bench, FenceReport) {
@@ -40,7 +40,7 @@ fn what_came_into_use_before_sanlock_let_go_is_closed_before_it_is_called_releas
         let noted = report
             .notes
             .iter()
-            .any(|n| n.contains("could not be frozen"));
+            .any(|n| n.contains("nobody held its locks any more"));
         assert_eq!(noted, opened, "{:?}", report.notes);
         let swaps = if opened { 2 } else { 1 };
         assert_eq!(bench.count("swap vg1-lv0"), swaps, "{report:#?}");
@@ -71,4 +71,55 @@ fn it_is_not_called_released_without_a_look() {
     assert_eq!(report.locks, LocksOutcome::Released, "{report:#?}");
     let released = report.volume_groups[1].released_after;
     assert!(released >= Some(seconds(47)), "{report:#?}");
+}
+
+/// It is renamed and joined by its new name, and then another lvmlockd comes, which knows of nothing.
+#[test]
+fn what_a_new_lvmlockd_does_not_know_may_be_the_same_by_another_name() {
+    let bench = killed_after_the_first_freeze();
+    bench.node.state(|s| {
+        s.lvmlockd = Daemon::Dead;
+        s.rename(&uuid_of("vg1"), "new");
+        let all = s.lockspaces.iter_mut();
+        for l in all.filter(|l| l.lockspace.vg_name == "new") {
+            l.unadopted = true;
+        }
+    });
+    bench.node.at(seconds(1030), |s| s.lvmlockd = Daemon::Alive);
+    let report = bench.fence();
+    assert!(bench.held("vg1"));
+    assert_eq!(report.locks, LocksOutcome::NotConfirmed, "{report:#?}");
+    assert_eq!(report.volume_groups[1].released_after, None, "{report:#?}");
+    assert!(
+        report.locks_message.contains("lockspace lvm_new"),
+        "{report:#?}"
+    );
+}
+
+/// Nobody holds its locks, and no watchdog stands behind it: that is what is said, and it is tried for as long as it takes.
+#[test]
+fn what_is_open_without_locks_and_cannot_be_closed_is_not_left_to_the_watchdog() {
+    let bench = killed_after_the_first_freeze();
+    bench.node.state(|s| s.lvmlockd = Daemon::Dead);
+    bench.node.at(seconds(1030), |s| s.lvmlockd = Daemon::Alive);
+    bench.node.at(seconds(1040), |s| {
+        let below = s.device("mpath-vg1-0").expect("a map").dm.dev;
+        s.refresh("vg1-lv0", below);
+        s.device("vg1-lv0").expect("device").in_flight = InFlight::Until(seconds(1900));
+        let_go(s);
+    });
+    let mut told = Vec::new();
+    let report = bench.fence_telling(&mut |r: &FenceReport| {
+        if r.outcome == Outcome::NotProven {
+            told.push((r.message.clone(), r.locks, r.locks_message.clone()));
+        }
+    });
+    let (message, locks, locks_message) = told.first().expect("it was given up");
+    let says = "The locks of vg0, vg1 had been released before, so another host may use its volumes: reset this host now";
+    assert!(message.contains(says), "{message}");
+    assert_eq!(*locks, LocksOutcome::Kept, "{locks_message}");
+    assert_eq!(report.outcome, Outcome::Proven, "{report:#?}");
+    assert_eq!(report.locks, LocksOutcome::Released, "{report:#?}");
+    assert_eq!(bench.open("vg1"), Vec::<String>::new());
+    assert!(report.finished_after > Some(seconds(890)), "{report:#?}");
 }

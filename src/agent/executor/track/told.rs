@@ -99,7 +99,10 @@ impl Book {
                 let above = self
                     .above(t)
                     .map(|a| format!("waits for {}, which is stacked on it", a.name));
-                (unproven, above.or_else(|| t.note.clone()).or(late))
+                let failed = t.note.clone();
+                let both = above.iter().chain(&failed).cloned().collect::<Vec<_>>();
+                let why = (!both.is_empty()).then(|| both.join("; "));
+                (unproven, why.or(late))
             }
         };
     }

@@ -199,6 +199,7 @@ fn kept_by_lvmlockctl(node: &Node, make: &str, mend: &str) -> Result {
         "cp /etc/lvm/lvmlocal.conf /run/lvmlocal.conf; echo 'global/lvmlockctl_kill_command=\"/usr/bin/{}\"' >>/etc/lvm/lvmlocal.conf; {make}",
         for_seconds(8).trim_end_matches(" san")
     ))?;
+    node.sh("dmesg --clear")?;
     let end = node.run("lvmlockctl --kill san", LIMIT)?;
     node.sh(&format!("{mend}; mv /run/lvmlocal.conf /etc/lvm/"))?;
     let told = node.sh("dmesg | grep storage-fence: || true")?;
@@ -206,7 +207,11 @@ fn kept_by_lvmlockctl(node: &Node, make: &str, mend: &str) -> Result {
     let after = state(node)?;
     let look = Look::at(node)?;
     ensure(
-        after.contains("lvm_san:") && after.contains("kill_vg=1") && look.held("san"),
+        end.code != 0
+            && end.ms >= 8000
+            && after.contains("lvm_san:")
+            && after.contains("kill_vg=1")
+            && look.held("san"),
         format!(
             "the hook did not end with 0, and lvmlockctl with {} after {} ms: the lockspace is frozen, and sanlock, the watchdog and lvmlockd keep it",
             end.code, end.ms
