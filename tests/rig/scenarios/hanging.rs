@@ -20,8 +20,9 @@ pub fn long() -> Vec<Scenario> {
     }]
 }
 
-const POLICY: &str = "apiVersion: storagefence.io/v1alpha1\nkind: StorageFencePolicy\nmetadata:\n  name: other\nspec:\n  response: Fence\n  \
-     volumeGroups: {names: [other]}\n  triggers:\n    allPathsDown: {forSeconds: 1}\n";
+/// Of whatever has lost every path: the node has to tell the arrays apart.
+const POLICY: &str = "apiVersion: storagefence.io/v1alpha1\nkind: StorageFencePolicy\nmetadata:\n  name: arrays\nspec:\n  response: Fence\n  \
+     triggers:\n    allPathsDown: {forSeconds: 1}\n";
 
 const SPEC: [&str; 3] = [
     "volumeGroups: {mode: Named, names: [san]}",
@@ -60,7 +61,7 @@ fn second_array(cluster: &mut Cluster) -> Result {
     let n1 = cluster.node("n1")?;
     until("n1 keeps the policy", Duration::from_secs(60), || {
         let kept = n1.sh("cat /run/storage-fence/policies.json 2>/dev/null || true")?;
-        Ok(kept.contains("\"other\"").then_some(()))
+        Ok(kept.contains("\"arrays\"").then_some(()))
     })?;
     let boot_id = n1.boot_id()?;
     let _san = volumes_in_use(n1, "san", 2)?;
@@ -127,6 +128,6 @@ fn second_array(cluster: &mut Cluster) -> Result {
     let n1 = cluster.node("n1")?;
     all_error(n1, "san", 2)?;
     lives_on(n1, &boot_id)?;
-    control_plane.kubectl(&["delete", "sfp", "other"])?;
+    control_plane.kubectl(&["delete", "sfp", "arrays"])?;
     Ok(())
 }
