@@ -216,7 +216,7 @@ struct Fence<'a> {
     gave_way: bool,
     /// Whether to leave it where it is.
     leave: &'a dyn Fn() -> bool,
-    /// Volume groups, by their place, that were found open when nobody held their locks any more: no watchdog stands behind them.
+    /// Volume groups, by their place, whose locks nobody holds any more, and that are not known to be closed since: no watchdog stands behind them.
     unguarded: BTreeSet<usize>,
 }
 

@@ -381,6 +381,9 @@ impl Fence<'_> {
                 .and_then(|at| self.report.steps.get(at))
                 .filter(|s| s.result == StepResult::Failed);
             let why = match failed.and_then(|s| s.message.clone()) {
+                _ if self.unguarded.contains(&group) => {
+                    "nobody holds its locks any more, and its devices could not be listed since: another host may use its volumes".to_owned()
+                }
                 Some(why) if !gone => why,
                 _ if gone => "sanlock let go, but wdmd was not seen to".to_owned(),
                 _ => "sanlock was not seen to let go".to_owned(),

@@ -77,7 +77,7 @@ pub struct Bystanders {
 }
 
 /// On top of three times what a writer pauses without a fence: an emulated node on a machine under load has moments of its own.
-const GIVE_OR_TAKE: u64 = 500;
+const GIVE_OR_TAKE: u64 = 250;
 /// A stall of a second is noticed, however restless the node is without a fence.
 const STALL: u64 = 1000;
 

@@ -60,6 +60,19 @@ fn one_that_was_in_use_waits_for_lvmlockd() {
     assert_eq!(bench.open("vg1"), Vec::<String>::new());
 }
 
+/// A kernel that does not list any more: what is not known is said, and not called released.
+#[test]
+fn without_a_look_it_is_said_that_there_was_none() {
+    let (_, report) = fence(Daemon::Alive, |s| {
+        let_go(s);
+        s.listing_fails = true;
+    });
+    assert_eq!(report.locks, LocksOutcome::NotConfirmed, "{report:#?}");
+    assert_eq!(report.volume_groups[1].released_after, None, "{report:#?}");
+    let says = "vg1: nobody holds its locks any more, and its devices could not be listed since";
+    assert!(report.locks_message.contains(says), "{report:#?}");
+}
+
 /// A look that cannot be had is had as soon as it can be.
 #[test]
 fn it_is_not_called_released_without_a_look() {
