@@ -11,6 +11,7 @@ use storage_fence::agent::hook::Verdict;
 use storage_fence::api::crds;
 use storage_fence::host::{Host, Paths, host_exec, kernel_log};
 use storage_fence::telemetry::lines::Lines;
+use storage_fence::telemetry::panics;
 use storage_fence::{agent, controller, telemetry};
 
 /// Fences a node's SAN storage instead of the node.
@@ -144,6 +145,8 @@ fn kill_hook(options: &agent::hook::Options) -> ExitCode {
         kernel_log::tell(&paths, line);
         let _ = lines.write_all(format!("storage-fence: {line}\n").as_bytes());
     };
+    let log = paths.clone();
+    panics::told_by(move |what| kernel_log::tell(&log, what));
     for what in &missing {
         tell(what);
     }

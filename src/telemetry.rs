@@ -1,6 +1,7 @@
 //! What a running process shows of itself: its log, and `/healthz`, `/readyz`, `/metrics`.
 
 pub mod lines;
+pub mod panics;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -47,6 +48,7 @@ pub fn log_to_stderr(level: &str) -> Result<Written, LogLevelError> {
         .with(lines)
         .with(filter)
         .init();
+    panics::told_by(|what| tracing::error!("{what}"));
     Ok(written)
 }
 

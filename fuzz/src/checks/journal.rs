@@ -1,9 +1,10 @@
-//! Files of the agent's state directory: the journal, standing fences, the un-fence that is going on.
+//! Files of the agent's state directory: the journal, records set aside, standing fences, the un-fence that is going on, what was given back, and what
+//! RCU's grace periods were.
 
 use serde::Serialize;
 
 use super::cuts;
-use crate::agent::journal::{Lift, Record, Standing, line};
+use crate::agent::journal::{Lift, Record, Standing, aside, expedited, given_back, line};
 use crate::fence::unfence::UnfenceReport;
 
 /// One file.
@@ -51,6 +52,11 @@ fn file(bytes: &[u8]) {
     if let Some(lift) = Lift::decode(bytes) {
         assert_eq!(Lift::decode(&encoded(&lift)), Some(lift));
     }
+    of_several(bytes);
+    if let Some((value, boot_id)) = expedited::decode(bytes) {
+        let encoded = expedited::encode(value, boot_id);
+        assert_eq!(expedited::decode(&encoded), Some((value, boot_id)));
+    }
     // Any text in it is one line of the file.
     let lift = Lift {
         lifted: Standing::decode(bytes).into_iter().collect(),
@@ -68,6 +74,16 @@ fn file(bytes: &[u8]) {
     }
 }
 
+/// Files of one record a line are read, as they are written again, to what they were.
+fn of_several(bytes: &[u8]) {
+    let records: Vec<Record> = aside::decode(bytes).collect();
+    let again: Vec<u8> = records.iter().flat_map(encoded).collect();
+    assert_eq!(aside::decode(&again).collect::<Vec<_>>(), records);
+    let entries: Vec<_> = given_back::decode(bytes).collect();
+    let again: Vec<u8> = entries.iter().flat_map(encoded).collect();
+    assert_eq!(given_back::decode(&again).collect::<Vec<_>>(), entries);
+}
+
 fn encoded(it: &impl Serialize) -> Vec<u8> {
     line::encode(&serde_json::to_string(it).expect("JSON"))
 }
@@ -81,6 +97,10 @@ fn torn(bytes: &[u8], cut: usize) {
     assert_eq!(once(short), once(&bytes[..whole]));
     assert_eq!(Standing::decode(short), Standing::decode(&bytes[..whole]));
     assert_eq!(Lift::decode(short), Lift::decode(&bytes[..whole]));
+    assert_eq!(expedited::decode(short), expedited::decode(&bytes[..whole]));
+    // No record that is not whole, and those before it all the same.
+    assert!(aside::decode(short).eq(aside::decode(&bytes[..whole])));
+    assert!(given_back::decode(short).eq(given_back::decode(&bytes[..whole])));
 }
 
 /// One byte is another than was written: its line is not read, nor any after it.

@@ -10,6 +10,11 @@ use crate::fence::Order;
 
 const FILE: &str = "set-aside";
 
+/// The records of such a file, up to the first line that is torn.
+pub fn decode(bytes: &[u8]) -> impl Iterator<Item = Record> {
+    line::decode(bytes).filter_map(|json| serde_json::from_str(json).ok())
+}
+
 /// The file.
 #[derive(Debug)]
 pub(super) struct Aside {
@@ -35,9 +40,8 @@ impl Aside {
     /// Those of this boot that have to be completed, the oldest first.
     pub(super) fn all(&self) -> Result<Vec<Record>, Error> {
         let bytes = super::read(&self.path)?.unwrap_or_default();
-        let records = line::decode(&bytes).filter_map(|json| serde_json::from_str(json).ok());
         let ours = |r: &Record| r.begun.report.boot_id == self.boot_id && r.unfinished();
-        Ok(records.filter(ours).collect())
+        Ok(decode(&bytes).filter(ours).collect())
     }
 
     /// Puts one there, as the youngest, in place of what is there of the same order.

@@ -6,6 +6,19 @@ use super::{Error, line};
 
 const FILE: &str = "rcu-expedited";
 
+/// Such a file.
+#[must_use]
+pub fn encode(value: u32, boot_id: &str) -> Vec<u8> {
+    line::encode(&format!("{value} {boot_id}"))
+}
+
+/// The value of such a file and the kernel that it is of; None when it makes no sense.
+#[must_use]
+pub fn decode(bytes: &[u8]) -> Option<(u32, &str)> {
+    let (value, boot_id) = line::decode(bytes).next()?.split_once(' ')?;
+    Some((value.parse().ok()?, boot_id))
+}
+
 /// Where it is kept, beside the journal.
 #[derive(Clone, Debug)]
 pub struct Expedited {
@@ -32,9 +45,8 @@ impl Expedited {
         let Some(bytes) = super::read(&self.path)? else {
             return Ok(None);
         };
-        let text = line::decode(&bytes).next();
-        let parts = text.and_then(|t| t.split_once(' '));
-        Ok(parts.and_then(|(value, boot)| (boot == self.boot_id).then(|| value.parse().ok())?))
+        let noted = decode(&bytes);
+        Ok(noted.and_then(|(value, boot)| (boot == self.boot_id).then_some(value)))
     }
 
     /// Notes it, before it is raised.
@@ -42,7 +54,7 @@ impl Expedited {
     /// # Errors
     /// When it cannot be written.
     pub fn put(&self, value: u32) -> Result<(), Error> {
-        let bytes = line::encode(&format!("{value} {}", self.boot_id));
+        let bytes = encode(value, &self.boot_id);
         std::fs::write(&self.path, bytes).map_err(|e| Error::of(&self.path, "written", e))
     }
 

@@ -14,11 +14,18 @@ const FILE: &str = "given-back";
 
 /// A volume group that was given back.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Entry {
-    boot_id: String,
+pub struct Entry {
+    /// Of the kernel that it was given back in.
+    pub boot_id: String,
     /// Of the volume group.
-    uuid: String,
-    at: Monotonic,
+    pub uuid: String,
+    /// When.
+    pub at: Monotonic,
+}
+
+/// The entries of such a file, up to the first line that is torn.
+pub fn decode(bytes: &[u8]) -> impl Iterator<Item = Entry> {
+    line::decode(bytes).filter_map(|json| serde_json::from_str(json).ok())
 }
 
 /// The file.
@@ -38,10 +45,8 @@ impl GivenBack {
 
     fn all(&self) -> Result<Vec<Entry>, Error> {
         let bytes = super::read(&self.path)?.unwrap_or_default();
-        let entries = line::decode(&bytes).filter_map(|json| serde_json::from_str(json).ok());
-        Ok(entries
-            .filter(|e: &Entry| e.boot_id == self.boot_id)
-            .collect())
+        let ours = |e: &Entry| e.boot_id == self.boot_id;
+        Ok(decode(&bytes).filter(ours).collect())
     }
 
     /// The volume groups with these UUIDs were given back at that time.

@@ -4,9 +4,9 @@
 //! and left out, and with it whatever follows. Nothing is flushed to a disk: the file is to survive the agent, not the kernel, and a fence must
 //! not wait for a disk. It says what was tried, never what is: whoever resumes asks the kernel.
 
-mod aside;
-mod expedited;
-mod given_back;
+pub mod aside;
+pub mod expedited;
+pub mod given_back;
 mod lifts;
 pub mod line;
 mod standing;

@@ -194,3 +194,16 @@ proptest::proptest! {
         proptest::prop_assert_eq!(Record::decode(&bytes), None);
     }
 }
+
+/// What the fuzzer begins with is what these files are like.
+#[test]
+fn the_files_that_are_fuzzed_are_read() {
+    let aside = include_bytes!("../../../fuzz/corpus/journal/by-hand-set-aside");
+    let unfinished = super::aside::decode(aside).map(|r| r.unfinished());
+    assert_eq!(unfinished.collect::<Vec<_>>(), [true, true]);
+    let given_back = include_bytes!("../../../fuzz/corpus/journal/by-hand-given-back");
+    let of_boot = super::given_back::decode(given_back).map(|e| e.boot_id == "gone");
+    assert_eq!(of_boot.collect::<Vec<_>>(), [false, true]);
+    let expedited = include_bytes!("../../../fuzz/corpus/journal/by-hand-rcu-expedited");
+    assert!(super::expedited::decode(expedited).is_some_and(|(value, _)| value == 0));
+}
