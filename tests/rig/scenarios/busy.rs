@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::outage::{agent_in, cut_off_and_alive, ended, released};
-use super::speed::send_programs;
+use super::programs::send_programs;
 use crate::harness::node::Node;
 use crate::harness::writer::Writer;
 use crate::harness::{Cluster, Result, Scenario, Shape, say};

@@ -11,7 +11,7 @@ use crate::harness::writer::Writer;
 use crate::harness::{Cluster, Context, Result, Scenario, Shape, ensure, say, until};
 
 use super::fence::{FENCE_LIMIT, all_error};
-use super::speed::{send_programs, start_agent_in};
+use super::programs::{send_programs, start_agent_in};
 use super::stacks::holds;
 
 /// The scenario of this file; its cluster serves no other.

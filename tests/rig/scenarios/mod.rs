@@ -19,6 +19,7 @@ mod network;
 mod oracles;
 mod outage;
 mod policy;
+mod programs;
 mod refusals;
 mod restart;
 mod scale;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::speed::{BARE, load_ends, make, remove, send_programs, start_agent_in, start_load};
+use super::programs::{BARE, load_ends, make, remove, send_programs, start_agent_in, start_load};
 use super::stacks::{devices, holds};
 use crate::harness::node::Node;
 use crate::harness::writer::Writer;

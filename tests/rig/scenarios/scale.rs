@@ -4,26 +4,42 @@ use std::collections::BTreeMap;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use super::speed::{BARE, OURS, median, send_programs, start_agent};
+use super::programs::{BARE, OURS, make, send_programs, start_agent};
+use super::speed::{median, took_in};
 use crate::harness::node::Node;
 use crate::harness::process::{output, root};
 use crate::harness::{Cluster, Context, Result, Scenario, Shape, ensure, say, until};
 
 /// The scenarios of this file; they take minutes.
 pub fn bench() -> Vec<Scenario> {
-    vec![Scenario {
-        name: "scale",
-        about: "1,000 and 10,000 devices: the inventory against lsblk and dmsetup, the agent's memory, and what it costs when nothing changes",
-        shape: || Shape {
-            // A device costs the kernel some 100 KiB.
-            memory: Some(4096),
-            ..Shape::arrays().with_luns(1)
+    vec![
+        Scenario {
+            name: "scale",
+            about: "1,000 and 10,000 devices: the inventory against lsblk and dmsetup, the agent's memory, and what it costs when nothing changes",
+            shape: roomy,
+            tell: scale,
         },
-        tell: scale,
-    }]
+        Scenario {
+            name: "scale-fence",
+            about: "10,000 volumes of a volume group are fenced by an agent that has 32 MiB at most all the while",
+            shape: roomy,
+            tell: scale_fence,
+        },
+    ]
+}
+
+fn roomy() -> Shape {
+    Shape {
+        // A device costs the kernel some 100 KiB.
+        memory: Some(4096),
+        ..Shape::arrays().with_luns(1)
+    }
 }
 
 const LIMIT: Duration = Duration::from_secs(900);
+/// What the agent tells of itself.
+const METRICS: &str =
+    "exec 3<>/dev/tcp/127.0.0.1/9871; printf 'GET /metrics HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3";
 const PREFIX: &str = "inv-v";
 /// How long the agent is watched doing nothing.
 const IDLE: u32 = 60;
@@ -123,6 +139,56 @@ fn scale(cluster: &mut Cluster) -> Result {
     )
 }
 
+fn scale_fence(cluster: &mut Cluster) -> Result {
+    const N: u32 = 10_000;
+    cluster.mark_dirty();
+    let n1 = cluster.node("n1")?;
+    send_programs(n1)?;
+    let device = n1.device(0)?;
+    n1.sh_within(&format!("vgcreate --shared big {device}"), LIMIT)?;
+    let uuid = n1.sh("dmsetup info -c --noheadings -o uuid big-lvmlock | cut -c5-36")?;
+    let below = n1.sh(&format!(
+        "cat /sys/block/$(basename $(readlink -f {device}))/dev"
+    ))?;
+    make(n1, "big-v", &uuid, N, &below)?;
+    start_agent(n1)?;
+    let of_agent = |what: &str| -> Result<u64> {
+        let read =
+            format!("awk '/^{what}/ {{ print $2 }}' /proc/$(cat /run/bench/agent.pid)/status");
+        Ok(n1.sh(&read)?.parse()?)
+    };
+    until(
+        "the agent has seen them all",
+        Duration::from_secs(180),
+        || {
+            let looked = n1.run(
+                &format!("{METRICS} | grep -q 'observation.*_count [4-9]'"),
+                LIMIT,
+            )?;
+            Ok((looked.code == 0).then_some(()))
+        },
+    )?;
+    let before = of_agent("VmHWM")?;
+    let hook = format!("STATE_DIRECTORY=/run/bench/state timeout 100 {OURS} kill-hook big");
+    let fence = n1.run(&hook, LIMIT)?;
+    ensure(
+        fence.code == 0 && !fence.err.contains("fencing without it"),
+        format!("the agent fences for the hook: {}", fence.err),
+    )?;
+    let errors = n1.lv_targets("big")?;
+    let errors = errors.iter().filter(|(_, kind)| kind == "error").count();
+    ensure(
+        errors == usize::try_from(N)?,
+        format!("all {N} are fenced: {errors}"),
+    )?;
+    let (most, now) = (of_agent("VmHWM")?, of_agent("VmRSS")?);
+    say(format!(
+        "    resident: {before} KiB before, {most} KiB at most, {now} KiB after; the steps, ms: {}",
+        took_in(n1, "/run/bench/state")?.told()
+    ));
+    ensure(most <= 32 << 10, "the agent never has more than 32 MiB")
+}
+
 /// Of a core, in per cent.
 fn share(ticks: u64) -> f64 {
     f64::from(u32::try_from(ticks).unwrap_or(u32::MAX)) / f64::from(IDLE)
@@ -170,10 +236,8 @@ struct Agent {
 /// An agent whose API server is away, while nothing happens on the node.
 fn agent(node: &Node, with: &str) -> Result<Agent> {
     start_agent(node)?;
-    let metrics =
-        "exec 3<>/dev/tcp/127.0.0.1/9871; printf 'GET /metrics HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3";
     let looks = || -> Result<(f64, f64)> {
-        let text = node.sh_within(metrics, LIMIT)?;
+        let text = node.sh_within(METRICS, LIMIT)?;
         let value = |end: &str| {
             let line = text
                 .lines()

@@ -2,17 +2,15 @@
 //! are of one run on one node.
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 use serde_json::Value;
 
 use super::busy;
+use super::programs::{BARE, OURS, load_ends, make, remove, send_programs, start_load};
 use super::stacks::devices;
 use crate::harness::node::Node;
-use crate::harness::process::{output, root};
-use crate::harness::{Cluster, Context, Result, Scenario, Shape, ensure, say, until};
+use crate::harness::{Cluster, Context, Result, Scenario, Shape, ensure, say};
 
 /// The scenarios of this file; they take minutes.
 pub fn long() -> Vec<Scenario> {
@@ -43,14 +41,8 @@ pub fn bench() -> Vec<Scenario> {
 }
 
 const LIMIT: Duration = Duration::from_secs(900);
-/// Where the programs are in the node.
-pub const OURS: &str = "/run/bench/storage-fence";
-/// The yardstick, tests/rig/guest/bare.c.
-pub const BARE: &str = "/run/bench/bare";
 /// A volume group that is none but in device mapper: there the alternatives, one of which wipes the leases' volume too, do no harm.
 const PLAIN: &str = "plain";
-/// From so many volumes on, udev would be what takes the time to make and to remove them.
-const MANY: u32 = 50;
 
 fn fence_speed(cluster: &mut Cluster) -> Result {
     let bench = Bench::new(cluster)?;
@@ -143,10 +135,21 @@ struct Group {
 }
 
 /// What a fence took, in milliseconds.
-struct Took {
+pub struct Took {
     /// From the beginning of the swap to the proof.
     total: f64,
     steps: Vec<(String, f64)>,
+}
+
+impl Took {
+    /// In words.
+    pub fn told(&self) -> String {
+        let steps = self
+            .steps
+            .iter()
+            .map(|(step, ms)| format!("{step} {ms:.0}"));
+        steps.collect::<Vec<_>>().join(", ")
+    }
 }
 
 /// A node on which things are timed.
@@ -301,12 +304,7 @@ impl<'a> Bench<'a> {
             "  {n} volumes, {under}: swapped and read back in {totals:.0?} ms, median {mine:.0}"
         ));
         for took in &ours {
-            let steps: Vec<String> = took
-                .steps
-                .iter()
-                .map(|(step, ms)| format!("{step} {ms:.0}"))
-                .collect();
-            say(format!("    steps, ms: {}", steps.join(", ")));
+            say(format!("    steps, ms: {}", took.told()));
         }
         let told = |what: &str, ms: f64| {
             let ratio = ms / mine;
@@ -376,90 +374,14 @@ impl<'a> Bench<'a> {
     }
 }
 
-/// Our release build, and the yardstick.
-pub fn send_programs(node: &Node) -> Result {
-    // SFO_BINARY names another build, to be compared with.
-    let release = match std::env::var("SFO_BINARY") {
-        Ok(path) => path,
-        Err(_) => output(&mut Command::new(root().join("hack/release-binary")))?,
-    };
-    node.send(Path::new(release.trim()), OURS)?;
-    // Goes away with whatever ends this.
-    let folder = tempfile::tempdir()?;
-    let bare = folder.path().join("bare");
-    output(
-        Command::new("cc")
-            .args(["-O2", "-static", "-pthread", "-Wall", "-Werror", "-o"])
-            .arg(&bare)
-            .arg(root().join("tests/rig/guest/bare.c")),
-    )?;
-    node.send(&bare, BARE)
-}
-
-/// So many threads write to all volumes of that prefix; each is at work when it returns.
-pub fn start_load(node: &Node, prefix: &str, threads: u32) -> Result {
-    node.sh(&format!(
-        "rm -f /run/bare.ready /run/bare.stop; setsid {BARE} load {prefix} {threads} >/run/bare.log 2>&1 </dev/null & \
-         for i in $(seq 600); do test -e /run/bare.ready && sleep 0.5 && exit 0; sleep 0.1; done; cat /run/bare.log; exit 1"
-    ))?;
-    Ok(())
-}
-
-/// On the error target each of its writers ends by itself.
-pub fn load_ends(node: &Node) -> Result {
-    until("the load has ended", Duration::from_secs(120), || {
-        Ok((node.run("pgrep -x bare", LIMIT)?.code != 0).then_some(()))
-    })
-}
-
-/// Our release build as an agent whose API server is nowhere; its state is in /run/bench/state.
-pub fn start_agent(node: &Node) -> Result {
-    start_agent_in(node, "")
-}
-
-/// The same where a command of the shell's leads.
-pub fn start_agent_in(node: &Node, place: &str) -> Result {
-    let nobody = "apiVersion: v1\nkind: Config\nclusters: [{name: c, cluster: {server: 'https://127.0.0.1:1'}}]\ncontexts: [{name: c, context: {cluster: c, user: u}}]\ncurrent-context: c\nusers: [{name: u, user: {token: t}}]\n";
-    node.write_file("/run/bench/kubeconfig", nobody)?;
-    // Not spared by whoever started it, when memory runs out: that is its own to do.
-    node.sh(&format!(
-        "{place}echo 0 >/proc/self/oom_score_adj; STATE_DIRECTORY=/run/bench/state KUBECONFIG=/run/bench/kubeconfig NODE_NAME=n1 setsid {OURS} agent \
-         >/run/bench/agent.log 2>&1 </dev/null & echo $! >/run/bench/agent.pid"
-    ))?;
-    Ok(())
-}
-
-/// Makes volumes PREFIX0, PREFIX1... of the volume group with that UUID.
-pub fn make(node: &Node, prefix: &str, uuid: &str, n: u32, below: &str) -> Result {
-    without_udev(node, n, &format!("{BARE} make {prefix} {uuid} {n} {below}"))
-}
-
-/// Takes them away. Where there are many, what udev still has to do about them goes with it.
-pub fn remove(node: &Node, prefix: &str, n: u32) -> Result {
-    if n < MANY {
-        node.sh_within("udevadm settle --timeout=600", LIMIT)?;
-    }
-    without_udev(node, n, &format!("{BARE} remove {prefix}"))
-}
-
-/// Where there are many, udev does not hear of it: it is there when things are timed, as on every node, but no second is lost before. It has read
-/// its rules by then: who comes a little later would have it as a rival, and who comes at once would not.
-fn without_udev(node: &Node, n: u32, command: &str) -> Result {
-    let (stop, start) = if n < MANY {
-        ("true", "true")
-    } else {
-        (
-            "udevadm control --exit; while pgrep -x systemd-udevd; do sleep 0.1; done",
-            "/lib/systemd/systemd-udevd --daemon && udevadm control --ping",
-        )
-    };
-    node.sh_within(&format!("{stop}; {command} && {start}"), LIMIT)?;
-    Ok(())
-}
-
 /// The steps of the latest fence, as its journal has them.
 fn took(node: &Node) -> Result<Took> {
-    let journal = node.sh("tail -n 1 /run/storage-fence/journal | cut -d' ' -f3-")?;
+    took_in(node, "/run/storage-fence")
+}
+
+/// The same where the state is elsewhere.
+pub fn took_in(node: &Node, state: &str) -> Result<Took> {
+    let journal = node.sh(&format!("tail -n 1 {state}/journal | cut -d' ' -f3-"))?;
     let record: Value = serde_json::from_str(&journal)?;
     let steps = record["Finished"]["steps"].as_array().context("steps")?;
     let millis = |value: &Value| {

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::super::speed::{OURS, send_programs};
+use super::super::programs::{OURS, send_programs};
 use super::crashes::{
     GROUPS, Look, Point, STEPS, asked, completed, cut, give_back, set_up, stepper, traced,
 };

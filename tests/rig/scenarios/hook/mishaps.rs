@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::super::outage;
-use super::super::speed::send_programs;
+use super::super::programs::send_programs;
 use super::adopted::inspect;
 use super::agent_in;
 use super::crashes::{

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::super::speed::{OURS, send_programs};
+use super::super::programs::{OURS, send_programs};
 use super::agents::{end, in_use, start_killed, start_stepped};
 use super::crashes::{GROUPS, LIMIT, Look, asked, completed, cut, paths_return, set_up, traced};
 use crate::guest::stepper::{STARTS, Steps};
