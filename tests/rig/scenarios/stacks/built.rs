@@ -44,8 +44,9 @@ pub const STACKS: &[(&str, &str, &str)] = &[
     ),
     (
         "a cache",
-        "lvcreate -y -aey -L 48M -n cached san-a $P0; lvcreate -y -an -L 32M -n fast san-a $P1; \
-         lvconvert -y --type cache --cachevol fast --cachemode writeback san-a/cached",
+        // An active volume is not given one by LVM 2.03.40: "Missing cache's data uuid".
+        "lvcreate -y -an -L 48M -n cached san-a $P0; lvcreate -y -an -L 32M -n fast san-a $P1; \
+         lvconvert -y --type cache --cachevol fast --cachemode writeback san-a/cached; lvchange -aey san-a/cached",
         "/dev/san-a/cached",
     ),
     (
