@@ -41,12 +41,15 @@ pub struct Steps {
 /// Where to do what, once.
 struct Point {
     after: bool,
-    /// A number, from 1; `NUMBER once FILE`, which counts from when there is that file; or words of a step's description: its first one.
+    /// A number, from 1; `NUMBER once FILE`, which counts from when there is that file; `NUMBER of WORDS`, which counts the steps that have these
+    /// words in their description; or the words alone: the first of them.
     which: String,
     deed: String,
     done: bool,
     /// Index of the first step that counts.
     from: Option<usize>,
+    /// How many steps with its words there were.
+    seen: usize,
 }
 
 impl Point {
@@ -61,11 +64,16 @@ impl Point {
             deed: deed.to_owned(),
             done: false,
             from: None,
+            seen: 0,
         })
     }
 
     /// Whether it is this step, which has just begun.
     fn begins(&mut self, index: usize, step: &str) -> bool {
+        if let Some((number, words)) = self.which.split_once(" of ") {
+            self.seen += usize::from(step.contains(words));
+            return step.contains(words) && number.parse() == Ok(self.seen);
+        }
         let (number, file) = match self.which.split_once(" once ") {
             Some((number, file)) => (number, Some(file)),
             None => (self.which.as_str(), None),

@@ -4,6 +4,7 @@ mod adopted;
 mod agents;
 pub mod crashes;
 mod joined;
+mod lvm;
 mod matrix;
 mod mishaps;
 mod missing;
@@ -67,6 +68,7 @@ pub fn long() -> Vec<Scenario> {
     long.extend(races::long());
     long.extend(joined::long());
     long.extend(stages::long());
+    long.extend(lvm::long());
     long.extend(matrix::long());
     long.extend(mishaps::long());
     long.extend(adopted::long());

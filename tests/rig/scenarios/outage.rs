@@ -23,7 +23,8 @@ pub fn long() -> Vec<Scenario> {
         },
         Scenario {
             name: "no-memory",
-            about: "a node without any memory left, where the kernel ends programs for it: the agent, with what a pod is given, fences it by itself, and it lives",
+            about: "a node without any memory left and much of it dirty for the SAN, where the kernel ends programs for it: the agent, with what a pod is \
+                given, fences it by itself, and it lives",
             shape: Shape::arrays,
             tell: no_memory,
         },
@@ -221,6 +222,16 @@ const TAKE_ALL: &str = "sysctl -qw vm.oom_dump_tasks=0; setsid bash -c 'until te
 const ENOUGH: &str = "touch /run/enough; pkill -x tail; true";
 /// The kernel's lines of what it has ended for want of memory.
 const VICTIMS: &str = "dmesg | grep 'ut of memory: Killed process' || true";
+/// A file system on the SAN whose pages are dirty nearly all the time: none of them can be freed while its paths are away.
+const DIRTY: &str = "lvcreate -y -aey -L 192M -n files san && mkfs.ext4 -q -E lazy_itable_init=0,lazy_journal_init=0 /dev/san/files && \
+     mkdir -p /files && mount /dev/san/files /files && sysctl -qw vm.dirty_bytes=$((64 << 20)) vm.dirty_background_bytes=$((32 << 20)); \
+     setsid bash -c 'until test -e /run/enough; do dd if=/dev/zero of=/files/it bs=1M count=48 conv=notrunc,fsync status=none || break; done; echo ended' \
+     >/run/files.log 2>&1 </dev/null &";
+/// How many KiB are dirty, or on their way, five times a second: by nothing but a shell's own commands, since another program may not start.
+const DIRTY_LOG: &str = "setsid bash -c 'exec 9<> <(:); until test -e /run/dirty.enough; do d=0; while read -r k v _; do case $k in Dirty:|Writeback:) d=$((d + v));; esac; done </proc/meminfo; \
+     read -r up _ </proc/uptime; echo $up $d; read -rt 0.2 -u 9; done' >/run/dirty.log 2>&1 </dev/null &";
+/// KiB that have to be dirty for the SAN while it is away.
+const DIRTY_AT_LEAST: u64 = 8 << 10;
 /// What the chart allows an agent, as a pod has it: with no more than that it is a fence's memory that counts and not the node's.
 const LIMITED: &str = "cd /sys/fs/cgroup && echo +memory >cgroup.subtree_control && mkdir -p pod && echo 96M >pod/memory.max; cd /; \
      echo $$ >/sys/fs/cgroup/pod/cgroup.procs; ";
@@ -251,6 +262,8 @@ fn no_memory(cluster: &mut Cluster) -> Result {
     n1.sh(&format!(
         "cd /sys/fs/cgroup/pod && grep -qx {pid} cgroup.procs && grep -qx $((96 << 20)) memory.max"
     ))?;
+    n1.sh_within(DIRTY, LIMIT)?;
+    n1.sh(DIRTY_LOG)?;
     let left = n1.sh_within(TAKE, LIMIT)?;
     say(format!("    memory is taken, {left} MiB can be had"));
     n1.sh(TAKE_ALL)?;
@@ -278,7 +291,53 @@ fn no_memory(cluster: &mut Cluster) -> Result {
         resident <= RESIDENT_AT_MOST,
         format!("the agent lives, and never had more than {resident} KiB"),
     )?;
+    was_dirty(n1, &outage)?;
     cut_off_and_alive(n1, &writer, &boot)
+}
+
+/// From the last path's failing to the fence a part of the memory waited for the SAN, and after it none does: who wrote knows that it is lost.
+fn was_dirty(node: &Node, outage: &Outage) -> Result {
+    until(
+        "who wrote to files has ended",
+        Duration::from_secs(60),
+        || {
+            Ok(node
+                .sh("cat /run/files.log")?
+                .contains("ended")
+                .then_some(()))
+        },
+    )?;
+    let failed = last(node, FAILED, FAILED_AT)?;
+    let log = || -> Result<Vec<(f64, u64)>> {
+        let log = node.sh("cat /run/dirty.log")?;
+        let readings = log.lines().filter_map(|l| l.split_once(' '));
+        readings
+            .map(|(at, kib)| Ok((at.parse()?, kib.parse()?)))
+            .collect()
+    };
+    until("nothing is dirty any more", Duration::from_secs(60), || {
+        let is_clean = log()?
+            .last()
+            .is_some_and(|(_, kib)| *kib < DIRTY_AT_LEAST / 4);
+        Ok(is_clean.then_some(()))
+    })?;
+    node.sh("touch /run/dirty.enough")?;
+    let waited = |(at, _): &(f64, u64)| (failed..failed + outage.began).contains(at);
+    let all = log()?;
+    let kib: Vec<u64> = all
+        .iter()
+        .filter(|r| waited(r))
+        .map(|(_, kib)| *kib)
+        .collect();
+    ensure(
+        kib.iter().min().is_some_and(|kib| *kib >= DIRTY_AT_LEAST),
+        format!("KiB of memory that waited for the SAN until it was fenced: {kib:?}"),
+    )?;
+    let told = node.sh("cat /run/files.log")?;
+    ensure(
+        told.contains("Input/output error") || told.contains("Read-only file system"),
+        format!("who wrote to the file system knows it: {told}"),
+    )
 }
 
 /// What the kernel has ended for want of memory: when, in seconds since boot, and its words.

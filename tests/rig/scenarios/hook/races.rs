@@ -3,9 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::crashes::{
-    GROUPS, LIMIT, LOOK, Look, Point, completed, cut, hook, set_up, stepper, steps,
-};
+use super::crashes::{LIMIT, LOOK, Look, Point, completed, cut, hook, set_up, stepper, steps};
 use crate::guest::stepper::Steps;
 use crate::harness::node::Node;
 use crate::harness::{Cluster, Context, Result, Scenario, Shape, ensure, say, until};
@@ -14,8 +12,8 @@ use crate::harness::{Cluster, Context, Result, Scenario, Shape, ensure, say, unt
 pub fn long() -> Vec<Scenario> {
     vec![Scenario {
         name: "races",
-        about: "an lvchange --refresh after the swap, volumes that come up after the plan, queueing that comes back: closed before anything is released",
-        shape: Shape::arrays,
+        about: "an lvchange --refresh after the swap, volumes that come up after the plan, queueing that comes back by hand and by multipathd: closed before anything is released",
+        shape: || Shape::arrays().with_luns(4),
         tell: races,
     }]
 }
@@ -43,13 +41,13 @@ fn make(name: &str) -> String {
     )
 }
 
-/// The map of s2 queues again, and somebody's read waits in it: no swap ends before that.
-fn queue(how: &str) -> String {
+/// The map of a volume group queues again, and somebody's read waits in it: no swap ends before that.
+fn queue(vg: &str, how: &str) -> String {
     format!(
-        "map=$(dmsetup deps -o devname s2-lvmlock | sed \"s/.*(\\(.*\\))/\\1/\"); n=$(dmsetup info -c --noheadings -o minor s2-a); {how}; \
+        "map=$(dmsetup deps -o devname {vg}-lvmlock | sed \"s/.*(\\(.*\\))/\\1/\"); n=$(dmsetup info -c --noheadings -o minor {vg}-a); {how}; \
          for i in $(seq 60); do ! dmsetup table $map | grep -q queue_if_no_path || break; sleep 0.05; done; \
-         dmsetup table $map >/run/raced.s2; (dd if=/dev/dm-$n of=/dev/null bs=4k count=1 iflag=direct >/dev/null 2>&1 &); \
-         for i in $(seq 60); do read a b </sys/block/dm-$n/inflight; test $a -eq 0 || break; sleep 0.05; done; echo $a waits >>/run/raced.s2"
+         dmsetup table $map >/run/raced.{vg}; (dd if=/dev/dm-$n of=/dev/null bs=4k count=1 iflag=direct >/dev/null 2>&1 &); \
+         for i in $(seq 60); do read a b </sys/block/dm-$n/inflight; test $a -eq 0 || break; sleep 0.05; done; echo $a waits >>/run/raced.{vg}"
     )
 }
 
@@ -150,14 +148,13 @@ fn told_to_fail(told: &Steps) -> usize {
 
 fn races(cluster: &mut Cluster) -> Result {
     cluster.mark_dirty();
-    set_up(cluster, &GROUPS)?;
+    let all = ["s0", "s1", "s2", "s3"];
+    set_up(cluster, &all)?;
     let n1 = cluster.node("n1")?;
     n1.sh("lvcreate -qq -y -an -ky -Zn -Wn -L 16M -n c s1; dmsetup table s0-a >/run/table.s0")?;
     let boot = n1.boot_id()?;
-    let (refreshed, waits) = (
-        format!("dm swap {}", uuid(n1, "s0-a")?),
-        format!("dm swap {}", uuid(n1, "s2-a")?),
-    );
+    let swap = |name: &str| -> Result<String> { Ok(format!("dm swap {}", uuid(n1, name)?)) };
+    let (refreshed, waits, by_itself) = (swap("s0-a")?, swap("s2-a")?, swap("s3-a")?);
 
     say("the kill hook, while every path works");
     let told = Race::new(n1, "s0", &[("after", &refreshed, REFRESH)])?.hook(n1)?;
@@ -178,17 +175,24 @@ fn races(cluster: &mut Cluster) -> Result {
     let told = Race::new(n1, "s1", &deeds)?.hook(n1)?;
     say(format!("    {}", n1.sh("cat /run/said.up")?));
     came_up(n1, &told, &["s1-c", "s1-late"])?;
-    cut(cluster, &GROUPS)?;
+    cut(cluster, &all)?;
     let n1 = cluster.node("n1")?;
+    let by_multipathd = queue("s3", "multipathd restorequeueing map $map");
+    let told = Race::new(n1, "s3", &[("before", &by_itself, &by_multipathd)])?.hook(n1)?;
+    raced(n1, "s3", &["queue_if_no_path", "1 waits"])?;
+    ensure(
+        told_to_fail(&told) >= 2,
+        "s3: multipathd itself had the map queue again in the middle of the swap, and the kernel was told again to fail what waits",
+    )?;
     n1.sh("kill -STOP $(pidof multipathd)")?;
-    let by_message = queue("dmsetup message $map 0 queue_if_no_path");
+    let by_message = queue("s2", "dmsetup message $map 0 queue_if_no_path");
     let told = Race::new(n1, "s2", &[("before", &waits, &by_message)])?.hook(n1)?;
     raced(n1, "s2", &["queue_if_no_path", "1 waits"])?;
     ensure(
         told_to_fail(&told) >= 2,
         "s2: the kernel was told again to fail what waits, though multipathd hangs",
     )?;
-    completed(n1, &GROUPS)?;
+    completed(n1, &all)?;
     let reads = || Ok((n1.run("pgrep -x dd", LIMIT)?.code != 0).then_some(()));
     until(
         "nobody's read waits any more",
