@@ -1,4 +1,6 @@
 use super::*;
+use std::sync::Arc;
+
 use crate::fence::report::{DeviceReport, StepReport, VolumeGroupReport, WatchdogReport};
 
 fn device(name: &str, outcome: report::DeviceOutcome) -> DeviceReport {
@@ -35,7 +37,7 @@ fn fence(outcome: Outcome, locks: LocksOutcome) -> FenceReport {
             uuid: "x".into(),
             host_id: Some(1),
             paths_total: 2,
-            devices: vec![device("one", report::DeviceOutcome::Error)],
+            devices: vec![device("one", report::DeviceOutcome::Error)].into(),
             ..VolumeGroupReport::default()
         }],
         steps: vec![
@@ -163,8 +165,7 @@ fn proof_is_said_before_the_locks_are_released_and_only_with_proof() {
         says_of(&part(&report), "Fenced"),
         (ConditionStatus::True, "Proven")
     );
-    report.volume_groups[0]
-        .devices
+    Arc::make_mut(&mut report.volume_groups[0].devices)
         .push(device("two", report::DeviceOutcome::Planned));
     assert_eq!(
         says_of(&part(&report), "Fenced"),
@@ -224,8 +225,9 @@ fn times_come_from_the_beginning_of_the_fence() {
 fn lists_are_bounded_and_those_that_fell_short_come_first() {
     let mut report = fence(Outcome::NotProven, LocksOutcome::Kept);
     let devices = (0..200).map(|i| device(&format!("d{i}"), report::DeviceOutcome::Error));
-    report.volume_groups[0].devices = devices.collect();
-    report.volume_groups[0].devices[150].outcome = report::DeviceOutcome::NotProven;
+    let mut devices: Vec<_> = devices.collect();
+    devices[150].outcome = report::DeviceOutcome::NotProven;
+    report.volume_groups[0].devices = devices.into();
     report.steps = (0..500)
         .map(|_| step(StepKind::Swap, report::StepResult::Done))
         .collect();

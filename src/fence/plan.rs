@@ -1,6 +1,7 @@
 //! What a fence will do, in order, from what is known of the node: printed by a dry run, followed by a real one.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::budget::{ResetWindow, watchdog_client};
 use super::inventory::{DevNo, DmDevice, Inventory, MultipathMap, PvKind, VolumeGroup};
@@ -129,7 +130,7 @@ fn group(vg: &VolumeGroup) -> VolumeGroupReport {
         paths_total,
         paths_active,
         maps: maps(vg).iter().map(|m| m.name.clone()).collect(),
-        devices: top_down(vg).map(device).collect(),
+        devices: Arc::new(top_down(vg).map(device).collect()),
         released_after: None,
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! All times are relative to [`FenceReport::started`]; whoever publishes the report knows the wall clock.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -129,8 +130,9 @@ pub struct VolumeGroupReport {
     pub paths_active: usize,
     /// Names of the multipath maps under it.
     pub maps: Vec<String>,
-    /// Its devices, the `lvmlock` volume aside; those that appear during the fence are added.
-    pub devices: Vec<DeviceReport>,
+    /// Its devices, the `lvmlock` volume aside; those that appear during the fence are added. Shared, because the report is told at every step, and
+    /// there may be thousands.
+    pub devices: Arc<Vec<DeviceReport>>,
     /// When the lock manager was seen to have let go of its lockspace. None: not seen.
     pub released_after: Option<Duration>,
 }

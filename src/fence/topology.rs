@@ -148,18 +148,18 @@ pub fn under(device: &DmDevice, all: &[impl Borrow<DmDevice>]) -> BTreeSet<DevNo
 /// The devices that stand for what this `snapshot` device is a snapshot of: `snapshot-origin`, or `snapshot-merge` while another snapshot is being
 /// merged back.
 fn origins_of(device: &DmDevice, all: &[impl Borrow<DmDevice>]) -> Vec<DevNo> {
-    let real = |d: &DmDevice, kinds: &[&str]| {
+    fn real<'a>(d: &'a DmDevice, kinds: &[&str]) -> Option<&'a str> {
         let mut targets = d.targets.iter();
         let target = targets.find(|t| kinds.contains(&t.kind.as_str()))?;
-        target.params.split_whitespace().next().map(str::to_owned)
-    };
+        target.params.split_whitespace().next()
+    }
     let Some(mine) = real(device, &["snapshot"]) else {
         return Vec::new();
     };
     let origins = ["snapshot-origin", "snapshot-merge"];
     all.iter()
         .map(Borrow::borrow)
-        .filter(|d| real(d, &origins).as_ref() == Some(&mine))
+        .filter(|d| real(d, &origins) == Some(mine))
         .map(|d| d.dev)
         .collect()
 }

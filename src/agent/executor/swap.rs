@@ -20,8 +20,10 @@ use crate::fence::report::{LocksOutcome, Outcome, StepKind, StepResult, VolumeGr
 use crate::fence::{DmDevice, Monotonic};
 use crate::host::Host;
 
-/// The list is read again at least that often: new devices may have appeared.
+/// The list is read again at least that often: new devices may have appeared...
 const LIST_EVERY: Duration = Duration::from_secs(1);
+/// ...but where there are thousands the threads that swap have so many times as long to themselves as a list takes.
+const LIST_REST: u32 = 4;
 /// How often a fence that takes long tells what it waits for.
 const TELL_EVERY: Duration = Duration::from_secs(5);
 /// So many devices are named in a step's message; each has its own besides.
@@ -33,6 +35,8 @@ pub(super) struct Swap {
     crew: Crew,
     list: Option<(u64, Pending<Vec<DmDevice>>)>,
     last_list: Option<Monotonic>,
+    /// From then to the next, while something is not settled.
+    list_rest: Duration,
     /// Epoch of the book when the last list was begun.
     listed_epoch: Option<u64>,
     began: Monotonic,
@@ -57,6 +61,7 @@ impl Fence<'_> {
             crew: Crew::new(self.host),
             list: None,
             last_list: None,
+            list_rest: LIST_EVERY,
             listed_epoch: None,
             began: now,
             told: now,
@@ -119,6 +124,7 @@ impl Fence<'_> {
             Some(Ok(list)) => {
                 swap.list = None;
                 swap.last_list = Some(now);
+                swap.list_rest = (now.since(started) * LIST_REST).clamp(LIST_EVERY, LIST_LIMIT);
                 swap.book.see(&mut self.groups, &list, epoch, started, now)
             }
             Some(Err(e)) => {
@@ -346,7 +352,7 @@ impl Swap {
             Some(at) if self.book.all_settled() => {
                 self.listed_epoch != Some(self.book.epoch()) || now.since(at) >= LOOK_AGAIN
             }
-            Some(at) => now.since(at) >= LIST_EVERY,
+            Some(at) => now.since(at) >= self.list_rest,
         };
         if self.list.is_none() && due {
             let list = |h: &Host| h.device_mapper.devices();

@@ -48,7 +48,8 @@ pub(super) enum State {
 pub(super) struct Tracked {
     pub(super) group: usize,
     pub(super) dev: DevNo,
-    pub(super) uuid: String,
+    /// One for the book, its index, and who is at work: there may be thousands.
+    pub(super) uuid: Arc<str>,
     pub(super) name: String,
     sectors: u64,
     open_count: u32,
@@ -117,7 +118,7 @@ pub(super) struct Book {
     /// Only grows: a device keeps its place.
     devices: Vec<Tracked>,
     /// Places by UUID.
-    places: HashMap<String, usize>,
+    places: HashMap<Arc<str>, usize>,
     /// Counts what was settled: a listing proves only what was settled before it began.
     epoch: u64,
     listed: bool,
@@ -194,7 +195,7 @@ impl Book {
         for t in &mut self.devices {
             let at_it = matches!(t.state, State::Queued | State::Running(_));
             let gone = t.state == State::Settled(Settled::Gone);
-            if current && !at_it && !gone && !listed.contains(t.uuid.as_str()) {
+            if current && !at_it && !gone && !listed.contains(&*t.uuid) {
                 t.state = State::Settled(Settled::Gone);
                 self.epoch += 1;
             }
@@ -219,15 +220,16 @@ impl Book {
         current: bool,
         now: Monotonic,
     ) {
-        let place = self.places.get(&d.uuid);
+        let place = self.places.get(d.uuid.as_str());
         let Some(t) = place.and_then(|at| self.devices.get_mut(*at)) else {
-            self.places.insert(d.uuid.clone(), self.devices.len());
+            let uuid: Arc<str> = Arc::from(d.uuid.as_str());
+            self.places.insert(Arc::clone(&uuid), self.devices.len());
             let found = d.is_error_only();
             self.epoch += u64::from(found);
             self.devices.push(Tracked {
                 group,
                 dev: d.dev,
-                uuid: d.uuid.clone(),
+                uuid,
                 name: d.name.clone(),
                 sectors: d.sectors,
                 open_count: d.open_count,

@@ -42,7 +42,7 @@ pub(super) struct Job {
     /// Its place in the book.
     pub(super) at: usize,
     /// What it is known by to the kernel: a number may be another device's by now.
-    pub(super) uuid: String,
+    pub(super) uuid: Arc<str>,
     pub(super) work: Work,
     /// Devices of the book below it: they wait for this one to be settled, and for all others that stand on them.
     pub(super) below: Vec<DevNo>,
@@ -63,7 +63,7 @@ struct Table {
     /// Devices that others stand on: how many of these are queued, or have a thread.
     held: BTreeMap<DevNo, usize>,
     /// Devices that a thread is at, by their place in the book: UUID, and since when.
-    at: BTreeMap<usize, (String, Monotonic)>,
+    at: BTreeMap<usize, (Arc<str>, Monotonic)>,
     /// The same once nobody waits for these threads any more.
     left: BTreeMap<usize, At>,
 }

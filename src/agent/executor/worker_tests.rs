@@ -48,7 +48,7 @@ fn they_call_for_what_somebody_waits_for_and_when_none_is_at_it_any_more() {
     let crew = Crew::new(&host);
     let job = |(at, below): (usize, &[u32])| Job {
         at,
-        uuid: format!("LVM-{at}"),
+        uuid: format!("LVM-{at}").into(),
         work: Work::Swap(8),
         below: below.iter().copied().map(number).collect(),
     };

@@ -3,14 +3,29 @@
 /// Length of what comes before the text.
 const HEADER: usize = "LENGTH__ CHECKSUM ".len();
 
-/// CRC-32 as in zlib. Bit by bit: a fence writes a dozen lines.
+/// CRC-32 as in zlib. By a table: the line that a fence of thousands of devices begins with has megabytes.
 fn crc32(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0_u32, |crc, byte| {
-        (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
-            (crc >> 1) ^ (0xEDB8_8320 & (crc & 1).wrapping_neg())
-        })
+        let [low, ..] = crc.to_le_bytes();
+        (crc >> 8) ^ OF_BYTE[usize::from(low ^ byte)]
     })
 }
+
+/// What each byte does to a checksum.
+const OF_BYTE: [u32; 256] = {
+    let mut table = [0; 256];
+    let mut byte = 0_u32;
+    while byte < 256 {
+        let (mut crc, mut bit) = (byte, 0);
+        while bit < 8 {
+            crc = (crc >> 1) ^ (0xEDB8_8320 & (crc & 1).wrapping_neg());
+            bit += 1;
+        }
+        table[byte as usize] = crc;
+        byte += 1;
+    }
+    table
+};
 
 /// The line of `text`, which must not hold a line feed (JSON escapes them).
 #[must_use]
@@ -38,6 +53,11 @@ fn whole(line: &[u8]) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn it_is_the_checksum_that_others_know() {
+        assert_eq!(crc32(b"123456789"), 0xcbf4_3926);
+    }
 
     #[test]
     fn a_line_is_read_only_as_it_was_written() {

@@ -310,10 +310,15 @@ fn was_dirty(node: &Node, outage: &Outage) -> Result {
     let failed = last(node, FAILED, FAILED_AT)?;
     let log = || -> Result<Vec<(f64, u64)>> {
         let log = node.sh("cat /run/dirty.log")?;
-        let readings = log.lines().filter_map(|l| l.split_once(' '));
-        readings
-            .map(|(at, kib)| Ok((at.parse()?, kib.parse()?)))
-            .collect()
+        let reading = |line: &str| {
+            let (at, kib) = line.split_once(' ')?;
+            Some((at.parse().ok()?, kib.parse().ok()?))
+        };
+        let all: Vec<_> = log.lines().filter_map(reading).collect();
+        if all.is_empty() {
+            return Err(format!("no reading of what is dirty: {log}").into());
+        }
+        Ok(all)
     };
     until("nothing is dirty any more", Duration::from_secs(60), || {
         let is_clean = log()?

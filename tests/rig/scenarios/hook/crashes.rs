@@ -304,7 +304,9 @@ pub fn completed(node: &Node, groups: &[&str]) -> Result {
         Ok(all.then_some(()))
     })
     .map_err(|e| {
-        let look = format!("{LOOK}; sanlock client log_dump | tail -n 60");
+        let look = format!(
+            "{LOOK}; dmsetup table --target multipath; dmsetup status --target multipath; sanlock client log_dump | tail -n 60"
+        );
         format!("{e}\n{}", node.sh(&look).unwrap_or_default())
     })?;
     // Killed after the release: the watchdog lets go already while a successor still swaps.

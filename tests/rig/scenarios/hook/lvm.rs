@@ -30,7 +30,7 @@ const REMOVED: &str = "for i in 1 2 3 4; do for d in $(dmsetup ls | cut -f1 | gr
 /// As it was before the fence, without what a command may have made before it died.
 const RETURNED: &str = "set -e; for map in $(dmsetup ls --target multipath | cut -f1); do multipathd restorequeueing map $map >/dev/null; done; \
      for i in 1 2 3 4 5 6; do ! vgchange -qq --lockstart s0 s1 s2 || break; sleep 1; done; \
-     ! lvs s0/snap >/dev/null 2>&1 || lvremove -qq -y s0/snap; vgchange -qq --noudevsync -aey s0 s1 s2";
+     ! lvs s0/snap >/dev/null 2>&1 || lvremove -qq -y s0/snap; vgchange -qq -aey s0 s1 s2";
 /// Each of the commands makes so many calls at least, and leaves something suspended so often.
 const CALLS: usize = 4;
 const SUSPENDED: usize = 6;
