@@ -125,8 +125,10 @@ impl Desk {
             subjects: watch::Sender::default(),
             unlocked: Vec::new(),
         };
-        for known in desk.tools.sentry.resume(left.as_ref()) {
-            if !desk.tools.actor.lifted(&known.report) {
+        let Tools { sentry, actor, .. } = &mut desk.tools;
+        for known in sentry.resume(left.as_ref(), &|r| actor.lifted(r)) {
+            // One whose record turns up later must not be taken for an order that nothing was done about.
+            if !Self::recorded(&known.order.uid) || !actor.lifted(&known.report) {
                 desk.known.insert(known.order.uid.clone(), known);
             }
         }

@@ -18,6 +18,7 @@ use crate::fence::report::{DeviceOutcome, FenceReport, LocksOutcome};
 use crate::host::simulated::{Daemon, Group, InFlight, Layout, Simulation, State, Under, uuid_of};
 
 mod changed;
+mod late_record;
 mod waking;
 
 /// More than anything here takes.
@@ -33,6 +34,7 @@ struct Agent<'a> {
     bench: &'a Bench,
     desk: Desk,
     said: mpsc::UnboundedReceiver<Said>,
+    to_make: mpsc::UnboundedReceiver<StorageFenceRequest>,
     /// All that was told of the fence of `a`, each once.
     told: Vec<Outcome>,
 }
@@ -65,7 +67,7 @@ impl Bench {
         let pause = Duration::from_millis(200);
         let observer = Observer::start(host.clone(), pause, |_| ()).expect("a thread");
         let store = Store::new(self.state.path(), &boot_id);
-        let (sentry, _) = Sentry::new("n1", store, host.system.monotonic());
+        let (sentry, to_make) = Sentry::new("n1", store, host.system.monotonic());
         let tools = Tools {
             node_name: "n1".into(),
             boot_id,
@@ -83,6 +85,7 @@ impl Bench {
             bench: self,
             desk: Desk::new(tools, left).expect("a thread"),
             said,
+            to_make,
             told: Vec::new(),
         }
     }

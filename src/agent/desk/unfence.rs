@@ -78,11 +78,11 @@ impl Desk {
             }
         }
         if ended && report.outcome == UnfenceOutcome::Done {
-            // Nothing of these fences stands any more: a request that wants one again gets one.
+            // Nothing of these fences stands any more: a request that wants one again gets one. But not the record of one of our own that turns up later.
             let given_back = |name: &str| report.groups.iter().any(|g| g.standing.uuid == name);
-            self.known.retain(|_, known| {
+            self.known.retain(|uid, known| {
                 let groups = &known.report.volume_groups;
-                !groups.iter().any(|g| given_back(&g.uuid))
+                !Self::recorded(uid) || !groups.iter().any(|g| given_back(&g.uuid))
             });
             // What NodeStorage says of the volume groups is no longer so.
             self.tools.observer.look();

@@ -30,8 +30,10 @@ use super::journal::Record;
 use super::node_conditions::{Says, conditions};
 use crate::api::StorageFenceRequest;
 use crate::api::policy::{Response, StorageFencePolicy, governing};
+use crate::api::request::FenceState;
 use crate::fence::order::WhenPathsRemain;
 use crate::fence::outage::{Outage, Outages};
+use crate::fence::report::FenceReport;
 use crate::fence::trigger::{Alarm, NodeCondition, Signs, Verdict, can_be_fenced, evaluate};
 use crate::fence::{Inventory, Monotonic, Order, VolumeGroup};
 
@@ -140,7 +142,14 @@ impl Sentry {
 
     /// Compares what was kept with the journal of the earlier agent, and gives the fences of this boot that have ended. A fence that was about to
     /// begin when that agent died, and left no trace, never was: it is due again.
-    pub fn resume(&mut self, left: Option<&Record>) -> Vec<Known> {
+    ///
+    /// `lifted` tells whether what a fence had proven was given back since. A record that is made after that says so: it would be an order otherwise, to
+    /// fence what is in use again.
+    pub fn resume(
+        &mut self,
+        left: Option<&Record>,
+        lifted: &dyn Fn(&FenceReport) -> bool,
+    ) -> Vec<Known> {
         if let Some(record) = left
             && let Some(fence) = self.records.by_uid(&record.begun.order.uid)
         {
@@ -151,6 +160,11 @@ impl Sentry {
             }
         }
         self.records.0.retain(|f| f.to_record);
+        for fence in self.records.0.iter_mut().filter(|f| f.uid.is_none()) {
+            if fence.report.as_ref().is_some_and(lifted) {
+                fence.record.spec.fence_state = FenceState::Unfenced;
+            }
+        }
         self.store.save(FENCES, &self.records.0);
         for record in self.records.to_make() {
             let _ = self.make.send(record.clone());

@@ -101,7 +101,7 @@ impl Node {
     fn restart(&mut self, second: u64, left: Option<&Record>) -> Vec<Known> {
         let store = Store::new(self.dir.path(), "boot");
         (self.sentry, self.to_make) = Sentry::new("n1", store, at(second));
-        self.sentry.resume(left)
+        self.sentry.resume(left, &|_| false)
     }
 
     fn look(&mut self, second: u64, groups: Vec<VolumeGroup>) -> Due {
