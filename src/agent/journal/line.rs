@@ -1,5 +1,7 @@
 //! One record a line: `LENGTH CRC TEXT\n`, both numbers in hexadecimal.
 
+use serde::Serialize;
+
 /// Length of what comes before the text.
 const HEADER: usize = "LENGTH__ CHECKSUM ".len();
 
@@ -30,7 +32,35 @@ const OF_BYTE: [u32; 256] = {
 /// The line of `text`, which must not hold a line feed (JSON escapes them).
 #[must_use]
 pub fn encode(text: &str) -> Vec<u8> {
-    format!("{:08x} {:08x} {text}\n", text.len(), crc32(text.as_bytes())).into_bytes()
+    let mut lines = Vec::with_capacity(HEADER + text.len() + 1);
+    append(&mut lines, |to| to.extend(text.as_bytes()));
+    lines
+}
+
+/// Appends the line of something as JSON, without a copy of it in between: it may have megabytes.
+///
+/// # Errors
+/// When it is nothing that JSON has words for; `lines` is as it was then.
+pub fn append_json(lines: &mut Vec<u8>, it: &impl Serialize) -> serde_json::Result<()> {
+    let before = lines.len();
+    let mut written = Ok(());
+    append(lines, |to| written = serde_json::to_writer(to, it));
+    if written.is_err() {
+        lines.truncate(before);
+    }
+    written
+}
+
+fn append(lines: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
+    let begin = lines.len();
+    lines.resize(begin + HEADER, b' ');
+    write(lines);
+    let (header, text) = lines.split_at_mut(begin + HEADER);
+    let told = format!("{:08x} {:08x} ", text.len(), crc32(text));
+    if let Some(header) = header.get_mut(begin..) {
+        header.copy_from_slice(told.as_bytes());
+    }
+    lines.push(b'\n');
 }
 
 /// The texts of all whole lines, up to the first that is not.

@@ -411,7 +411,7 @@ impl Journal {
         let write = || -> io::Result<File> {
             let mut bytes = Vec::new();
             for entry in entries {
-                bytes.extend(line::encode(&serde_json::to_string(entry)?));
+                line::append_json(&mut bytes, entry)?;
             }
             let mut file = OpenOptions::new()
                 .create(true)
@@ -437,9 +437,10 @@ impl Journal {
         let Some(file) = self.file.as_mut() else {
             return Err(self.error("written", io::Error::other("it was never begun")));
         };
-        let written = serde_json::to_string(entry)
+        let mut bytes = Vec::new();
+        let written = line::append_json(&mut bytes, entry)
             .map_err(io::Error::from)
-            .and_then(|json| file.write_all(&line::encode(&json)));
+            .and_then(|()| file.write_all(&bytes));
         written.map_err(|e| self.error("written", e))
     }
 }
@@ -460,7 +461,7 @@ fn write_lines<'a, T: Serialize + 'a>(
     let write = || -> io::Result<()> {
         let mut bytes = Vec::new();
         for one in all {
-            bytes.extend(line::encode(&serde_json::to_string(one)?));
+            line::append_json(&mut bytes, one)?;
         }
         let new = beside(path);
         std::fs::write(&new, bytes)?;
