@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use super::programs::{BARE, OURS, make, send_programs, start_agent};
+use super::programs::{BARE, OURS, make, remove, send_programs, start_agent};
 use super::speed::{median, took_in};
 use crate::harness::node::Node;
 use crate::harness::process::{output, root};
@@ -150,6 +150,12 @@ fn scale_fence(cluster: &mut Cluster) -> Result {
     let below = n1.sh(&format!(
         "cat /sys/block/$(basename $(readlink -f {device}))/dev"
     ))?;
+    make(n1, PREFIX, &format!("{:0>32}", "bare"), N, &below)?;
+    let bare = n1.sh_within(&format!("{BARE} swap {PREFIX} 64 two"), LIMIT)?;
+    say(format!(
+        "    what the kernel needs, by the bare ioctls on 64 threads: {bare}"
+    ));
+    remove(n1, PREFIX, N)?;
     make(n1, "big-v", &uuid, N, &below)?;
     start_agent(n1)?;
     let of_agent = |what: &str| -> Result<u64> {
