@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use super::programs::{BARE, OURS, make, remove, send_programs, start_agent};
+use super::programs::{BARE, OURS, make, send_programs, start_agent};
 use super::speed::{median, took_in};
 use crate::harness::node::Node;
 use crate::harness::process::{output, root};
@@ -150,12 +150,18 @@ fn scale_fence(cluster: &mut Cluster) -> Result {
     let below = n1.sh(&format!(
         "cat /sys/block/$(basename $(readlink -f {device}))/dev"
     ))?;
-    make(n1, PREFIX, &format!("{:0>32}", "bare"), N, &below)?;
-    let bare = n1.sh_within(&format!("{BARE} swap {PREFIX} 64 two"), LIMIT)?;
+    // Without udev, which would have all their events to go through before the volumes of the fence can be made.
+    let bare = n1.sh_within(
+        &format!(
+            "udevadm settle; udevadm control --exit; while pgrep -x systemd-udevd >/dev/null; do sleep 0.1; done; \
+             {BARE} make {PREFIX} {:0>32} {N} {below} >/dev/null; {BARE} swap {PREFIX} 64 two; {BARE} remove {PREFIX} >/dev/null",
+            "bare"
+        ),
+        LIMIT,
+    )?;
     say(format!(
         "    what the kernel needs, by the bare ioctls on 64 threads: {bare}"
     ));
-    remove(n1, PREFIX, N)?;
     make(n1, "big-v", &uuid, N, &below)?;
     start_agent(n1)?;
     let of_agent = |what: &str| -> Result<u64> {
