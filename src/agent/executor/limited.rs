@@ -109,18 +109,38 @@ impl<T: Send + 'static> Pending<T> {
     /// # Errors
     /// The call's own, or [`Error::TimedOut`]: its thread is then left to itself.
     pub(in crate::agent) fn wait(self, host: &Host, bell: &Bell, limit: Duration) -> Result<T> {
-        let until = self.started + limit;
+        loop {
+            if let Some(answer) = self.wait_a_while(host, bell, limit, limit) {
+                return answer;
+            }
+        }
+    }
+
+    /// The same for `a_while` only: None when the answer has not come by then, and its time is not over.
+    pub(in crate::agent) fn wait_a_while(
+        &self,
+        host: &Host,
+        bell: &Bell,
+        limit: Duration,
+        a_while: Duration,
+    ) -> Option<Result<T>> {
+        let end = self.started + limit;
+        let until = end.min(host.system.monotonic() + a_while);
         loop {
             let seen = bell.rings();
             if let Some(answer) = self.take() {
-                return answer;
+                return Some(answer);
             }
-            if host.system.monotonic() >= until {
-                return Err(Error::TimedOut {
+            let now = host.system.monotonic();
+            if now >= end {
+                return Some(Err(Error::TimedOut {
                     what: self.what.to_owned(),
                     limit,
                     hint: "Its thread was left to itself",
-                });
+                }));
+            }
+            if now >= until {
+                return None;
             }
             host.system.wait(bell, seen, until);
         }

@@ -25,7 +25,7 @@ impl Lifting<'_> {
     /// Starts the lockspaces of all groups that are not joined, side by side.
     pub(super) fn join_lockspaces(&mut self) -> Step {
         const KIND: UnfenceStepKind = UnfenceStepKind::JoinLockspace;
-        let inventory = match self.inventory() {
+        let inventory = match self.inventory()? {
             Ok(inventory) => inventory,
             Err(e) => return Err(self.fail_all(KIND, &e.to_string())),
         };
@@ -35,6 +35,8 @@ impl Lifting<'_> {
             Ok(Some(blocker)) => return Err(Obstacle::Blocked(vec![blocker])),
             Err(e) => return Err(self.fail_all(KIND, &e.to_string())),
         }
+        // From here on it forks.
+        self.go_on()?;
         let bell = Bell::default();
         let mut finds = Vec::new();
         for group in self.groups() {
@@ -57,6 +59,7 @@ impl Lifting<'_> {
         let mut starts = Vec::new();
         self.side_by_side(finds, |me, group, names| {
             let vg = me.found(group, names)?;
+            me.go_on()?;
             let uuid = group.standing.uuid.clone();
             let start = {
                 let vg = vg.clone();
@@ -141,7 +144,7 @@ impl Lifting<'_> {
             }
             Err(e) => {
                 // Its word is not the last: the lockspace may be there all the same.
-                let joined = self.inventory().is_ok_and(|i| {
+                let joined = self.inventory()?.is_ok_and(|i| {
                     matches!(lock_state(&group.standing, &i), LockState::Joined { .. })
                 });
                 if joined {
@@ -159,7 +162,7 @@ impl Lifting<'_> {
         const KIND: UnfenceStepKind = UnfenceStepKind::ConfirmJoin;
         let until = now(self.host) + CONFIRM;
         loop {
-            let inventory = self.inventory();
+            let inventory = self.inventory()?;
             let mut missing = None;
             for (at, group) in self.groups().into_iter().enumerate() {
                 self.begin(KIND, &group);

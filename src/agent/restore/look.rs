@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::ASK;
+use super::{ASK, Obstacle, Step, go_on, wait_for};
 use crate::agent::executor::limited;
 use crate::agent::journal::{GroupRecord, Journal, MapRecord, Record, Standing as Guarded};
 use crate::agent::observe::{observe, physical_volumes};
@@ -16,7 +16,7 @@ use crate::fence::{DmDevice, Inventory, LockManager, Monotonic};
 use crate::host::Host;
 
 /// How long an inventory may take: three daemons that are asked side by side, each with a limit of its own.
-const OBSERVE: Duration = Duration::from_secs(20);
+pub(super) const OBSERVE: Duration = Duration::from_secs(20);
 /// How long to search for openers. What was found by then is told.
 const SEARCH: Duration = Duration::from_secs(3);
 
@@ -29,16 +29,18 @@ pub(super) struct Found {
     pub(super) lifted: Vec<Guarded>,
 }
 
-/// Looks. The blocker in the error says why it is not known how things stand.
+/// Looks. The blocker in the error says why it is not known how things stand; interrupted, it has seen nothing.
 pub(super) fn look(
     host: &Host,
     journal: &Journal,
     order: &UnfenceOrder,
     previous: Option<&UnfenceReport>,
-) -> Result<Found, Box<Blocker>> {
-    let unknown =
-        |message: String| Box::new(Blocker::new(BlockerReason::StateUnknown, "", message));
-    let inventory = limited::call(host, "looking at the node", OBSERVE, observe)
+    interrupt: &dyn Fn() -> bool,
+) -> Step<Found> {
+    let unknown = |message: String| {
+        Obstacle::Blocked(vec![Blocker::new(BlockerReason::StateUnknown, "", message)])
+    };
+    let inventory = wait_for(host, interrupt, "looking at the node", OBSERVE, observe)?
         .map_err(|e| unknown(format!("the node's storage cannot be looked at: {e}")))?;
     match &inventory.lock_manager {
         LockManager::Running(_) => {}
@@ -73,6 +75,7 @@ pub(super) fn look(
             .and_then(|p| p.groups.iter().find(|g| g.standing.uuid == group.uuid))
             .cloned()
             .unwrap_or_default();
+        go_on(interrupt)?;
         let (health, in_use, blockers) =
             look_at(host, &group, &inventory, &devices, &before.health, order)?;
         all.extend(blockers);
@@ -169,7 +172,7 @@ fn look_at(
     devices: &[DmDevice],
     before: &Health,
     order: &UnfenceOrder,
-) -> Result<(Health, bool, Vec<Blocker>), Box<Blocker>> {
+) -> Step<(Health, bool, Vec<Blocker>)> {
     let theirs = group.clone();
     let pvs = limited::call(host, "looking at the paths", ASK, move |h| {
         physical_volumes(h, &theirs)
@@ -177,7 +180,7 @@ fn look_at(
     let pvs = pvs.map_err(|e| {
         let message = format!("the paths of {} cannot be looked at: {e}", group.name);
         let blocker = Blocker::new(BlockerReason::StateUnknown, &group.name, message);
-        Box::new(blocker)
+        Obstacle::Blocked(vec![blocker])
     })?;
     let now = host.system.monotonic();
     let first = *before == Health::default();

@@ -16,7 +16,7 @@ mod tests;
 
 use std::time::Duration;
 
-use super::executor::limited;
+use super::executor::limited::{self, Pending};
 use super::journal::{Journal, Lift, Standing as Guarded};
 use crate::fence::DmDevice;
 use crate::fence::report::StepResult;
@@ -31,10 +31,12 @@ const ASK: Duration = Duration::from_secs(3);
 /// How often to look again where nobody tells of changes.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
+const INTERRUPTED: &str = "Interrupted, because the node is to be fenced. It goes on later";
+
 /// Makes one attempt. Blocks; made for a thread of its own.
 ///
 /// `previous` is the report of the attempt before, as long as it was about the same order: it knows how long the paths have been healthy.
-/// `interrupt` is asked whenever something is waited for. `progress` is called whenever the report has changed once something is being done.
+/// `interrupt` is asked before whatever leaves a trace, and while something is waited for. `progress` is called whenever the report has changed once something is being done.
 pub fn attempt(
     host: &Host,
     journal: &Journal,
@@ -52,9 +54,11 @@ pub fn attempt(
     };
     report.blockers.clear();
     report.notes.clear();
-    let found = match look::look(host, journal, order, previous) {
+    let found = match look::look(host, journal, order, previous, interrupt) {
         Ok(found) => found,
-        Err(blocker) => return waits(report, vec![*blocker]),
+        Err(Obstacle::Interrupted) => return interrupted(report),
+        Err(Obstacle::Blocked(blockers)) => return waits(report, blockers),
+        Err(Obstacle::Failed(blocker)) => return waits(report, vec![*blocker]),
     };
     let same_boot = report.boot_id == found.boot_id;
     report.boot_id = found.boot_id;
@@ -98,6 +102,26 @@ fn waits(mut report: UnfenceReport, blockers: Vec<Blocker>) -> UnfenceReport {
     report
 }
 
+/// It was interrupted before anything was touched.
+fn interrupted(report: UnfenceReport) -> UnfenceReport {
+    // One that was done has nothing left of its own, and was asked about something else.
+    let done = report.outcome == UnfenceOutcome::Done;
+    let kept = if done {
+        UnfenceReport {
+            order: report.order,
+            looked: report.looked,
+            ..UnfenceReport::default()
+        }
+    } else {
+        report
+    };
+    UnfenceReport {
+        outcome: UnfenceOutcome::Waiting,
+        message: INTERRUPTED.into(),
+        ..kept
+    }
+}
+
 /// The first few, in words.
 fn message(blockers: &[Blocker]) -> String {
     const TOLD: usize = 3;
@@ -123,6 +147,32 @@ enum Obstacle {
 }
 
 type Step<T = ()> = std::result::Result<T, Obstacle>;
+
+fn go_on(interrupt: &dyn Fn() -> bool) -> Step {
+    if interrupt() {
+        return Err(Obstacle::Interrupted);
+    }
+    Ok(())
+}
+
+/// Makes a call that can be left to itself, and waits for its answer for as long as nobody interrupts.
+fn wait_for<T: Send + 'static>(
+    host: &Host,
+    interrupt: &dyn Fn() -> bool,
+    what: &'static str,
+    limit: Duration,
+    call: impl FnOnce(&Host) -> Result<T> + Send + 'static,
+) -> Step<Result<T>> {
+    go_on(interrupt)?;
+    let bell = Bell::default();
+    let pending = Pending::start(host, &bell, what, call);
+    loop {
+        if let Some(answer) = pending.wait_a_while(host, &bell, limit, LOOK_AGAIN) {
+            return Ok(answer);
+        }
+        go_on(interrupt)?;
+    }
+}
 
 /// An attempt that is at work.
 struct Lifting<'a> {
@@ -152,9 +202,11 @@ impl Lifting<'_> {
         self.publish();
         self.remove_devices()?;
         self.drop_lockspaces()?;
-        self.restore_queueing();
+        self.restore_queueing()?;
         self.join_lockspaces()?;
-        self.confirm()
+        self.confirm()?;
+        self.restore_what_is_left();
+        Ok(())
     }
 
     /// Before anything is touched: first it is noted for whoever succeeds a killed agent, and then the guard is told to stop. Without either it is
@@ -242,8 +294,7 @@ impl Lifting<'_> {
                 self.report.blockers = vec![*blocker];
             }
             Obstacle::Interrupted => {
-                self.report.message =
-                    "Interrupted, because the node is to be fenced. It goes on later".into();
+                self.report.message = INTERRUPTED.into();
             }
         }
         self.note_given_up();
@@ -333,11 +384,23 @@ impl Lifting<'_> {
         self.ask("listing the devices", |h| h.device_mapper.devices())
     }
 
+    fn wait_for<T: Send + 'static>(
+        &self,
+        what: &'static str,
+        limit: Duration,
+        call: impl FnOnce(&Host) -> Result<T> + Send + 'static,
+    ) -> Step<Result<T>> {
+        wait_for(self.host, self.interrupt, what, limit, call)
+    }
+
+    /// An interruption ends the attempt here. Asked before each thing that takes its time or leaves a trace: a fence waits.
+    fn go_on(&self) -> Step {
+        go_on(self.interrupt)
+    }
+
     /// Waits a little; an interruption ends the attempt.
     fn pause(&self) -> Step {
-        if (self.interrupt)() {
-            return Err(Obstacle::Interrupted);
-        }
+        self.go_on()?;
         let until = self.host.system.monotonic() + LOOK_AGAIN;
         self.host.system.wait(&Bell::default(), 0, until);
         Ok(())

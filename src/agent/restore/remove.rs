@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use super::look::{now, openers};
+use super::look::{OBSERVE, now, openers};
 use super::{Lifting, Obstacle, Step};
-use crate::agent::executor::limited;
 use crate::agent::observe::observe;
 use crate::fence::report::StepResult;
 use crate::fence::unfence::{
-    Blocker, BlockerReason, GroupReport, LockState, UnfenceStepKind, lock_state,
+    Blocker, BlockerReason, GroupReport, LockState, UnfenceStep, UnfenceStepKind, lock_state,
 };
 use crate::fence::{DmDevice, Inventory};
 use crate::host::{Error, Host, Result};
@@ -20,6 +19,7 @@ const DROP_LIMIT: Duration = Duration::from_secs(45);
 const GONE_LIMIT: Duration = Duration::from_mins(1);
 /// multipathd may be busy with the paths that have just come back.
 const QUEUEING_TRIES: u32 = 3;
+const QUEUEING: UnfenceStepKind = UnfenceStepKind::RestoreQueueing;
 
 /// What became of one device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +57,7 @@ impl Lifting<'_> {
             for (at, group) in self.groups().into_iter().enumerate() {
                 for device in group.standing.error_devices(&devices) {
                     left = true;
+                    self.go_on()?;
                     self.remove_one(at, &group, device, &mut busy)?;
                 }
             }
@@ -139,20 +140,16 @@ impl Lifting<'_> {
         self.fail(kind, &first, why)
     }
 
-    pub(super) fn inventory(&self) -> Result<Inventory> {
-        limited::call(
-            self.host,
-            "looking at the node",
-            Duration::from_secs(20),
-            observe,
-        )
+    /// Daemons that do not answer take their time: not a fence's.
+    pub(super) fn inventory(&self) -> Step<Result<Inventory>> {
+        self.wait_for("looking at the node", OBSERVE, observe)
     }
 
     /// Drops lockspaces that the fence froze and kept. No device of the volume group is left by now, so nobody can use what the locks protect.
     pub(super) fn drop_lockspaces(&mut self) -> Step {
         const KIND: UnfenceStepKind = UnfenceStepKind::DropLockspace;
         for group in self.groups() {
-            let inventory = match self.inventory() {
+            let inventory = match self.inventory()? {
                 Ok(inventory) => inventory,
                 Err(e) => return Err(self.fail(KIND, &group, &e.to_string())),
             };
@@ -165,10 +162,10 @@ impl Lifting<'_> {
             if let Some(why) = self.in_the_way_of_a_drop(&group) {
                 return Err(self.fail(KIND, &group, &why));
             }
-            let dropped =
-                limited::call(self.host, "dropping the lockspace", DROP_LIMIT, move |h| {
-                    h.lvmlockd.drop_vg(&vg, DROP_LIMIT)
-                });
+            // Interrupted, it is left to lvmlockd, which goes on with it: the next attempt sees how far it has come.
+            let dropped = self.wait_for("dropping the lockspace", DROP_LIMIT, move |h| {
+                h.lvmlockd.drop_vg(&vg, DROP_LIMIT)
+            })?;
             self.wait_until_gone(&group, dropped.err())?;
             let done = "the frozen lockspace is dropped".to_owned();
             self.end(KIND, &group, StepResult::Done, done);
@@ -197,7 +194,7 @@ impl Lifting<'_> {
         let until = now(self.host) + GONE_LIMIT;
         loop {
             let state = self
-                .inventory()
+                .inventory()?
                 .map(|inventory| lock_state(&group.standing, &inventory));
             if matches!(state, Ok(LockState::Absent)) {
                 return Ok(());
@@ -213,55 +210,98 @@ impl Lifting<'_> {
         }
     }
 
-    /// Has multipathd queue again as it is configured, where the fence turned it off. A map that it fails for is noted: the node can be used
-    /// without, it only answers the next short outage with errors.
-    pub(super) fn restore_queueing(&mut self) {
-        const KIND: UnfenceStepKind = UnfenceStepKind::RestoreQueueing;
-        let devices = self.list().unwrap_or_default();
-        for group in self.groups() {
-            let maps: Vec<String> = group
-                .standing
-                .turned_off
+    /// Has multipathd queue again as it is configured, where the fence turned it off. A map that it fails for is told: the node can be used without,
+    /// it only answers the next short outage with errors.
+    pub(super) fn restore_queueing(&mut self) -> Step {
+        self.restore_maps(self.groups(), QUEUEING_TRIES)
+    }
+
+    /// Once more what failed. A multipathd that was busy with the paths has had the time until the lockspaces were joined; nothing waits for it.
+    pub(super) fn restore_what_is_left(&mut self) {
+        let failed = self.groups().into_iter().filter(|g| {
+            let step = self.step(QUEUEING, g);
+            step.is_some_and(|s| s.result == StepResult::Failed)
+        });
+        let failed: Vec<GroupReport> = failed.collect();
+        if failed.is_empty() {
+            return;
+        }
+        // Interrupted, it is told as before: what is not known to queue counts as if it did not.
+        let _ = self.restore_maps(failed.clone(), 1);
+        for group in failed {
+            let step = self.step(QUEUEING, &group);
+            let left =
+                |s: &&mut UnfenceStep| matches!(s.result, StepResult::Failed | StepResult::Running);
+            let Some(step) = step.filter(left) else {
+                continue;
+            };
+            step.result = StepResult::Failed;
+            let why = step.message.clone().unwrap_or_default();
+            self.note(why);
+        }
+    }
+
+    fn restore_maps(&mut self, groups: Vec<GroupReport>, tries: u32) -> Step {
+        let devices = self.list();
+        // One that hangs does so for every map, and to find that out takes seconds.
+        let mut hangs = false;
+        for group in groups {
+            let turned_off = &group.standing.turned_off;
+            if let (Err(e), false) = (&devices, turned_off.is_empty()) {
+                let why = format!("its maps are not seen ({e}); see multipath -ll");
+                self.end(QUEUEING, &group, StepResult::Failed, why);
+                continue;
+            }
+            let devices = devices.as_deref().unwrap_or_default();
+            let maps: Vec<String> = turned_off
                 .iter()
                 .filter_map(|uuid| devices.iter().find(|d| d.uuid == *uuid))
                 .map(|d| d.name.clone())
                 .collect();
             if maps.is_empty() {
                 let why = "the fence turned no queueing off".to_owned();
-                self.end(KIND, &group, StepResult::Skipped, why);
+                self.end(QUEUEING, &group, StepResult::Skipped, why);
                 continue;
             }
-            self.begin(KIND, &group);
+            self.begin(QUEUEING, &group);
             let mut failed = Vec::new();
             for map in &maps {
-                if let Err(e) = self.restore_map(map) {
-                    failed.push(format!(
-                        "map {map} does not queue yet ({e}); multipathd restorequeueing map {map}"
-                    ));
-                }
+                let why = if hangs {
+                    "not asked, since multipathd does not answer".to_owned()
+                } else if let Err(e) = self.restore_map(map, tries)? {
+                    hangs = matches!(e, Error::TimedOut { .. });
+                    e.to_string()
+                } else {
+                    continue;
+                };
+                failed.push(format!(
+                    "map {map} does not queue yet ({why}); multipathd restorequeueing map {map}"
+                ));
             }
             if failed.is_empty() {
                 let done = format!("{} queues again as it is configured", maps.join(", "));
-                self.end(KIND, &group, StepResult::Done, done);
+                self.end(QUEUEING, &group, StepResult::Done, done);
             } else {
-                let why = failed.join("; ");
-                self.end(KIND, &group, StepResult::Failed, why.clone());
-                self.note(why);
+                self.end(QUEUEING, &group, StepResult::Failed, failed.join("; "));
             }
         }
+        Ok(())
     }
 
-    fn restore_map(&self, map: &str) -> Result<()> {
+    /// One question is waited for even when a fence waits: left in multipathd's socket it might be answered in the middle of that.
+    fn restore_map(&self, map: &str, most: u32) -> Step<Result<()>> {
         let mut tries = 0;
         loop {
+            self.go_on()?;
             let name = map.to_owned();
             let answer = self.ask("telling multipathd", move |h| {
                 h.multipathd.restore_queueing(&name)
             });
             tries += 1;
-            if answer.is_ok() || tries == QUEUEING_TRIES || self.pause().is_err() {
-                return answer;
+            if answer.is_ok() || tries >= most {
+                return Ok(answer);
             }
+            self.pause()?;
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod bench;
 mod crashes;
+mod interrupted;
 mod properties;
 mod refusals;
 mod renamed;

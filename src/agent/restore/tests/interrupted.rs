@@ -1,0 +1,180 @@
+//! An un-fence that is to end because the node is to be fenced: it does so at once, wherever it is.
+
+use super::{Bench, seconds};
+use crate::fence::report::StepResult;
+use crate::fence::unfence::{UnfenceOutcome, UnfenceReport, UnfenceStepKind};
+use crate::host::simulated::{Daemon, Dropping, Group, Layout, Under};
+
+/// A volume group on so many maps, whose paths have been healthy for long enough.
+fn on_maps(maps: u32) -> Bench {
+    let map = Under::Map {
+        active: 0,
+        queueing: true,
+    };
+    about_to_begin(Bench::ready(&Layout {
+        groups: vec![Group {
+            // One on each.
+            linear: maps,
+            under: vec![map; maps as usize],
+            ..Group::target("vg1")
+        }],
+    }))
+}
+
+/// The next attempt is at work.
+fn about_to_begin(mut bench: Bench) -> Bench {
+    bench.once();
+    bench.wait(11);
+    bench
+}
+
+fn assert_interrupted(report: &UnfenceReport) {
+    assert_eq!(report.outcome, UnfenceOutcome::Waiting, "{report:#?}");
+    assert!(report.message.contains("Interrupted"), "{}", report.message);
+}
+
+#[test]
+fn while_a_multipathd_hangs_that_many_maps_are_asked_of() {
+    let mut bench = on_maps(5);
+    bench.node.state(|s| s.multipathd = Daemon::Hangs);
+    let from = bench.node.now() + seconds(1);
+    let node = bench.node.clone();
+    let report = bench.try_once(&|| node.now() >= from).expect("not killed");
+    // One question of three seconds, and none after it.
+    assert!(
+        bench.node.now() < from + seconds(3),
+        "{:?}",
+        bench.node.now().saturating_sub(from)
+    );
+    assert_interrupted(&report);
+    bench.node.state(|s| s.multipathd = Daemon::Alive);
+    let report = bench.until_done(120);
+    bench.assert_done(&report, "later");
+    assert_eq!(report.notes, Vec::<String>::new());
+}
+
+#[test]
+fn while_it_only_looks() {
+    let mut bench = about_to_begin(Bench::ready(&Bench::layout()));
+    bench.node.state(|s| s.sanlock = Daemon::Hangs);
+    let from = bench.node.now() + seconds(1);
+    let node = bench.node.clone();
+    let report = bench.try_once(&|| node.now() >= from).expect("not killed");
+    assert!(
+        bench.node.now() < from + seconds(1),
+        "{:?}",
+        bench.node.now().saturating_sub(from)
+    );
+    assert_interrupted(&report);
+    assert_eq!(report.groups.len(), 1, "what is known stays known");
+    bench.node.state(|s| s.sanlock = Daemon::Alive);
+    let report = bench.until_done(120);
+    bench.assert_done(&report, "later");
+}
+
+#[test]
+fn between_two_devices() {
+    let mut bench = about_to_begin(Bench::ready(&Bench::layout()));
+    let node = bench.node.clone();
+    let removed = || {
+        let log = node.log();
+        log.iter().filter(|l| l.starts_with("remove ")).count()
+    };
+    let report = bench.try_once(&|| removed() > 0).expect("not killed");
+    assert_eq!(removed(), 1);
+    assert_interrupted(&report);
+    assert!(bench.guarded("vg1"), "what is left is watched over again");
+    let report = bench.until_done(120);
+    bench.assert_done(&report, "later");
+}
+
+#[test]
+fn while_a_lockspace_is_dropped() {
+    let bench = Bench::new(&Bench::layout());
+    bench.fence_keeping_locks();
+    bench.close_all();
+    bench.paths(2);
+    let mut bench = about_to_begin(bench);
+    bench.node.state(|s| s.drop = Dropping::NeverAnswers);
+    let node = bench.node.clone();
+    let dropping = || node.log().iter().any(|l| l == "drop_vg vg1");
+    let began = bench.node.now();
+    let report = bench.try_once(&dropping).expect("not killed");
+    assert!(
+        bench.node.now() < began + seconds(1),
+        "{:?}",
+        bench.node.now().saturating_sub(began)
+    );
+    assert_interrupted(&report);
+    let report = bench.until_done(120);
+    bench.assert_done(&report, "later");
+}
+
+#[test]
+fn while_the_lock_manager_does_not_answer() {
+    let bench = Bench::new(&Bench::layout());
+    bench.fence_keeping_locks();
+    bench.close_all();
+    bench.paths(2);
+    let mut bench = about_to_begin(bench);
+    // The drop takes two seconds, and is looked for after that.
+    let began = bench.node.now();
+    bench
+        .node
+        .at(began + seconds(1), |s| s.lvmlockd = Daemon::Hangs);
+    let node = bench.node.clone();
+    let from = began + seconds(3);
+    let report = bench.try_once(&|| node.now() >= from).expect("not killed");
+    assert!(
+        bench.node.now() < from + seconds(1),
+        "{:?}",
+        bench.node.now().saturating_sub(from)
+    );
+    assert_interrupted(&report);
+    bench.node.state(|s| s.lvmlockd = Daemon::Alive);
+    let report = bench.until_done(120);
+    bench.assert_done(&report, "later");
+}
+
+#[test]
+fn before_anything_is_forked() {
+    let mut bench = about_to_begin(Bench::ready(&Bench::layout()));
+    bench.node.state(|s| s.lvm_hangs = true);
+    let node = bench.node.clone();
+    let queues = || node.log().iter().any(|l| l.starts_with("restorequeueing"));
+    let report = bench.try_once(&queues).expect("not killed");
+    assert_interrupted(&report);
+    assert_eq!(bench.node.threads(), 0, "vgs was started");
+    bench.node.state(|s| s.lvm_hangs = false);
+    let report = bench.until_done(120);
+    bench.assert_done(&report, "later");
+}
+
+/// Nothing is to be fenced, and it does not ask one map after the other of somebody who does not answer; nor does it forget about them.
+#[test]
+fn a_multipathd_that_hangs_is_left_alone_until_the_lockspaces_are_joined() {
+    let mut bench = on_maps(5);
+    bench.node.state(|s| s.multipathd = Daemon::Hangs);
+    let began = bench.node.now();
+    bench
+        .node
+        .at(began + seconds(20), |s| s.multipathd = Daemon::Alive);
+    let report = bench.once();
+    bench.assert_done(&report, "in one go");
+    let joined = report
+        .steps
+        .iter()
+        .find(|s| s.kind == UnfenceStepKind::JoinLockspace)
+        .and_then(|s| s.at);
+    assert!(joined.is_some_and(|at| at < seconds(12)), "{joined:?}");
+    for map in 0..5 {
+        let restored = format!("restorequeueing mpath-vg1-{map}");
+        assert!(bench.node.log().contains(&restored), "{restored}");
+    }
+    let queueing = report
+        .steps
+        .iter()
+        .find(|s| s.kind == UnfenceStepKind::RestoreQueueing);
+    assert_eq!(queueing.map(|s| s.result), Some(StepResult::Done));
+    assert_eq!(report.notes, Vec::<String>::new());
+}
