@@ -177,12 +177,12 @@ impl Actor {
         })
     }
 
-    /// The un-fence that an earlier agent began and did not end.
+    /// The un-fences that an earlier agent began and did not end; the one that was at work last comes last.
     #[must_use]
-    pub fn lifting(&self) -> Option<UnfenceReport> {
+    pub fn lifting(&self) -> Vec<UnfenceReport> {
         let journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
-        let left = journal.lifts().left();
-        left.ok().flatten().map(|lift| lift.report)
+        let left = journal.lifts().all().unwrap_or_default();
+        left.into_iter().map(|lift| lift.report).collect()
     }
 
     /// Whether a fence was proven and lifted since. Unknown is no.

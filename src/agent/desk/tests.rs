@@ -19,6 +19,7 @@ use crate::host::simulated::{Daemon, Group, InFlight, Layout, Simulation, State,
 
 mod changed;
 mod late_record;
+mod lifting;
 mod waking;
 
 /// More than anything here takes.

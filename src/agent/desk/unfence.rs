@@ -11,7 +11,11 @@ use crate::fence::unfence::{UnfenceOrder, UnfenceOutcome, UnfenceReport};
 impl Desk {
     /// Goes on with an un-fence that was killed: at once, whatever the API server does, since half-way is the worst place to stop at.
     pub(super) fn lift_on(&mut self) -> std::io::Result<()> {
-        let Some(report) = self.tools.actor.lifting() else {
+        let mut left = self.tools.actor.lifting();
+        // The others have their turn when their requests are seen.
+        let known = |report: &UnfenceReport| (report.order.uid.clone(), report.clone());
+        self.lifts.extend(left.iter().map(known));
+        let Some(report) = left.pop() else {
             return Ok(());
         };
         let order = report.order.clone();
@@ -20,7 +24,6 @@ impl Desk {
             "going on with the un-fence of an earlier agent"
         );
         let uid = order.uid.clone();
-        self.lifts.insert(uid.clone(), report.clone());
         let reins = self.tools.actor.begin_unfence(order, Some(report))?;
         let work = Work::Unfence;
         self.running = Some((Running { uid, work }, reins));

@@ -25,7 +25,7 @@ pub(super) struct Found {
     pub(super) boot_id: String,
     pub(super) groups: Vec<GroupReport>,
     pub(super) blockers: Vec<Blocker>,
-    /// Fences that an earlier attempt lifted.
+    /// Fences of these that an earlier attempt lifted, for whatever order.
     pub(super) lifted: Vec<Guarded>,
 }
 
@@ -56,12 +56,12 @@ pub(super) fn look(
     let aside = journal.set_aside().map_err(journal_error)?;
     let records: Vec<Record> = left.into_iter().chain(aside).collect();
     let guarded = journal.standings().all().map_err(journal_error)?;
-    let lift = journal.lifts().left().map_err(journal_error)?;
+    let lifts = journal.lifts().all().map_err(journal_error)?;
     let of_this_boot = previous.filter(|p| p.boot_id == inventory.boot_id);
     let unfinished = of_this_boot.filter(|p| p.outcome != UnfenceOutcome::Done);
     let mut recorded = recorded(&records, &guarded);
     // What earlier attempts knew, of this agent or of the one before: the last device may be gone by now, and the lockspace still be missing.
-    let earlier = lift.iter().map(|l| &l.report).chain(unfinished);
+    let earlier = lifts.iter().map(|l| &l.report).chain(unfinished);
     for group in earlier.flat_map(|report| &report.groups) {
         if recorded.iter().all(|r| r.uuid != group.standing.uuid) {
             recorded.push(group.standing.clone());
@@ -90,11 +90,14 @@ pub(super) fn look(
             standing: group,
         });
     }
+    // Of the order's own volume groups: another order may be half-way with others.
+    let mut lifted: Vec<Guarded> = lifts.into_iter().flat_map(|l| l.lifted).collect();
+    lifted.retain(|l| groups.iter().any(|g| g.standing.uuid == l.group.uuid));
     Ok(Found {
         boot_id: inventory.boot_id,
         groups,
         blockers: all,
-        lifted: lift.map(|l| l.lifted).unwrap_or_default(),
+        lifted,
     })
 }
 

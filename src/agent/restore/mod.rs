@@ -241,6 +241,16 @@ impl Lifting<'_> {
         })
     }
 
+    /// Only its own: what another order has left half-way stays known.
+    fn end_lift(&self) -> std::result::Result<(), crate::agent::journal::Error> {
+        self.journal.lifts().end(self.uuids())
+    }
+
+    fn uuids(&self) -> impl Iterator<Item = &str> {
+        let groups = self.report.groups.iter();
+        groups.map(|g| g.standing.uuid.as_str())
+    }
+
     /// It is given up for now: what is left of a lifted fence has to be watched over again.
     fn note_given_up(&mut self) {
         if self.lifted.is_empty() {
@@ -249,7 +259,7 @@ impl Lifting<'_> {
         let noted = if self.devices_left() {
             let standings = self.journal.standings();
             let put = self.lifted.iter().try_for_each(|s| standings.put(s));
-            put.and_then(|()| self.journal.lifts().end())
+            put.and_then(|()| self.end_lift())
         } else {
             self.note_lift()
         };
@@ -266,11 +276,9 @@ impl Lifting<'_> {
                 self.report.outcome = UnfenceOutcome::Done;
                 self.report.failures = 0;
                 self.report.finished_after = self.report.started.map(|at| looked.since(at));
-                let groups = self.report.groups.iter();
-                let uuids = groups.map(|g| g.standing.uuid.as_str());
-                let noted = self.journal.given_back().note(uuids, looked);
+                let noted = self.journal.given_back().note(self.uuids(), looked);
                 // Noted first: a successor would take what is left of an unproven fence for one to be completed.
-                for e in [noted, self.journal.lifts().end()]
+                for e in [noted, self.end_lift()]
                     .into_iter()
                     .filter_map(std::result::Result::err)
                 {

@@ -2,6 +2,7 @@
 
 mod bench;
 mod crashes;
+mod interleaved;
 mod interrupted;
 mod properties;
 mod refusals;
