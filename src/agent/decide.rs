@@ -157,7 +157,12 @@ pub fn decide(view: View<'_>) -> Decision {
         None => {
             // A real fence before any dry run; of these the oldest first. Giving back comes last: it can wait, and a fence cannot.
             candidates.sort_by_key(|r| (r.spec.dry_run, age(r)));
-            returns.sort_by_key(|r| age(r));
+            // Of these the one whose last look is longest ago: a look may take longer than the time until the next, and the oldest may wait for days.
+            let looked = |r: &StorageFenceRequest| {
+                let uid = r.metadata.uid.as_ref()?;
+                view.lifts.get(uid).map(|l| l.looked)
+            };
+            returns.sort_by_key(|r| (looked(r), age(r)));
             decision.begin = candidates.first().map(|r| order(r));
             if !view.hanging.is_empty() {
                 // What hangs comes before what can wait.

@@ -264,3 +264,19 @@ fn what_was_given_back_stays_so_while_another_has_fenced_the_node_since() {
     world.edit("a", |r| r.metadata.generation = Some(9));
     assert_eq!(world.stand("a"), Some(Stand::Governed("b".into())));
 }
+
+/// Looks of two seconds each: by age alone the oldest would be due again whenever another has ended.
+#[test]
+fn one_that_waits_for_long_lets_the_younger_ones_have_their_turn() {
+    let mut world = World::of([unfenced("a", 1), unfenced("b", 2), unfenced("c", 3)]);
+    world.now = Monotonic::from_secs(100);
+    let mut turns = Vec::new();
+    for _ in 0..9 {
+        let name = world.gives_back().expect("one is due");
+        world = world.lift(&name, UnfenceOutcome::Waiting);
+        world.now = world.now + std::time::Duration::from_secs(2);
+        world.lifts.get_mut(&format!("uid-{name}")).unwrap().looked = world.now;
+        turns.push(name);
+    }
+    assert_eq!(turns, ["a", "b", "c", "a", "b", "c", "a", "b", "c"]);
+}

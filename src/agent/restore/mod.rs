@@ -36,8 +36,23 @@ const INTERRUPTED: &str = "Interrupted, because the node is to be fenced. It goe
 /// Makes one attempt. Blocks; made for a thread of its own.
 ///
 /// `previous` is the report of the attempt before, as long as it was about the same order: it knows how long the paths have been healthy.
-/// `interrupt` is asked before whatever leaves a trace, and while something is waited for. `progress` is called whenever the report has changed once something is being done.
+/// `interrupt` is asked before whatever leaves a trace, and while something is waited for. `progress` is called whenever the report has changed once
+/// something is being done.
 pub fn attempt(
+    host: &Host,
+    journal: &Journal,
+    order: &UnfenceOrder,
+    previous: Option<&UnfenceReport>,
+    interrupt: &dyn Fn() -> bool,
+    progress: &mut dyn FnMut(&UnfenceReport),
+) -> UnfenceReport {
+    let mut report = try_once(host, journal, order, previous, interrupt, progress);
+    // From its end: others have their turn between two of them, however long one takes.
+    report.looked = host.system.monotonic();
+    report
+}
+
+fn try_once(
     host: &Host,
     journal: &Journal,
     order: &UnfenceOrder,

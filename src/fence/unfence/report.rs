@@ -123,7 +123,7 @@ pub struct UnfenceReport {
     pub order: UnfenceOrder,
     /// Boot ID of the kernel.
     pub boot_id: String,
-    /// When the last look began.
+    /// When the last look ended; while one is at work, when it began.
     pub looked: Monotonic,
     /// When the first step began. None: nothing was touched yet.
     pub started: Option<Monotonic>,

@@ -280,3 +280,14 @@ fn an_interruption_ends_it_at_once() {
         "what was begun went on by itself"
     );
 }
+
+#[test]
+fn the_next_look_is_counted_from_the_end_of_the_one_before() {
+    let mut bench = Bench::ready(&Bench::layout());
+    bench.node.state(|s| s.sanlock = Daemon::Hangs);
+    let began = bench.node.now();
+    let report = bench.once();
+    let ended = bench.node.now();
+    assert!(ended >= began + seconds(5), "it takes its time");
+    assert!(report.again_at().is_some_and(|at| at.0 > ended));
+}
