@@ -6,8 +6,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{LockState, Standing};
-use crate::fence::inventory::{DevNo, DmDevice, PhysicalVolume};
+use crate::fence::inventory::{DevNo, DmDevice, PhysicalVolume, PvKind};
 use crate::fence::time::Monotonic;
+use crate::fence::topology::GONE;
 
 /// Two looks that are farther apart than this are no observation of what was in between.
 const LONGEST_GAP: Duration = Duration::from_secs(15);
@@ -157,7 +158,7 @@ pub fn blockers(group: &Standing, healthy_for: Duration, seen: Seen<'_>) -> Vec<
         all.extend(lock_blocker(group, seen.lock));
     }
     if !joined || !error.is_empty() {
-        all.extend(path_blocker(name, healthy_for, seen));
+        all.extend(path_blockers(name, healthy_for, seen));
     }
     all
 }
@@ -219,35 +220,49 @@ fn lock_blocker(group: &Standing, lock: &LockState) -> Option<Blocker> {
     ))
 }
 
-fn path_blocker(group: &str, healthy_for: Duration, seen: Seen<'_>) -> Option<Blocker> {
-    let unhealthy = |message| Some(Blocker::new(BlockerReason::PathsUnhealthy, group, message));
+fn path_blockers(group: &str, healthy_for: Duration, seen: Seen<'_>) -> Vec<Blocker> {
+    let unhealthy = |message| Blocker::new(BlockerReason::PathsUnhealthy, group, message);
     if seen.pvs.is_empty() {
-        return unhealthy(format!(
+        return vec![unhealthy(format!(
             "no physical volume of {group} is to be seen: bring the SAN back, and see that multipathd makes its map again (multipath -ll)"
-        ));
+        ))];
     }
-    let lost: Vec<String> = seen
-        .pvs
-        .iter()
-        .filter(|pv| !pv.reachable())
-        .map(PhysicalVolume::in_words)
-        .collect();
+    let unreachable = seen.pvs.iter().filter(|pv| !pv.reachable());
+    let (gone, lost): (Vec<_>, Vec<_>) = unreachable.partition(|pv| is_gone(pv));
+    let in_words = |pvs: Vec<&PhysicalVolume>| {
+        let all: Vec<String> = pvs.into_iter().map(PhysicalVolume::in_words).collect();
+        all.join(", ")
+    };
+    let mut all = Vec::new();
     if !lost.is_empty() {
-        return unhealthy(format!(
+        all.push(unhealthy(format!(
             "no path works to {}; it goes on when the SAN is back",
-            lost.join(", ")
-        ));
+            in_words(lost)
+        )));
+    }
+    if !gone.is_empty() {
+        let verb = if gone.len() == 1 { "is" } else { "are" };
+        all.push(unhealthy(format!(
+            "{} {verb} gone from the kernel, and without multipath a LUN that comes back is another disk, with another number: it goes on by itself only \
+             if the number comes back too. Once the SAN is back, reboot the node, which ends the fence",
+            in_words(gone)
+        )));
+    }
+    if !all.is_empty() {
+        return all;
     }
     let lasted = seen.health.lasted().unwrap_or_default();
     // Whole seconds of the requirement, never of what has passed: a status must not change with every look.
-    (lasted < healthy_for).then(|| {
-        Blocker::new(
-            BlockerReason::PathsUnhealthy,
-            group,
-            format!(
-                "the paths of {group} work, but not yet for {} s without losing one",
-                healthy_for.as_secs()
-            ),
-        )
-    })
+    if lasted < healthy_for {
+        all.push(unhealthy(format!(
+            "the paths of {group} work, but not yet for {} s without losing one",
+            healthy_for.as_secs()
+        )));
+    }
+    all
+}
+
+/// Whether it is a disk that the kernel has no more. A map stays, and finds its disks again by what they are called.
+fn is_gone(pv: &PhysicalVolume) -> bool {
+    matches!(&pv.kind, PvKind::Disk(path) if path.device_state == GONE)
 }

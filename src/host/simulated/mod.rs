@@ -112,6 +112,8 @@ pub struct State {
     pub working_disks: BTreeSet<DevNo>,
     /// Disks that sysfs calls offline.
     pub dead_disks: BTreeSet<DevNo>,
+    /// Disks that sysfs has no entry of any more.
+    pub gone_disks: BTreeSet<DevNo>,
     /// `/sys/kernel/rcu_expedited`.
     pub rcu_expedited: u32,
     /// Drops of lockspaces.

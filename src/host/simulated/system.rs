@@ -16,6 +16,9 @@ impl System for Simulation {
 
     fn disk(&self, dev: DevNo) -> Option<DiskInfo> {
         let state = self.lock();
+        if state.gone_disks.contains(&dev) {
+            return None;
+        }
         let runs = !state.dead_disks.contains(&dev);
         Some(DiskInfo {
             name: format!("sd{}", dev.minor),

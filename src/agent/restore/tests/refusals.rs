@@ -282,6 +282,33 @@ fn an_interruption_ends_it_at_once() {
 }
 
 #[test]
+fn a_disk_that_the_kernel_dropped_is_told_from_one_that_only_lost_its_paths() {
+    let mut bench = Bench::fenced(&Layout {
+        groups: vec![Group {
+            under: vec![Under::Disk(false), Under::Disk(false)],
+            ..Group::target("vg1")
+        }],
+    });
+    let disks = bench.once().groups[0].standing.pvs.clone();
+    bench.node.state(|s| s.dead_disks.extend(&disks));
+    let report = bench.once();
+    assert_eq!(reasons(&report), [BlockerReason::PathsUnhealthy]);
+    assert!(
+        report.message.contains("when the SAN is back") && !report.message.contains("reboot"),
+        "{}",
+        report.message
+    );
+    bench.node.state(|s| s.gone_disks.extend(disks.first()));
+    let report = bench.once();
+    assert_eq!(reasons(&report), [BlockerReason::PathsUnhealthy; 2]);
+    let gone = report.blockers.iter().find(|b| {
+        let disk = format!("disk {} is gone from the kernel", disks[0]);
+        b.message.contains(&disk) && b.message.contains("reboot")
+    });
+    assert!(gone.is_some(), "{report:#?}");
+}
+
+#[test]
 fn the_next_look_is_counted_from_the_end_of_the_one_before() {
     let mut bench = Bench::ready(&Bench::layout());
     bench.node.state(|s| s.sanlock = Daemon::Hangs);
