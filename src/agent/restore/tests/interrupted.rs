@@ -1,5 +1,7 @@
 //! An un-fence that is to end because the node is to be fenced: it does so at once, wherever it is.
 
+use std::cell::Cell;
+
 use super::{Bench, seconds};
 use crate::fence::report::StepResult;
 use crate::fence::unfence::{UnfenceOutcome, UnfenceReport, UnfenceStepKind};
@@ -148,6 +150,47 @@ fn before_anything_is_forked() {
     bench.node.state(|s| s.lvm_hangs = false);
     let report = bench.until_done(120);
     bench.assert_done(&report, "later");
+}
+
+#[test]
+fn wherever_it_is_asked() {
+    let mut at = 0;
+    loop {
+        // Further on it waits for LVM, and is asked the same again and again.
+        at += if at < 25 { 1 } else { 10 };
+        let bench = Bench::new(&Bench::layout());
+        bench.fence_keeping_locks();
+        bench.close_all();
+        bench.paths(2);
+        let mut bench = about_to_begin(bench);
+        let asked = Cell::new(0);
+        let since = Cell::new(None);
+        let node = bench.node.clone();
+        let interrupt = || {
+            asked.set(asked.get() + 1);
+            let is = asked.get() >= at;
+            if is && since.get().is_none() {
+                since.set(Some(node.now()));
+            }
+            is
+        };
+        let report = bench.try_once(&interrupt).expect("not killed");
+        bench.check();
+        let Some(since) = since.get() else {
+            bench.assert_done(&report, "never interrupted");
+            break;
+        };
+        assert_eq!(bench.node.now(), since, "{at}: {report:#?}");
+        assert_interrupted(&report);
+        let left = !bench.devices("vg1").is_empty();
+        assert!(
+            !left || bench.guarded("vg1"),
+            "{at}: watched over by nobody"
+        );
+        let report = bench.until_done(300);
+        bench.assert_done(&report, "later");
+    }
+    assert!(at > 20, "{at}");
 }
 
 /// Nothing is to be fenced, and it does not ask one map after the other of somebody who does not answer; nor does it forget about them.
