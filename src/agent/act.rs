@@ -159,10 +159,13 @@ impl Actor {
     /// When the system has no thread to give.
     pub fn resume(&self, record: Record) -> std::io::Result<Arc<Reins>> {
         let reins = Arc::new(Reins::default());
+        let told = Arc::clone(&reins);
         self.thread(
             record.begun.order.clone(),
             &reins,
-            move |host, journal, progress| executor::resume(host, journal, record, progress),
+            move |host, journal, progress| {
+                executor::resume(host, journal, record, &|| told.called_off(), progress)
+            },
         )?;
         Ok(reins)
     }
@@ -272,7 +275,7 @@ impl Actor {
                     let this_one = Wanted::default();
                     this_one.tell(Waits::First);
                     journal.ask(Arc::new(this_one));
-                    let report = executor::resume(&me.host, &mut journal, record, &mut |r| progress(&of, r));
+                    let report = executor::resume(&me.host, &mut journal, record, &|| false, &mut |r| progress(&of, r));
                     if let Some(record) = journal.gave_way() {
                         let _ = me.said.send(Said::GaveWay(known(&of, &report), Box::new(record)));
                     }

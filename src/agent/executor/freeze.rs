@@ -26,13 +26,13 @@ enum Obstacle {
 
 impl Fence<'_> {
     /// Whether the fence goes on.
-    pub(super) fn freeze(&mut self, cancel: &dyn Fn() -> bool) -> bool {
+    pub(super) fn freeze(&mut self) -> bool {
         let mut committed = self.resumed;
         for group in 0..self.groups.len() {
             if self.taken_away() {
                 return false;
             }
-            if !committed && cancel() {
+            if !committed && (self.cancel)() {
                 self.report.outcome = Outcome::CalledOff;
                 self.report.message = "Called off before anything was touched".into();
                 self.keep_locks("the fence was called off");

@@ -53,8 +53,9 @@ const TAKEN_AWAY: &str =
 
 /// Fences what `order` means, from an inventory taken just now. Blocks; made for a thread of its own.
 ///
-/// `cancel` is asked until the locks are frozen, the first thing that leaves a trace; it may block for no time. `progress` is called whenever
-/// the report has changed, at least at the end of each step; it may block for no time either.
+/// `cancel` is asked until the locks are frozen, the first thing that leaves a trace, and again where the fence could be left at that: a release
+/// that the lock manager keeps waiting. It may block for no time. `progress` is called whenever the report has changed, at least at the end of each
+/// step; it may block for no time either.
 pub fn run(
     host: &Host,
     journal: &mut Journal,
@@ -107,6 +108,7 @@ pub fn run(
         resumed: false,
         gave_way: false,
         leave: &|| false,
+        cancel,
         unguarded: BTreeSet::new(),
     };
     stands::tell_released(&mut fence.report, &groups, &standings);
@@ -120,7 +122,7 @@ pub fn run(
     if let Err(e) = fence.journal.begin(begun) {
         fence.note_journal(&e);
     }
-    if fence.freeze(cancel) {
+    if fence.freeze() {
         fence.cut_off();
     }
     fence.finish()
@@ -132,10 +134,13 @@ pub fn run(
 ///
 /// A volume group that was joined again since (another host id, generation or boot, or a lockspace that is no longer frozen) is in use anew:
 /// then the fence is called off.
+///
+/// `cancel` is asked only where the fence could be left at what it has reached, as by [`run`].
 pub fn resume(
     host: &Host,
     journal: &mut Journal,
     record: Record,
+    cancel: &dyn Fn() -> bool,
     progress: &mut dyn FnMut(&FenceReport),
 ) -> FenceReport {
     let rewritten = journal.resume(&record);
@@ -157,6 +162,7 @@ pub fn resume(
         resumed: true,
         gave_way: false,
         leave: &|| false,
+        cancel,
         unguarded: BTreeSet::new(),
     };
     if let Err(e) = rewritten {
@@ -168,7 +174,7 @@ pub fn resume(
         fence.keep_locks("the fence was called off");
     } else {
         fence.reset = fence.current_reset().or(fence.reset);
-        if fence.freeze(&|| false) {
+        if fence.freeze() {
             fence.cut_off();
         }
     }
@@ -216,6 +222,8 @@ struct Fence<'a> {
     gave_way: bool,
     /// Whether to leave it where it is.
     leave: &'a dyn Fn() -> bool,
+    /// Whether it is not wanted any more by whoever asked for it.
+    cancel: &'a dyn Fn() -> bool,
     /// Volume groups, by their place, whose locks nobody holds any more, and that are not known to be closed since: no watchdog stands behind them.
     unguarded: BTreeSet<usize>,
 }

@@ -95,6 +95,7 @@ pub fn refence(
         resumed: true,
         gave_way: false,
         leave,
+        cancel: &|| false,
         unguarded: BTreeSet::new(),
     };
     // A map with a working path is left alone, here as in every fence: I/O ends by itself.

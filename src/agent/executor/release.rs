@@ -13,7 +13,7 @@ use super::limited::{self, Pending};
 use super::nowhere::Nowhere;
 use super::track::Proof;
 use super::{Fence, LIST_LIMIT, LOOK_AGAIN};
-use crate::agent::journal::GroupRecord;
+use crate::agent::journal::{GroupRecord, Waits};
 use crate::fence::budget::watchdog_client;
 use crate::fence::report::{LocksOutcome, StepKind, StepReport, StepResult, VolumeGroupReport};
 use crate::fence::unlocked::is_client_of;
@@ -25,7 +25,7 @@ const FRESH: Duration = Duration::from_secs(2);
 /// How long a drop may take: removing a lockspace waits up to two I/O time-outs for a renewal that hangs.
 const DROP_LIMIT: Duration = Duration::from_secs(45);
 /// How long the lock manager is given to be seen letting go, from the first attempt on; longer where it still holds a lockspace and the host
-/// lives, since a release after proof is right at any time.
+/// lives by what is known, since a release after proof is right at any time.
 const CONFIRM_LIMIT: Duration = Duration::from_mins(1);
 
 /// A drop that failed is sent again after this long, if sanlock still holds the lockspace then.
@@ -140,9 +140,15 @@ impl Fence<'_> {
                     }
                 }
             }
+            if self.all_ended() || self.taken_away() {
+                break;
+            }
             let now = self.host.system.monotonic();
+            if now >= self.release_until(*began) {
+                self.more_time_to_release(sanlock.as_ref().ok());
+            }
             let until = self.release_until(*began);
-            if self.all_ended() || now >= until || self.taken_away() {
+            if now >= until {
                 break;
             }
             let at = (now + LOOK_AGAIN).min(until);
@@ -202,6 +208,16 @@ impl Fence<'_> {
         match self.reset {
             Some(reset) if self.report.volume_groups.iter().any(held) => until.max(reset.latest),
             _ => until,
+        }
+    }
+
+    /// Time is up by the reset that was known. Where the leases go on being renewed it has moved: nothing resets the host, nobody else would have the
+    /// lock manager let go, and it may answer yet. But no other fence of the node waits for that, nor who wants the storage back.
+    fn more_time_to_release(&mut self, sanlock: Option<&SanlockStatus>) {
+        let ours = |g: &VolumeGroupReport| sanlock.is_some_and(|s| matches!(held(g, s), Held::Yes));
+        let holds = self.report.volume_groups.iter().any(ours);
+        if holds && self.journal.waits() == Waits::Nobody && !(self.cancel)() {
+            self.reset = self.current_reset().or(self.reset);
         }
     }
 

@@ -211,7 +211,7 @@ fn alone(
             "completing the fence of {} first, whose agent was killed",
             left.begun.order.name
         ));
-        let report = executor::resume(host, &mut journal, left, &mut progress);
+        let report = executor::resume(host, &mut journal, left, &|| false, &mut progress);
         if journal.taken_away() {
             return Own::TryAgain("the agent has come back and goes on with it".into());
         }

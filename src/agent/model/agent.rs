@@ -87,7 +87,7 @@ fn fence(seat: &Seat, journal: &mut Journal, left: Option<Record>, order: &Order
     let stage = seat.stage.clone();
     let mut progress = |_: &FenceReport| stage.files_changed();
     if let Some(record) = left.filter(Record::unfinished) {
-        return resume(&host, journal, record, &mut progress);
+        return resume(&host, journal, record, &|| false, &mut progress);
     }
     let inventory = seat.inventory();
     run(&host, journal, order, inventory, &|| false, &mut progress)

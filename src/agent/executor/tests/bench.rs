@@ -75,7 +75,7 @@ impl Bench {
         catch_unwind(AssertUnwindSafe(|| {
             let (mut journal, left) = self.journal();
             if let Some(record) = left.filter(Record::unfinished) {
-                resume(&host, &mut journal, record, tell)
+                resume(&host, &mut journal, record, &|| false, tell)
             } else {
                 self.fence_anew(&mut journal, self.node.inventory())
             }

@@ -197,7 +197,13 @@ fn a_record_of_another_boot_is_not_completed() {
         log
     };
     let before = log();
-    let report = resume(&bench.node.host(), &mut journal, record, &mut |_| ());
+    let report = resume(
+        &bench.node.host(),
+        &mut journal,
+        record,
+        &|| false,
+        &mut |_| (),
+    );
     assert_eq!(report.outcome, Outcome::CalledOff);
     assert_eq!(log(), before);
 }

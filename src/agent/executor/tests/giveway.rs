@@ -86,7 +86,7 @@ impl<'a> Process<'a> {
     fn resume(&mut self, record: Record, waits: Waits) -> (FenceReport, Option<Record>) {
         wanted(&mut self.journal, waits);
         let told = &mut self.told;
-        let report = resume(&self.host, &mut self.journal, record, &mut |r| {
+        let report = resume(&self.host, &mut self.journal, record, &|| false, &mut |r| {
             told.push(r.clone());
         });
         self.bench.check();
@@ -325,7 +325,7 @@ fn live(bench: &Bench) {
                 &mut |_| (),
             );
         } else if let Some(record) = record {
-            resume(&host, &mut journal, record, &mut |_| ());
+            resume(&host, &mut journal, record, &|| false, &mut |_| ());
         } else {
             return;
         }
