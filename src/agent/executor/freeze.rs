@@ -22,6 +22,8 @@ enum Obstacle {
     Daemon(String),
     /// It is not what was meant any more.
     Renamed(String),
+    /// Whoever asked for it does not want it any more, and nothing was sent.
+    CalledOff,
 }
 
 impl Fence<'_> {
@@ -33,9 +35,7 @@ impl Fence<'_> {
                 return false;
             }
             if !committed && (self.cancel)() {
-                self.report.outcome = Outcome::CalledOff;
-                self.report.message = "Called off before anything was touched".into();
-                self.keep_locks("the fence was called off");
+                self.call_off();
                 return false;
             }
             let step = self.step(StepKind::FreezeLocks, group);
@@ -56,6 +56,12 @@ impl Fence<'_> {
                     let (why, matters) = match obstacle {
                         Obstacle::Daemon(why) => (why, !self.unlocked(group)),
                         Obstacle::Renamed(why) => (why, true),
+                        Obstacle::CalledOff => {
+                            let why = "called off before lvmlockd was told";
+                            self.end(step, StepResult::Skipped, why.into());
+                            self.call_off();
+                            return false;
+                        }
                     };
                     self.end(step, StepResult::Failed, why.clone());
                     if !committed && matters {
@@ -74,6 +80,12 @@ impl Fence<'_> {
             }
         }
         true
+    }
+
+    fn call_off(&mut self) {
+        self.report.outcome = Outcome::CalledOff;
+        self.report.message = "Called off before anything was touched".into();
+        self.keep_locks("the fence was called off");
     }
 
     /// Whether nobody held the volume group's locks when the fence began: then there was no host id either.
@@ -105,6 +117,8 @@ impl Fence<'_> {
     /// lvmlockd is asked for its lockspaces first, each with the UUID that it belongs to. `committed`: another volume group of the order is frozen,
     /// so the fence goes through. A volume group whose locks nobody held may have been joined to its lockspace since: then it is fenced as what it
     /// is by now, in that lockspace. Where lvmlockd does not answer nothing of it is held, and it is not waited for.
+    ///
+    /// Until then it may be called off at any time, but for one: a kill that was not answered may still be carried out, and leave a trace.
     fn freeze_group(
         &mut self,
         group: usize,
@@ -112,6 +126,8 @@ impl Fence<'_> {
         committed: bool,
     ) -> Result<(StepResult, String), Obstacle> {
         let began = self.host.system.monotonic();
+        let mut sent = false;
+        let called_off = |fence: &Self, sent: bool| !committed && !sent && (fence.cancel)();
         loop {
             // Until it turns out to have been joined meanwhile.
             let unlocked = self.unlocked(group);
@@ -150,13 +166,19 @@ impl Fence<'_> {
                     if (renamed || unlocked) && l.state == LockspaceState::Removing {
                         format!("the lockspace of {} is being removed", l.vg_name)
                     } else {
+                        if called_off(self, sent) {
+                            return Err(Obstacle::CalledOff);
+                        }
                         if renamed || unlocked {
                             self.follow(group, l);
                         }
                         match self.kill(l) {
                             Ok(done) => return Ok((StepResult::Done, done.into())),
                             // The answer may have been lost after the deed: the next look shows it.
-                            Err(e) => e.to_string(),
+                            Err(e) => {
+                                sent = true;
+                                e.to_string()
+                            }
                         }
                     }
                 }
@@ -166,6 +188,9 @@ impl Fence<'_> {
                 return Err(Obstacle::Daemon(failure));
             }
             self.pause();
+            if called_off(self, sent) {
+                return Err(Obstacle::CalledOff);
+            }
         }
     }
 

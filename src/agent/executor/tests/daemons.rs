@@ -6,7 +6,8 @@ use super::Bench;
 use super::bench::{seconds, step};
 use crate::agent::executor::run;
 use crate::agent::journal::{Journal, Waits, Wanted};
-use crate::fence::report::{LocksOutcome, Outcome, StepKind, StepResult};
+use crate::fence::Monotonic;
+use crate::fence::report::{FenceReport, LocksOutcome, Outcome, StepKind, StepResult};
 use crate::fence::selection::RefusalReason;
 use crate::host::simulated::{Daemon, Dropping, InFlight, Layout, State};
 
@@ -77,6 +78,80 @@ fn an_lvmlockd_that_fails_leaves_the_devices_alone() {
         assert_eq!(bench.node.log(), Vec::<String>::new());
         assert!(!bench.journal().1.expect("a record").unfinished());
     }
+}
+
+/// A fence that is called off from then on, and whatever `each` does whenever it is asked about that.
+fn called_off_at(bench: &Bench, at: u64, each: impl Fn(&mut State)) -> FenceReport {
+    let inventory = bench.node.inventory();
+    let (mut journal, _) = bench.journal();
+    let called_off = || {
+        bench.node.state(|s| {
+            each(s);
+            s.now() >= Monotonic::from_secs(at)
+        })
+    };
+    let report = run(
+        &bench.node.host(),
+        &mut journal,
+        &bench.order,
+        inventory,
+        &called_off,
+        &mut |_| (),
+    );
+    bench.check();
+    report
+}
+
+#[test]
+fn while_lvmlockd_is_silent_a_fence_can_be_called_off() {
+    // How it is silent, until when, and when the fence is called off.
+    let cases = [
+        (Daemon::Dead, 1010, 1005),
+        (Daemon::Hangs, 1010, 1005),
+        (Daemon::Hangs, 1002, 1001),
+    ];
+    for (how, until, at) in cases {
+        let bench = bench();
+        bench
+            .node
+            .at(seconds(until), |s| s.lvmlockd = Daemon::Alive);
+        let begun = std::cell::Cell::new(false);
+        let report = called_off_at(&bench, at, |s| {
+            if !begun.replace(true) {
+                s.lvmlockd = how;
+            }
+        });
+        assert_eq!(
+            (&report.outcome, report.locks),
+            (&Outcome::CalledOff, LocksOutcome::Kept),
+            "{how:?}: {report:#?}"
+        );
+        assert_eq!(bench.node.log(), Vec::<String>::new(), "{how:?}");
+        let freeze = step(&report, StepKind::FreezeLocks, "vg1");
+        assert_eq!(freeze.result, StepResult::Skipped, "{how:?}: {report:#?}");
+        assert!(!bench.journal().1.expect("a record").unfinished());
+    }
+}
+
+/// lvmlockd finds it in its socket, whoever has given up on the answer.
+#[test]
+fn what_may_have_been_frozen_is_not_called_off() {
+    let bench = bench();
+    let asked = std::cell::Cell::new(0);
+    let report = called_off_at(&bench, 1001, |s| {
+        asked.set(asked.get() + 1);
+        if asked.get() == 2 {
+            // Right before the locks are frozen.
+            s.lvmlockd = Daemon::Hangs;
+            s.later(seconds(10), |s| s.lvmlockd = Daemon::Alive);
+        }
+    });
+    assert_eq!(
+        (&report.outcome, report.locks),
+        (&Outcome::Proven, LocksOutcome::Released),
+        "{report:#?}"
+    );
+    assert_eq!(asked.get(), 2);
 }
 
 /// From one second after its start a daemon is silent, and long after the proof it answers again.
