@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use super::Fence;
+use super::incarnation::{Held, held, surely_same};
 use crate::fence::inventory::present;
 use crate::fence::report::{LocksOutcome, Outcome, StepKind, StepResult};
 use crate::fence::selection::RefusalReason;
@@ -26,6 +27,19 @@ enum Obstacle {
     CalledOff,
 }
 
+/// When a volume group is frozen.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum When {
+    /// Before any other: nothing was touched yet.
+    First,
+    /// Another one of the order is, so the fence goes through.
+    Committed,
+    /// That failed before, and all is cut off since.
+    CutOff,
+    /// The same, and the release has begun.
+    Releasing,
+}
+
 impl Fence<'_> {
     /// Whether the fence goes on.
     pub(super) fn freeze(&mut self) -> bool {
@@ -44,8 +58,12 @@ impl Fence<'_> {
                 continue;
             }
             self.begin(step);
-            let limit = if committed { LIMIT_COMMITTED } else { LIMIT };
-            match self.freeze_group(group, limit, committed) {
+            let when = if committed {
+                When::Committed
+            } else {
+                When::First
+            };
+            match self.freeze_group(group, when) {
                 Ok((result, message)) => {
                     // Where nothing was frozen, nothing keeps from leaving it at that.
                     committed |= result == StepResult::Done;
@@ -95,14 +113,19 @@ impl Fence<'_> {
     }
 
     /// Tries again where it failed. Whether one was frozen that was not before.
-    pub(super) fn freeze_missing(&mut self) -> bool {
+    pub(super) fn freeze_missing(&mut self, releasing: bool) -> bool {
+        let when = if releasing {
+            When::Releasing
+        } else {
+            When::CutOff
+        };
         let mut any = false;
         for group in 0..self.groups.len() {
             if self.result(StepKind::FreezeLocks, group) != Some(StepResult::Failed) {
                 continue;
             }
             let step = self.step(StepKind::FreezeLocks, group);
-            if let Ok((result, message)) = self.freeze_group(group, LIMIT_COMMITTED, true) {
+            if let Ok((result, message)) = self.freeze_group(group, when) {
                 self.begin(step);
                 self.end(step, result, message);
                 any = true;
@@ -114,19 +137,15 @@ impl Fence<'_> {
     /// What was done about one volume group, or why lvmlockd could not be brought to it. Skipped: there is nothing to be frozen.
     ///
     /// A lockspace is killed by name, and a volume group may have been renamed since it was looked at, and another one have its name by now. So
-    /// lvmlockd is asked for its lockspaces first, each with the UUID that it belongs to. `committed`: another volume group of the order is frozen,
-    /// so the fence goes through. A volume group whose locks nobody held may have been joined to its lockspace since: then it is fenced as what it
+    /// lvmlockd is asked for its lockspaces first, each with the UUID that it belongs to. A volume group whose locks nobody held may have been joined to its lockspace since: then it is fenced as what it
     /// is by now, in that lockspace. Where lvmlockd does not answer nothing of it is held, and it is not waited for.
     ///
     /// Until then it may be called off at any time, but for one: a kill that was not answered may still be carried out, and leave a trace.
-    fn freeze_group(
-        &mut self,
-        group: usize,
-        limit: Duration,
-        committed: bool,
-    ) -> Result<(StepResult, String), Obstacle> {
+    fn freeze_group(&mut self, group: usize, when: When) -> Result<(StepResult, String), Obstacle> {
         let began = self.host.system.monotonic();
-        let mut sent = false;
+        let committed = when != When::First;
+        let limit = if committed { LIMIT_COMMITTED } else { LIMIT };
+        let (mut sent, mut followed) = (false, false);
         let called_off = |fence: &Self, sent: bool| !committed && !sent && (fence.cancel)();
         loop {
             // Until it turns out to have been joined meanwhile.
@@ -171,6 +190,13 @@ impl Fence<'_> {
                         }
                         if renamed || unlocked {
                             self.follow(group, l);
+                            followed = true;
+                        }
+                        if !followed && self.joined_anew(group, when) {
+                            return Err(Obstacle::Renamed(format!(
+                                "the lockspace of {} was joined again since",
+                                l.vg_name
+                            )));
                         }
                         match self.kill(l) {
                             Ok(done) => return Ok((StepResult::Done, done.into())),
@@ -191,6 +217,23 @@ impl Fence<'_> {
             if called_off(self, sent) {
                 return Err(Obstacle::CalledOff);
             }
+        }
+    }
+
+    /// Whether a lockspace that could not be frozen before may have been joined again since: then its volumes are in use anew. Once the locks are
+    /// being released it has to be known that it was not.
+    fn joined_anew(&self, group: usize, when: When) -> bool {
+        if matches!(when, When::First | When::Committed) {
+            return false;
+        }
+        let sanlock = self.ask("asking sanlock for its status", |h| h.sanlock.status());
+        let of = self.report.volume_groups.get(group);
+        match of.zip(sanlock.ok()) {
+            None => when == When::Releasing,
+            Some((of, sanlock)) if when == When::Releasing => {
+                !surely_same(of, &sanlock, self.report.started)
+            }
+            Some((of, sanlock)) => matches!(held(of, &sanlock), Held::Anew),
         }
     }
 

@@ -7,6 +7,7 @@
 mod expedite;
 mod freeze;
 mod giveway;
+mod incarnation;
 pub(in crate::agent) mod limited;
 mod nowhere;
 mod quiesce;
@@ -233,7 +234,7 @@ impl Fence<'_> {
     fn cut_off(&mut self) {
         let guard = self.quiesce();
         let mut proof = self.swap(guard);
-        if proof.is_some() && self.freeze_missing() {
+        if proof.is_some() && self.freeze_missing(false) {
             // Until just now a volume could come into use: look again.
             let guard = self.quiesce();
             proof = self.swap(guard);
@@ -248,7 +249,7 @@ impl Fence<'_> {
             self.stand();
             let release = release.get_or_insert_with(|| self.begin_release());
             if self.release(release, fresh) == Next::ProveAgain {
-                self.freeze_missing();
+                self.freeze_missing(true);
                 let guard = self.quiesce();
                 proof = self.swap(guard);
             }

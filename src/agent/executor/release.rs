@@ -9,6 +9,7 @@
 
 use std::time::Duration;
 
+use super::incarnation::{Held, held, same_incarnation, surely_same};
 use super::limited::{self, Pending};
 use super::nowhere::Nowhere;
 use super::track::Proof;
@@ -17,7 +18,7 @@ use crate::agent::journal::{GroupRecord, Waits};
 use crate::fence::budget::watchdog_client;
 use crate::fence::report::{LocksOutcome, StepKind, StepReport, StepResult, VolumeGroupReport};
 use crate::fence::unlocked::is_client_of;
-use crate::fence::{LockspaceState, Monotonic, Watchdog};
+use crate::fence::{Monotonic, Watchdog};
 use crate::host::{Bell, SanlockStatus};
 
 /// A proof that is older than this, and than it took to get, is had anew before a drop: a device may have been given its table back since.
@@ -59,18 +60,8 @@ enum Then {
     Drop(String),
     /// Nobody holds its locks, and they were not frozen: until sanlock let go of them a volume could come into use.
     LookOnceMore,
-    /// Its locks are held under another name: they have to be frozen, and all of it proven again.
+    /// Its locks are held, under another name or since lvmlockd did not answer in time: they have to be frozen, and all of it proven again.
     Freeze,
-}
-
-/// What sanlock says about a lockspace of the fence.
-enum Held {
-    /// Nothing, or that it is being removed.
-    No,
-    /// As the fence met it.
-    Yes,
-    /// By another incarnation: it was joined again.
-    Anew,
 }
 
 impl Fence<'_> {
@@ -257,12 +248,11 @@ impl Fence<'_> {
             }
             Held::Anew => {
                 let why = "the lockspace was joined again since: it is not the fence's to drop";
-                self.begin(release);
-                self.end(release, StepResult::Failed, why.into());
+                self.fell_short(release, why.into());
                 Then::Wait
             }
             Held::Yes if sent || self.taken_away() => Then::Wait,
-            Held::Yes => self.may_drop(group).map_or(Then::Wait, Then::Drop),
+            Held::Yes => self.may_drop(group, sanlock),
         }
     }
 
@@ -329,31 +319,35 @@ impl Fence<'_> {
         }
     }
 
-    /// Whether lvmlockd still has the lockspace frozen: only then is it the one that this fence froze. By which name it is to be dropped.
-    fn may_drop(&mut self, group: usize) -> Option<String> {
-        let release = self.step(StepKind::Release, group);
+    /// Whether lvmlockd still has the lockspace frozen: only then is it the one that this fence froze. By which name it is to be dropped. One that
+    /// could not be frozen when it was to be, and surely is the same, is frozen now.
+    fn may_drop(&mut self, group: usize, sanlock: &SanlockStatus) -> Then {
         let known = self.ask("asking lvmlockd for its lockspaces", |h| {
             h.lvmlockd.lockspaces()
         });
-        let of = self.report.volume_groups.get(group);
-        let (uuid, name) = of
-            .map(|g| (g.uuid.clone(), g.lockspace.clone().unwrap_or_default()))
-            .unwrap_or_default();
-        let refuse = |fence: &mut Self, why: String| {
-            if fence.result(StepKind::Release, group) != Some(StepResult::Failed) {
-                fence.begin(release);
-                fence.end(release, StepResult::Failed, why);
-            }
-            None
+        let Some(of) = self.report.volume_groups.get(group) else {
+            return Then::Wait;
         };
-        match known {
-            Err(e) => refuse(self, format!("lvmlockd cannot be asked: {e}; tried again")),
-            Ok(known) => match known.iter().find(|l| l.name == name && l.is_of(&uuid, &name)) {
-                Some(l) if l.frozen => Some(l.vg_name.clone()),
-                Some(_) => refuse(self, "lvmlockd does not have the lockspace frozen: not dropped, since a volume may come into use".into()),
-                None => refuse(self, "lvmlockd no longer knows the lockspace that sanlock still holds: not dropped".into()),
+        let name = of.lockspace.clone().unwrap_or_default();
+        let missed = self.result(StepKind::FreezeLocks, group) == Some(StepResult::Failed);
+        let why = match known {
+            Err(e) => format!("lvmlockd cannot be asked: {e}; tried again"),
+            Ok(known) => match known.iter().find(|l| l.name == name && l.is_of(&of.uuid, &name)) {
+                Some(l) if l.frozen => return Then::Drop(l.vg_name.clone()),
+                Some(l)
+                    if missed
+                        && same_incarnation(of, l.host_id, l.generation)
+                        && surely_same(of, sanlock, self.report.started) =>
+                {
+                    return Then::Freeze;
+                }
+                Some(_) if missed => "its locks could not be frozen, and its lockspace may have been joined again since: neither frozen nor dropped, since its volumes may be in use".into(),
+                Some(_) => "lvmlockd does not have the lockspace frozen: not dropped, since a volume may come into use".into(),
+                None => "lvmlockd no longer knows the lockspace that sanlock still holds: not dropped".into(),
             },
-        }
+        };
+        self.fell_short(self.step(StepKind::Release, group), why);
+        Then::Wait
     }
 
     fn drop_answered(&mut self, group: usize, drop: &mut Option<Sent>) {
@@ -436,28 +430,4 @@ impl Fence<'_> {
             );
         }
     }
-}
-
-fn held(group: &VolumeGroupReport, sanlock: &SanlockStatus) -> Held {
-    let ours = sanlock
-        .lockspaces
-        .iter()
-        .filter(|l| Some(&l.name) == group.lockspace.as_ref());
-    // One that was joined again may be listed beside its predecessor.
-    match ours.min_by_key(|l| l.state == LockspaceState::Removing) {
-        None => Held::No,
-        Some(l) if l.state == LockspaceState::Removing => Held::No,
-        Some(l) if !same_incarnation(group, l.host_id, l.generation) => Held::Anew,
-        Some(_) => Held::Yes,
-    }
-}
-
-/// Whether a lockspace is the one that the fence began with. A generation that is not told on either side does not speak against it.
-pub(super) fn same_incarnation(
-    group: &VolumeGroupReport,
-    host_id: u64,
-    generation: Option<u64>,
-) -> bool {
-    let known_to_differ = matches!((group.generation, generation), (Some(a), Some(b)) if a != b);
-    group.host_id == Some(host_id) && !known_to_differ
 }

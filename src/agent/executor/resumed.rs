@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Fence;
-use super::release::same_incarnation;
+use super::incarnation::same_incarnation;
 use crate::fence::report::{StepKind, StepResult};
 use crate::fence::{Lockspace, LockspaceState};
 

@@ -9,7 +9,7 @@ use crate::host::simulated::{Daemon, InFlight, State, uuid_of};
 /// lvmlockd is dead when the locks of the second volume group are to be frozen, and becomes so half a minute later; then something happens.
 fn fence(becomes: Daemon, then: impl FnOnce(&mut State) + Send + 'static) -> (Bench, FenceReport) {
     let bench = killed_after_the_first_freeze();
-    bench.node.state(|s| s.lvmlockd = Daemon::Dead);
+    never_frozen(&bench);
     bench.node.at(seconds(1030), move |s| s.lvmlockd = becomes);
     bench.node.at(seconds(1040), then);
     let report = bench.fence();
@@ -17,6 +17,24 @@ fn fence(becomes: Daemon, then: impl FnOnce(&mut State) + Send + 'static) -> (Be
     assert_ne!(freeze.result, StepResult::Done, "{report:#?}");
     assert_eq!(report.outcome, Outcome::Proven, "{report:#?}");
     (bench, report)
+}
+
+/// lvmlockd does not answer, and when it does, it is not known whether the lockspace is the one of before: too late to freeze it.
+fn never_frozen(bench: &Bench) {
+    bench.node.state(|s| {
+        s.lvmlockd = Daemon::Dead;
+        s.tells_generation = false;
+    });
+    bench.node.at(seconds(1010), renew);
+}
+
+/// sanlock renews the lease of the second volume group.
+fn renew(s: &mut State) {
+    let now = s.now();
+    let all = s.lockspaces.iter_mut().map(|l| &mut l.lockspace);
+    for l in all.filter(|l| l.vg_uuid == uuid_of("vg1")) {
+        l.last_renewal = Some(now);
+    }
 }
 
 /// sanlock lets go of it.
@@ -113,7 +131,7 @@ fn what_a_new_lvmlockd_does_not_know_may_be_the_same_by_another_name() {
 #[test]
 fn what_is_open_without_locks_and_cannot_be_closed_is_not_left_to_the_watchdog() {
     let bench = killed_after_the_first_freeze();
-    bench.node.state(|s| s.lvmlockd = Daemon::Dead);
+    never_frozen(&bench);
     bench.node.at(seconds(1030), |s| s.lvmlockd = Daemon::Alive);
     bench.node.at(seconds(1040), |s| {
         let below = s.device("mpath-vg1-0").expect("a map").dm.dev;
@@ -135,4 +153,90 @@ fn what_is_open_without_locks_and_cannot_be_closed_is_not_left_to_the_watchdog()
     assert_eq!(report.locks, LocksOutcome::Released, "{report:#?}");
     assert_eq!(bench.open("vg1"), Vec::<String>::new());
     assert!(report.finished_after > Some(seconds(890)), "{report:#?}");
+}
+
+/// lvmlockd is dead when the locks of the second volume group are to be frozen, something happens half a minute after the proof, and then it answers.
+fn late(tells: bool, happens: impl FnOnce(&mut State) + Send + 'static) -> (Bench, FenceReport) {
+    let bench = killed_after_the_first_freeze();
+    bench.node.state(|s| {
+        s.lvmlockd = Daemon::Dead;
+        s.tells_generation = tells;
+    });
+    bench.node.at(seconds(1040), happens);
+    bench.node.at(seconds(1050), |s| s.lvmlockd = Daemon::Alive);
+    let report = bench.fence();
+    assert_eq!(report.outcome, Outcome::Proven, "{report:#?}");
+    (bench, report)
+}
+
+#[test]
+fn when_lvmlockd_answers_late_it_is_frozen_proven_again_and_dropped() {
+    for (tells, opened) in [(true, false), (true, true), (false, false), (false, true)] {
+        let (bench, report) = late(tells, move |s| {
+            if opened {
+                // It was not frozen: nothing kept it from that.
+                let below = s.device("mpath-vg1-0").expect("a map").dm.dev;
+                s.refresh("vg1-lv0", below);
+            }
+        });
+        assert_eq!(report.locks, LocksOutcome::Released, "{report:#?}");
+        assert!(!bench.held("vg0") && !bench.held("vg1"), "{report:#?}");
+        for kind in [
+            StepKind::FreezeLocks,
+            StepKind::Release,
+            StepKind::ConfirmRelease,
+        ] {
+            assert_eq!(step(&report, kind, "vg1").result, StepResult::Done);
+        }
+        let log = bench.node.log();
+        let at = |what: &str| log.iter().rposition(|l| l == what).expect("done");
+        assert_eq!(at("kill_vg vg1") < at("swap vg1-lv0"), opened, "{log:#?}");
+        assert!(at("kill_vg vg1") < at("drop_vg vg1"), "{log:#?}");
+        assert!(at("swap vg1-lv0") < at("drop_vg vg1"), "{log:#?}");
+        assert_eq!(bench.count("kill_vg vg1"), 1, "{log:#?}");
+    }
+}
+
+/// Its volumes may be in use under the locks that it has now.
+#[test]
+fn one_that_was_joined_anew_or_may_have_been_is_neither_frozen_nor_dropped() {
+    let rejoin: fn(&mut State) = |s| {
+        s.rejoin(&uuid_of("vg1"));
+        renew(s);
+    };
+    // Proven once more for the sake of another volume group, it is tried to be frozen once more.
+    let opened: fn(&mut State) = |s| {
+        s.rejoin(&uuid_of("vg1"));
+        renew(s);
+        let below = s.device("mpath-vg1-0").expect("a map").dm.dev;
+        s.refresh("vg1-lv0", below);
+    };
+    let told = "joined again";
+    let not_told = "may have been joined again since";
+    for (tells, happens, says) in [
+        (true, rejoin, told),
+        (true, opened, told),
+        (false, rejoin, not_told),
+        (false, opened, not_told),
+        (false, renew, not_told),
+    ] {
+        let (bench, report) = late(tells, happens);
+        assert!(bench.held("vg1") && !bench.held("vg0"), "{report:#?}");
+        assert_eq!(report.locks, LocksOutcome::NotConfirmed, "{report:#?}");
+        assert_eq!(bench.count("kill_vg vg1") + bench.count("drop_vg vg1"), 0);
+        // The reason of now, and not that of before.
+        let release = step(&report, StepKind::Release, "vg1");
+        let why = release.message.as_deref().unwrap_or_default();
+        assert!(
+            release.result == StepResult::Failed && why.contains(says),
+            "{why}"
+        );
+    }
+}
+
+#[test]
+fn one_that_was_renewed_meanwhile_is_frozen_and_dropped_where_its_generation_is_told() {
+    let (bench, report) = late(true, renew);
+    assert!(!bench.held("vg1"), "{report:#?}");
+    assert_eq!(report.locks, LocksOutcome::Released, "{report:#?}");
 }
