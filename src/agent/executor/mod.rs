@@ -7,6 +7,7 @@
 mod expedite;
 mod freeze;
 mod giveway;
+mod handed_on;
 mod incarnation;
 pub(in crate::agent) mod limited;
 mod nowhere;
@@ -111,6 +112,7 @@ pub fn run(
         leave: &|| false,
         cancel,
         unguarded: BTreeSet::new(),
+        handed_on: BTreeSet::new(),
     };
     stands::tell_released(&mut fence.report, &groups, &standings);
     fence.report.message = "Going on".into();
@@ -165,6 +167,7 @@ pub fn resume(
         leave: &|| false,
         cancel,
         unguarded: BTreeSet::new(),
+        handed_on: BTreeSet::new(),
     };
     if let Err(e) = rewritten {
         fence.note_journal(&e);
@@ -227,6 +230,8 @@ struct Fence<'a> {
     cancel: &'a dyn Fn() -> bool,
     /// Volume groups, by their place, whose locks nobody holds any more, and that are not known to be closed since: no watchdog stands behind them.
     unguarded: BTreeSet<usize>,
+    /// Those that were released, and are in use under other locks since.
+    handed_on: BTreeSet<usize>,
 }
 
 impl Fence<'_> {
@@ -280,8 +285,13 @@ impl Fence<'_> {
             .iter()
             .map(|g| self.newest(g))
             .collect();
+        // Asked after the numbers were read: what is above them came into use later, and what was joined before has none of the fence's any more.
+        self.hand_on_now();
         let all = Standing::of(&self.report, &self.groups, now);
-        for (standing, newest) in all.into_iter().zip(newest) {
+        for (at, (standing, newest)) in all.into_iter().zip(newest).enumerate() {
+            if self.handed_on.contains(&at) {
+                continue;
+            }
             let before = standings.of(&standing.group.uuid).ok().flatten();
             let mut standing = stands::carried_on(standing, before);
             standing.keep_locks = self.order.release_locks == ReleaseLocks::Never;
@@ -305,13 +315,9 @@ impl Fence<'_> {
     fn stand_released(&mut self) {
         let standings = self.journal.standings();
         let locks = self.report.locks;
-        for (group, told) in self.groups.iter().zip(&self.report.volume_groups) {
-            let newest = self.newest(told);
-            // The proof's note was written or complained about; this only completes it.
-            let _ = standings.update(&group.uuid, |s| {
-                s.locks = locks;
-                s.newest = s.newest.max(newest);
-            });
+        for group in &self.groups {
+            // The proof's note was written or complained about; this only completes it. Not its number: one of the fence's may be another life's by now.
+            let _ = standings.update(&group.uuid, |s| s.locks = locks);
         }
     }
 

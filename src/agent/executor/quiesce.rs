@@ -100,8 +100,12 @@ impl Fence<'_> {
                 .as_ref()
                 .filter(|_| step.kind == StepKind::Quiesce)?;
             // Two volume groups may have one name by now; a map has its own.
-            let groups = self.groups.iter().filter(|g| g.name == step.volume_group);
-            let record = groups.flat_map(|g| &g.maps).find(|m| m.name == *name)?;
+            let all = self.groups.iter().enumerate();
+            let groups =
+                all.filter(|(at, g)| g.name == step.volume_group && !self.handed_on.contains(at));
+            let record = groups
+                .flat_map(|(_, g)| &g.maps)
+                .find(|m| m.name == *name)?;
             Some(Map {
                 step: index,
                 uuid: record.uuid.clone(),

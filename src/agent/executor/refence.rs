@@ -97,6 +97,7 @@ pub fn refence(
         leave,
         cancel: &|| false,
         unguarded: BTreeSet::new(),
+        handed_on: BTreeSet::new(),
     };
     // A map with a working path is left alone, here as in every fence: I/O ends by itself.
     let guard = fence.quiesce();

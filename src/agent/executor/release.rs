@@ -106,6 +106,7 @@ impl Fence<'_> {
             match &sanlock {
                 Err(e) => self.note(format!("sanlock failed to answer during the release: {e}")),
                 Ok(sanlock) => {
+                    self.hand_on(sanlock);
                     for (group, drop) in drops.iter_mut().enumerate() {
                         match self.release_group(group, sanlock, &watchdog, drop.is_some()) {
                             Then::Wait => {}
@@ -159,7 +160,10 @@ impl Fence<'_> {
             h.device_mapper.devices()
         });
         let again = match list {
-            Ok(list) => proof.again(&self.groups, &list, now),
+            Ok(list) => {
+                self.hand_on_open(&list);
+                proof.again(&self.groups, &self.handed_on, &list, now)
+            }
             Err(e) => {
                 self.note(format!(
                     "Listing the devices before the release failed and was tried again: {e}"
@@ -205,8 +209,11 @@ impl Fence<'_> {
     /// Time is up by the reset that was known. Where the leases go on being renewed it has moved: nothing resets the host, nobody else would have the
     /// lock manager let go, and it may answer yet. But no other fence of the node waits for that, nor who wants the storage back.
     fn more_time_to_release(&mut self, sanlock: Option<&SanlockStatus>) {
-        let ours = |g: &VolumeGroupReport| sanlock.is_some_and(|s| matches!(held(g, s), Held::Yes));
-        let holds = self.report.volume_groups.iter().any(ours);
+        let ours = |(at, g): (usize, &VolumeGroupReport)| {
+            let held = sanlock.is_some_and(|s| matches!(held(g, s), Held::Yes));
+            held && !self.handed_on.contains(&at)
+        };
+        let holds = self.report.volume_groups.iter().enumerate().any(ours);
         if holds && self.journal.waits() == Waits::Nobody && !(self.cancel)() {
             self.reset = self.current_reset().or(self.reset);
         }
@@ -224,6 +231,9 @@ impl Fence<'_> {
         let Some(report) = self.report.volume_groups.get(group) else {
             return Then::Wait;
         };
+        if self.handed_on.contains(&group) {
+            return Then::Wait;
+        }
         match held(report, sanlock) {
             Held::No => {
                 match self.nowhere(group, sanlock, watchdog) {

@@ -68,6 +68,7 @@ impl Fence<'_> {
             deadline: budget::swap_deadline(now, self.order.drain_timeout, self.reset),
             given_up: false,
         };
+        swap.book.leave_out(&self.handed_on);
         for (group, devices) in std::mem::take(&mut self.planned).iter().enumerate() {
             swap.book.plan(group, devices, now);
         }
@@ -124,6 +125,8 @@ impl Fence<'_> {
             Some(Ok(list)) => {
                 swap.list = None;
                 swap.last_list = Some(now);
+                self.hand_on_open(&list);
+                swap.book.leave_out(&self.handed_on);
                 swap.list_rest = (now.since(started) * LIST_REST).clamp(LIST_EVERY, LIST_LIMIT);
                 swap.book.see(&mut self.groups, &list, epoch, started, now)
             }
@@ -179,6 +182,9 @@ impl Fence<'_> {
         swap.book
             .report(&mut self.report.volume_groups, true, false, now);
         for group in 0..self.groups.len() {
+            if self.handed_on.contains(&group) {
+                continue;
+            }
             let n = self
                 .report
                 .volume_groups
@@ -265,7 +271,8 @@ impl Fence<'_> {
             let is = |at, g: &VolumeGroupReport| {
                 g.released_after.is_some() || self.unguarded.contains(&at)
             };
-            let those = groups().filter(|(at, g)| is(*at, g) == gone);
+            let those =
+                groups().filter(|(at, g)| is(*at, g) == gone && !self.handed_on.contains(at));
             those.map(|(_, g)| g.name.as_str()).collect()
         };
         let (gone, kept) = (of(true).join(", "), of(false).join(", "));

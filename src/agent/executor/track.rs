@@ -86,23 +86,19 @@ impl Proof {
     }
 
     /// The same proof, had once more from a listing that was begun then; or the places of the volume groups of which something is open by now.
+    /// But for those that are `left_out`.
     pub(super) fn again(
         &self,
         groups: &[GroupRecord],
+        left_out: &BTreeSet<usize>,
         list: &[DmDevice],
         begun: Monotonic,
     ) -> Result<Self, BTreeSet<usize>> {
-        let closed = |group: &GroupRecord| {
-            list.iter().all(|d| {
-                if topology::volume_group_uuid(&d.uuid) == Some(group.uuid.as_str()) {
-                    group.lvmlock.as_deref() == Some(d.uuid.as_str()) || d.is_error_only()
-                } else {
-                    !d.deps.iter().any(|dep| group.pvs.contains(dep))
-                }
-            })
-        };
         let all = groups.iter().enumerate();
-        let open: BTreeSet<usize> = all.filter(|(_, g)| !closed(g)).map(|(at, _)| at).collect();
+        let open: BTreeSet<usize> = all
+            .filter(|(at, g)| !left_out.contains(at) && !closed(g, list))
+            .map(|(at, _)| at)
+            .collect();
         if open.is_empty() {
             let as_of = begun.max(self.as_of);
             Ok(Self { as_of })
@@ -110,6 +106,17 @@ impl Proof {
             Err(open)
         }
     }
+}
+
+/// Whether nothing of a volume group can reach the SAN, by that list of all devices.
+pub(super) fn closed(group: &GroupRecord, list: &[DmDevice]) -> bool {
+    list.iter().all(|d| {
+        if topology::volume_group_uuid(&d.uuid) == Some(group.uuid.as_str()) {
+            group.lvmlock.as_deref() == Some(d.uuid.as_str()) || d.is_error_only()
+        } else {
+            !d.deps.iter().any(|dep| group.pvs.contains(dep))
+        }
+    })
 }
 
 /// All devices of a fence.
@@ -127,9 +134,27 @@ pub(super) struct Book {
     pub(super) planned: bool,
     /// Devices that stand on a physical volume without belonging to the volume group: (group, what to say).
     foreign: Vec<(usize, String)>,
+    /// Volume groups that are none of its business any more: whatever it has of them counts as gone.
+    left_out: BTreeSet<usize>,
 }
 
 impl Book {
+    /// These volume groups are none of the fence's business any more.
+    pub(super) fn leave_out(&mut self, groups: &BTreeSet<usize>) {
+        if self.left_out == *groups {
+            return;
+        }
+        self.left_out.clone_from(groups);
+        let theirs = self
+            .devices
+            .iter_mut()
+            .filter(|t| groups.contains(&t.group));
+        for t in theirs.filter(|t| !matches!(t.state, State::Running(_))) {
+            t.state = State::Settled(Settled::Gone);
+        }
+        self.epoch += 1;
+    }
+
     pub(super) fn epoch(&self) -> u64 {
         self.epoch
     }
@@ -169,6 +194,9 @@ impl Book {
         let mut proven = current && (self.listed_before || self.planned);
         self.foreign.clear();
         for (at, group) in groups.iter_mut().enumerate() {
+            if self.left_out.contains(&at) {
+                continue;
+            }
             let uuid = group.uuid.clone();
             let is_ours =
                 |d: &DmDevice| topology::volume_group_uuid(&d.uuid) == Some(uuid.as_str());
@@ -384,6 +412,9 @@ impl Book {
             }
             Letter::Ended(_, Attempt::Elsewhere(since)) => State::Elsewhere(since, now + ELSEWHERE),
         };
+        if self.left_out.contains(&t.group) && !matches!(t.state, State::Running(_)) {
+            t.state = State::Settled(Settled::Gone);
+        }
         self.epoch += u64::from(t.settled());
     }
 

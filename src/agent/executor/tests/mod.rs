@@ -6,6 +6,7 @@ mod daemons;
 mod expedite;
 mod faults;
 mod giveway;
+mod handed_on;
 mod properties;
 mod renamed;
 mod scenarios;

@@ -34,7 +34,11 @@ impl Book {
         }
         let above = self.on_top();
         for (t, at) in self.devices.iter().zip(places) {
-            let Some(devices) = groups.get_mut(t.group) else {
+            // Nothing more is told of what is left out.
+            let Some(devices) = groups
+                .get_mut(t.group)
+                .filter(|_| !self.left_out.contains(&t.group))
+            else {
                 continue;
             };
             let at = at.unwrap_or_else(|| {
@@ -59,7 +63,9 @@ impl Book {
             (false, true) => (DeviceOutcome::NotProven, Some("it could not be read back")),
             (false, false) => return,
         };
-        for d in groups.into_iter().flatten().filter(unseen) {
+        let told = |(at, _): &(usize, &mut Vec<DeviceReport>)| !self.left_out.contains(at);
+        let of_them = groups.into_iter().enumerate().filter(told);
+        for d in of_them.flat_map(|(_, all)| all).filter(unseen) {
             d.outcome = outcome;
             d.message = message.map(str::to_owned);
         }

@@ -1,0 +1,86 @@
+//! Volume groups that the fence has released, and that were joined to their lockspace anew while it still waits for another one of the order. Their
+//! volumes are in use under other locks and none of its business (S2); what it left behind there is the guard's to watch.
+
+use super::Fence;
+use super::track::closed;
+use crate::fence::{DmDevice, Lockspace, LockspaceState};
+use crate::host::SanlockStatus;
+
+impl Fence<'_> {
+    /// Notes which of the released ones are held anew, if sanlock has a lockspace of their name.
+    pub(super) fn hand_on(&mut self, sanlock: &SanlockStatus) {
+        let named = |group: usize| {
+            let of = self.report.volume_groups.get(group);
+            let name = of.and_then(|g| g.lockspace.as_deref());
+            name.is_some_and(|name| alive(sanlock, name))
+        };
+        if self.released().into_iter().any(named) {
+            self.hand_on_by(Some(sanlock));
+        }
+    }
+
+    /// The same if something of theirs is open by that list. The lock manager is asked after it: a volume group is joined before a volume of it is
+    /// activated under the new locks.
+    pub(super) fn hand_on_open(&mut self, list: &[DmDevice]) {
+        let open = |group: usize| self.groups.get(group).is_some_and(|g| !closed(g, list));
+        if self.released().into_iter().any(open) {
+            self.hand_on_by(None);
+        }
+    }
+
+    /// The same whatever is known.
+    pub(super) fn hand_on_now(&mut self) {
+        if !self.released().is_empty() {
+            self.hand_on_by(None);
+        }
+    }
+
+    /// Those that were released, and are not known to be handed on.
+    fn released(&self) -> Vec<usize> {
+        let all = self.report.volume_groups.iter().enumerate();
+        all.filter(|(at, g)| g.released_after.is_some() && !self.handed_on.contains(at))
+            .map(|(at, _)| at)
+            .collect()
+    }
+
+    fn hand_on_by(&mut self, sanlock: Option<&SanlockStatus>) {
+        let asked = match sanlock {
+            Some(_) => None,
+            None => self
+                .ask("asking sanlock for its status", |h| h.sanlock.status())
+                .ok(),
+        };
+        let Some(sanlock) = sanlock.or(asked.as_ref()) else {
+            return;
+        };
+        let known = self.ask("asking lvmlockd for its lockspaces", |h| {
+            h.lvmlockd.lockspaces()
+        });
+        let known: Vec<Lockspace> = known.unwrap_or_default();
+        for group in self.released() {
+            let Some(of) = self.report.volume_groups.get(group) else {
+                continue;
+            };
+            let name = of.lockspace.as_deref().unwrap_or_default();
+            // sanlock knows names only. What lvmlockd does not tell goes by the name, as does all while it is silent.
+            let told = |l: &Lockspace| l.is_of(&of.uuid, name) && alive(sanlock, &l.name);
+            let anothers = known
+                .iter()
+                .any(|l| l.name == name && !l.is_of(&of.uuid, name));
+            if known.iter().any(told) || (!anothers && alive(sanlock, name)) {
+                let note = format!(
+                    "Volume group {} was joined to its lockspace again after its locks had been released: what came into use since is not touched",
+                    of.name
+                );
+                self.handed_on.insert(group);
+                self.note(note);
+            }
+        }
+    }
+}
+
+/// Whether sanlock has a lockspace of that name that is not on its way out.
+fn alive(sanlock: &SanlockStatus, name: &str) -> bool {
+    let mut all = sanlock.lockspaces.iter();
+    all.any(|l| l.name == name && l.state != LockspaceState::Removing)
+}

@@ -1,0 +1,102 @@
+//! Volume groups that were released and are in use again, while the fence still waits for another one of the order.
+
+use super::Bench;
+use super::bench::{seconds, step};
+use crate::fence::report::{LocksOutcome, Outcome, StepKind, StepResult};
+use crate::host::simulated::{Dropping, Group, InFlight, Layout, uuid_of};
+
+/// Of two volume groups sanlock lets go of the first; the drop of the second fails for a while.
+fn bench() -> Bench {
+    let bench = Bench::new(&Layout {
+        groups: vec![
+            Group::target("vg0"),
+            Group::target("vg1"),
+            Group::bystander("other", true),
+        ],
+    });
+    bench.node.state(|s| s.drop = Dropping::Refused);
+    bench.node.at(seconds(1002), |s| {
+        s.lockspaces
+            .retain(|l| l.lockspace.vg_uuid != uuid_of("vg0"));
+    });
+    bench.node.at(seconds(1050), |s| s.drop = Dropping::Works);
+    bench
+}
+
+#[test]
+fn what_came_into_use_under_new_locks_is_not_cut_off_for_the_sake_of_another() {
+    // All is proven anew before it is joined, or after that, or not at all.
+    for opened in [None, Some(1008), Some(1030)] {
+        for tells in [true, false] {
+            goes_on(opened, tells);
+        }
+    }
+}
+
+fn goes_on(opened: Option<u64>, tells: bool) {
+    let bench = bench();
+    bench.node.state(|s| s.tells_generation = tells);
+    if let Some(at) = opened {
+        bench.node.at(seconds(at), |s| {
+            let below = s.device("mpath-vg1-0").expect("a map").dm.dev;
+            s.refresh("vg1-lv0", below);
+            s.device("vg1-lv0").expect("device").in_flight = InFlight::Until(seconds(1040));
+        });
+    }
+    let queues = "1 queue_if_no_path 0 1 1 service-time 0 2 0 8:0 8:16";
+    bench.node.at(seconds(1020), |s| {
+        let map = s.device("mpath-vg0-0").expect("a map");
+        map.active_paths = 2;
+        map.dm.targets[0].params = queues.into();
+        s.join_now("vg0");
+        s.add_volume_on("vg0", "new", "mpath-vg0-0");
+    });
+    let report = bench.fence();
+    assert_eq!(
+        (&report.outcome, report.locks),
+        (&Outcome::Proven, LocksOutcome::Released),
+        "{report:#?}"
+    );
+    assert!(bench.held("vg0") && !bench.held("vg1"), "{report:#?}");
+    assert_eq!(bench.open("vg0"), ["vg0-new"], "{:#?}", bench.node.log());
+    assert_eq!(bench.open("vg1"), Vec::<String>::new());
+    let params = bench.node.state(|s| {
+        s.device("mpath-vg0-0").expect("a map").dm.targets[0]
+            .params
+            .clone()
+    });
+    assert_eq!(params, queues, "{:#?}", bench.node.log());
+    assert_eq!(bench.count("drop_vg vg0"), 1);
+    let told = &report.volume_groups[0];
+    assert!(
+        told.devices.iter().all(|d| d.name != "vg0-new"),
+        "{told:#?}"
+    );
+    assert_eq!(told.devices_proven(), told.devices.len(), "{told:#?}");
+    for kind in [StepKind::Release, StepKind::ConfirmRelease] {
+        let of = step(&report, kind, "vg0").result;
+        assert!(
+            matches!(of, StepResult::Done | StepResult::Skipped),
+            "{report:#?}"
+        );
+    }
+    let noted = report.notes.iter().any(|n| n.contains("vg0 was joined"));
+    assert!(noted, "{:?}", report.notes);
+    let standing = bench.journal().0.standings().of(&uuid_of("vg0"));
+    let standing = standing.expect("read").expect("it stands");
+    assert_eq!(standing.newest, Some(0));
+}
+
+/// It was closed by the fence, and somebody opens it without a lock.
+#[test]
+fn what_is_opened_without_a_lock_is_closed_again() {
+    let bench = bench();
+    bench.node.at(seconds(1020), |s| {
+        let below = s.device("mpath-vg0-0").expect("a map").dm.dev;
+        s.refresh("vg0-lv0", below);
+    });
+    let report = bench.fence();
+    assert_eq!(report.locks, LocksOutcome::Released, "{report:#?}");
+    assert_eq!(bench.open("vg0"), Vec::<String>::new());
+    assert_eq!(bench.count("swap vg0-lv0"), 2);
+}
