@@ -14,6 +14,7 @@ use super::limited::{self, Pending};
 use super::nowhere::Nowhere;
 use super::track::Proof;
 use super::{Fence, LIST_LIMIT, LOOK_AGAIN};
+use crate::agent::hook;
 use crate::agent::journal::{GroupRecord, Waits};
 use crate::fence::budget::watchdog_client;
 use crate::fence::report::{LocksOutcome, StepKind, StepReport, StepResult, VolumeGroupReport};
@@ -207,14 +208,18 @@ impl Fence<'_> {
     }
 
     /// Time is up by the reset that was known. Where the leases go on being renewed it has moved: nothing resets the host, nobody else would have the
-    /// lock manager let go, and it may answer yet. But no other fence of the node waits for that, nor who wants the storage back.
+    /// lock manager let go, and it may answer yet. But no other fence of the node waits for that, nor who wants the storage back; nor lvmlockctl, which
+    /// has it let go itself once its hook has ended.
     fn more_time_to_release(&mut self, sanlock: Option<&SanlockStatus>) {
         let ours = |(at, g): (usize, &VolumeGroupReport)| {
             let held = sanlock.is_some_and(|s| matches!(held(g, s), Held::Yes));
             held && !self.handed_on.contains(&at)
         };
         let holds = self.report.volume_groups.iter().enumerate().any(ours);
-        if holds && self.journal.waits() == Waits::Nobody && !(self.cancel)() {
+        let waited_for = self.journal.waits() != Waits::Nobody
+            || hook::is_ours(&self.order.uid)
+            || (self.cancel)();
+        if holds && !waited_for {
             self.reset = self.current_reset().or(self.reset);
         }
     }
