@@ -29,12 +29,7 @@ impl Lifting<'_> {
             Ok(inventory) => inventory,
             Err(e) => return Err(self.fail_all(KIND, &e.to_string())),
         };
-        // Once more: from here on the old leases count as free for everybody.
-        match self.list().map(|devices| self.first_left(&devices)) {
-            Ok(None) => {}
-            Ok(Some(blocker)) => return Err(Obstacle::Blocked(vec![blocker])),
-            Err(e) => return Err(self.fail_all(KIND, &e.to_string())),
-        }
+        self.nothing_is_left()?;
         // From here on it forks.
         self.go_on()?;
         let bell = Bell::default();
@@ -60,6 +55,8 @@ impl Lifting<'_> {
         self.side_by_side(finds, |me, group, names| {
             let vg = me.found(group, names)?;
             me.go_on()?;
+            // Once more: to find the name takes LVM its time, and from here on the old leases count as free for everybody.
+            me.nothing_is_left()?;
             let uuid = group.standing.uuid.clone();
             let start = {
                 let vg = vg.clone();
@@ -72,6 +69,14 @@ impl Lifting<'_> {
         self.side_by_side(starts, |me, (group, vg), result| {
             me.started(group, vg, result)
         })
+    }
+
+    fn nothing_is_left(&mut self) -> Step {
+        match self.list().map(|devices| self.first_left(&devices)) {
+            Ok(None) => Ok(()),
+            Ok(Some(blocker)) => Err(Obstacle::Blocked(vec![blocker])),
+            Err(e) => Err(self.fail_all(UnfenceStepKind::JoinLockspace, &e.to_string())),
+        }
     }
 
     /// Takes the answers of calls that go on side by side, each as it comes.

@@ -179,3 +179,41 @@ proptest! {
         }
     }
 }
+
+/// Found by the one above: a device that comes up after the last look before `vgs`, and is there before `vgchange --lockstart`.
+#[test]
+fn what_appears_while_lvm_looks_for_the_name_of_the_volume_group_is_in_the_way() {
+    let map = Under::Map {
+        active: 0,
+        queueing: true,
+    };
+    let layout = Layout {
+        groups: vec![
+            Group {
+                linear: 1,
+                thin: 0,
+                under: vec![map, map],
+                ..Group::target("vg0")
+            },
+            Group::bystander("other", true),
+            Group::bystander("local", false),
+        ],
+    };
+    let mut bench = Bench::ready(&layout);
+    for fault in [Fault::Appears(26), Fault::Busy(0, 30)] {
+        apply(&bench, fault);
+    }
+    for kill in [21, 61] {
+        bench.node.kill_at_call(kill);
+        for _ in 0..12 {
+            if bench.try_once(&|| false).is_none() {
+                break;
+            }
+            bench.wait(2);
+        }
+        bench.node.restart_agent();
+        bench.check();
+    }
+    bench.until_done(200);
+    bench.check();
+}
