@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::harness::node::Node;
 use crate::harness::process::{output, root};
-use crate::harness::{Result, until};
+use crate::harness::{Context, Result, until};
 
 /// Where the programs are in the node.
 pub const OURS: &str = "/run/bench/storage-fence";
@@ -57,13 +57,22 @@ pub fn start_agent(node: &Node) -> Result {
     start_agent_in(node, "")
 }
 
+/// As the chart has it.
+fn malloc_settings() -> Result<&'static str> {
+    let chart = include_str!("../../../charts/storage-fence-operator/templates/agent.yaml");
+    let mut values = chart.lines().map(str::trim);
+    let value = values.find_map(|l| l.strip_prefix("value: glibc.malloc"));
+    value.context("GLIBC_TUNABLES in the chart")
+}
+
 /// The same where a command of the shell's leads.
 pub fn start_agent_in(node: &Node, place: &str) -> Result {
     let nobody = "apiVersion: v1\nkind: Config\nclusters: [{name: c, cluster: {server: 'https://127.0.0.1:1'}}]\ncontexts: [{name: c, context: {cluster: c, user: u}}]\ncurrent-context: c\nusers: [{name: u, user: {token: t}}]\n";
     node.write_file("/run/bench/kubeconfig", nobody)?;
+    let malloc = malloc_settings()?;
     // Not spared by whoever started it, when memory runs out: that is its own to do.
     node.sh(&format!(
-        "{place}echo 0 >/proc/self/oom_score_adj; STATE_DIRECTORY=/run/bench/state KUBECONFIG=/run/bench/kubeconfig NODE_NAME=n1 setsid {OURS} agent \
+        "{place}echo 0 >/proc/self/oom_score_adj; GLIBC_TUNABLES=glibc.malloc{malloc} STATE_DIRECTORY=/run/bench/state KUBECONFIG=/run/bench/kubeconfig NODE_NAME=n1 setsid {OURS} agent \
          >/run/bench/agent.log 2>&1 </dev/null & echo $! >/run/bench/agent.pid"
     ))?;
     Ok(())
