@@ -137,8 +137,9 @@ impl Fence<'_> {
     /// What was done about one volume group, or why lvmlockd could not be brought to it. Skipped: there is nothing to be frozen.
     ///
     /// A lockspace is killed by name, and a volume group may have been renamed since it was looked at, and another one have its name by now. So
-    /// lvmlockd is asked for its lockspaces first, each with the UUID that it belongs to. A volume group whose locks nobody held may have been joined to its lockspace since: then it is fenced as what it
-    /// is by now, in that lockspace. Where lvmlockd does not answer nothing of it is held, and it is not waited for.
+    /// lvmlockd is asked for its lockspaces first, each with the UUID that it belongs to. A volume group whose locks nobody held may have been joined
+    /// to its lockspace since: then it is fenced as what it is by now, in that lockspace. Where lvmlockd does not answer nothing of it is held, and it
+    /// is not waited for.
     ///
     /// Until then it may be called off at any time, but for one: a kill that was not answered may still be carried out, and leave a trace.
     fn freeze_group(&mut self, group: usize, when: When) -> Result<(StepResult, String), Obstacle> {

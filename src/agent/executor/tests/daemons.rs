@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::Bench;
 use super::bench::{seconds, step};
 use crate::agent::executor::run;
+use crate::agent::hook;
 use crate::agent::journal::{Journal, Waits, Wanted};
 use crate::fence::Monotonic;
 use crate::fence::report::{FenceReport, LocksOutcome, Outcome, StepKind, StepResult};
@@ -285,6 +286,11 @@ fn a_release_goes_on_beyond_the_reset_that_was_known_only_while_nobody_minds() {
         renewed_until(&bench, 2000);
         assert_eq!(given_up(&bench, waits, unwanted), 1120, "{waits:?}");
     }
+    // lvmlockctl has the locks let go itself, once its hook has ended.
+    let mut of_hook = bench();
+    of_hook.order = hook::order("vg1", 1);
+    renewed_until(&of_hook, 2000);
+    assert_eq!(given_up(&of_hook, Waits::Nobody, false), 1120);
     let bench = bench();
     renewed_until(&bench, 2000);
     // Those that are renewed now are not the fence's.

@@ -1,6 +1,7 @@
 //! An un-fence that is to end because the node is to be fenced: it does so at once, wherever it is.
 
 use std::cell::Cell;
+use std::time::Duration;
 
 use super::{Bench, seconds};
 use crate::fence::report::StepResult;
@@ -30,6 +31,25 @@ fn about_to_begin(mut bench: Bench) -> Bench {
     bench
 }
 
+/// One attempt that is interrupted from then on, and ends within that.
+fn interrupted(bench: &mut Bench, from: Duration, within: Duration) -> UnfenceReport {
+    let node = bench.node.clone();
+    let report = bench.try_once(&|| node.now() >= from).expect("not killed");
+    let after = node.now().saturating_sub(from);
+    assert!(after < within, "{after:?}");
+    assert_interrupted(&report);
+    report
+}
+
+/// A volume group whose locks were kept: its lockspace is to be dropped.
+fn with_a_lockspace() -> Bench {
+    let bench = Bench::new(&Bench::layout());
+    bench.fence_keeping_locks();
+    bench.close_all();
+    bench.paths(2);
+    about_to_begin(bench)
+}
+
 fn assert_interrupted(report: &UnfenceReport) {
     assert_eq!(report.outcome, UnfenceOutcome::Waiting, "{report:#?}");
     assert!(report.message.contains("Interrupted"), "{}", report.message);
@@ -40,15 +60,8 @@ fn while_a_multipathd_hangs_that_many_maps_are_asked_of() {
     let mut bench = on_maps(5);
     bench.node.state(|s| s.multipathd = Daemon::Hangs);
     let from = bench.node.now() + seconds(1);
-    let node = bench.node.clone();
-    let report = bench.try_once(&|| node.now() >= from).expect("not killed");
     // One question of three seconds, and none after it.
-    assert!(
-        bench.node.now() < from + seconds(3),
-        "{:?}",
-        bench.node.now().saturating_sub(from)
-    );
-    assert_interrupted(&report);
+    interrupted(&mut bench, from, seconds(3));
     bench.node.state(|s| s.multipathd = Daemon::Alive);
     let report = bench.until_done(120);
     bench.assert_done(&report, "later");
@@ -60,14 +73,7 @@ fn while_it_only_looks() {
     let mut bench = about_to_begin(Bench::ready(&Bench::layout()));
     bench.node.state(|s| s.sanlock = Daemon::Hangs);
     let from = bench.node.now() + seconds(1);
-    let node = bench.node.clone();
-    let report = bench.try_once(&|| node.now() >= from).expect("not killed");
-    assert!(
-        bench.node.now() < from + seconds(1),
-        "{:?}",
-        bench.node.now().saturating_sub(from)
-    );
-    assert_interrupted(&report);
+    let report = interrupted(&mut bench, from, seconds(1));
     assert_eq!(report.groups.len(), 1, "what is known stays known");
     bench.node.state(|s| s.sanlock = Daemon::Alive);
     let report = bench.until_done(120);
@@ -92,11 +98,7 @@ fn between_two_devices() {
 
 #[test]
 fn while_a_lockspace_is_dropped() {
-    let bench = Bench::new(&Bench::layout());
-    bench.fence_keeping_locks();
-    bench.close_all();
-    bench.paths(2);
-    let mut bench = about_to_begin(bench);
+    let mut bench = with_a_lockspace();
     bench.node.state(|s| s.drop = Dropping::NeverAnswers);
     let node = bench.node.clone();
     let dropping = || node.log().iter().any(|l| l == "drop_vg vg1");
@@ -114,25 +116,13 @@ fn while_a_lockspace_is_dropped() {
 
 #[test]
 fn while_the_lock_manager_does_not_answer() {
-    let bench = Bench::new(&Bench::layout());
-    bench.fence_keeping_locks();
-    bench.close_all();
-    bench.paths(2);
-    let mut bench = about_to_begin(bench);
+    let mut bench = with_a_lockspace();
     // The drop takes two seconds, and is looked for after that.
     let began = bench.node.now();
     bench
         .node
         .at(began + seconds(1), |s| s.lvmlockd = Daemon::Hangs);
-    let node = bench.node.clone();
-    let from = began + seconds(3);
-    let report = bench.try_once(&|| node.now() >= from).expect("not killed");
-    assert!(
-        bench.node.now() < from + seconds(1),
-        "{:?}",
-        bench.node.now().saturating_sub(from)
-    );
-    assert_interrupted(&report);
+    interrupted(&mut bench, began + seconds(3), seconds(1));
     bench.node.state(|s| s.lvmlockd = Daemon::Alive);
     let report = bench.until_done(120);
     bench.assert_done(&report, "later");
@@ -158,11 +148,7 @@ fn wherever_it_is_asked() {
     loop {
         // Further on it waits for LVM, and is asked the same again and again.
         at += if at < 25 { 1 } else { 10 };
-        let bench = Bench::new(&Bench::layout());
-        bench.fence_keeping_locks();
-        bench.close_all();
-        bench.paths(2);
-        let mut bench = about_to_begin(bench);
+        let mut bench = with_a_lockspace();
         let asked = Cell::new(0);
         let since = Cell::new(None);
         let node = bench.node.clone();

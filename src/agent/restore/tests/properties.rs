@@ -129,6 +129,21 @@ fn layout() -> impl Strategy<Value = Layout> {
     )
 }
 
+/// The agent dies at each of these calls, one after the other, and its successor goes on.
+fn killed(bench: &mut Bench, kills: &[u64]) {
+    for kill in kills {
+        bench.node.kill_at_call(*kill);
+        for _ in 0..12 {
+            if bench.try_once(&|| false).is_none() {
+                break;
+            }
+            bench.wait(2);
+        }
+        bench.node.restart_agent();
+        bench.check();
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 60,
         max_shrink_iters: 200, failure_persistence: None, ..ProptestConfig::default() })]
@@ -153,17 +168,7 @@ proptest! {
         for fault in faults {
             apply(&bench, fault);
         }
-        for kill in kills {
-            bench.node.kill_at_call(kill);
-            for _ in 0..12 {
-                if bench.try_once(&|| false).is_none() {
-                    break;
-                }
-                bench.wait(2);
-            }
-            bench.node.restart_agent();
-            bench.check();
-        }
+        killed(&mut bench, &kills);
         let report = bench.until_done(200);
         bench.check();
         prop_assert_eq!(others, (bench.devices("other"), bench.devices("local")));
@@ -203,17 +208,7 @@ fn what_appears_while_lvm_looks_for_the_name_of_the_volume_group_is_in_the_way()
     for fault in [Fault::Appears(26), Fault::Busy(0, 30)] {
         apply(&bench, fault);
     }
-    for kill in [21, 61] {
-        bench.node.kill_at_call(kill);
-        for _ in 0..12 {
-            if bench.try_once(&|| false).is_none() {
-                break;
-            }
-            bench.wait(2);
-        }
-        bench.node.restart_agent();
-        bench.check();
-    }
+    killed(&mut bench, &[21, 61]);
     bench.until_done(200);
     bench.check();
 }
