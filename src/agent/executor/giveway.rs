@@ -2,6 +2,9 @@
 //!
 //! Never before it was reported as not proven, and never by giving anything up: nothing is released, its threads stay in the kernel, and its record
 //! stays unfinished, put aside for whoever resumes it ([`super::resume`]): this process, when the other fence has ended, or the next one.
+//!
+//! So does one that is proven, and that the lock manager keeps waiting beyond the reset that was known. Resumed, it is proven anew before anything is
+//! dropped, and what was joined to its lockspace meanwhile is left alone.
 
 use std::time::Duration;
 
@@ -18,9 +21,18 @@ pub(super) const TRIED_ON: &str = ". It is tried on for as long as the host live
 /// The same while another fence has its turn.
 const WAITS: &str = ". Another fence of this node has its turn now; then it is tried on";
 
-/// The report of a fence that was not proven when its writer last said something: that goes on to hold.
+/// The report of a fence that was not proven, or not released, when its writer last said something: that goes on to hold.
 pub(super) fn reported(finished: Option<FenceReport>) -> Option<FenceReport> {
-    let report = finished.filter(|r| r.outcome == Outcome::NotProven)?;
+    let report = finished?;
+    if report.outcome == Outcome::Proven {
+        let locks_message = report.locks_message.trim_end_matches(WAITS).to_owned();
+        return Some(FenceReport {
+            finished_after: None,
+            locks_message,
+            ..report
+        });
+    }
+    let report = Some(report).filter(|r| r.outcome == Outcome::NotProven)?;
     let message = report.message.trim_end_matches(WAITS);
     let message = message.trim_end_matches(TRIED_ON);
     Some(FenceReport {
@@ -51,6 +63,24 @@ impl Fence<'_> {
             self.report.message = format!("{message}{WAITS}");
         }
         self.gave_way
+    }
+
+    /// Whether to leave a release that the lock manager keeps waiting to let another go first. Before the reset that was known only where it has had
+    /// that long in an earlier turn; not before the lock manager was asked once more.
+    pub(super) fn release_gives_way(&mut self, waited: Duration, holds: bool) -> bool {
+        let turn = match self.journal.waits() {
+            _ if !holds => return false,
+            Waits::Nobody => return false,
+            Waits::First => super::LOOK_AGAIN,
+            Waits::Another => LEAST_TURN,
+        };
+        self.gave_way = self.releases_again && waited >= turn;
+        self.gave_way
+    }
+
+    /// Says that the release waits for its turn.
+    pub(super) fn release_waits(&mut self) {
+        self.report.locks_message.push_str(WAITS);
     }
 
     /// Its record, as it is now.

@@ -109,6 +109,7 @@ pub fn run(
         report: plan.report,
         resumed: false,
         gave_way: false,
+        releases_again: false,
         leave: &|| false,
         cancel,
         unguarded: BTreeSet::new(),
@@ -147,6 +148,7 @@ pub fn resume(
     progress: &mut dyn FnMut(&FenceReport),
 ) -> FenceReport {
     let rewritten = journal.resume(&record);
+    let releases_again = record.begun_to_release();
     let message = "Completing the fence of an agent that was killed";
     let mut report = giveway::reported(record.finished).unwrap_or(FenceReport {
         message: message.into(),
@@ -164,6 +166,7 @@ pub fn resume(
         report,
         resumed: true,
         gave_way: false,
+        releases_again,
         leave: &|| false,
         cancel,
         unguarded: BTreeSet::new(),
@@ -172,13 +175,25 @@ pub fn resume(
     if let Err(e) = rewritten {
         fence.note_journal(&e);
     }
-    if let Some(why) = fence.in_use_anew() {
+    if releases_again {
+        fence.hand_on_now();
+    }
+    let anew = fence.in_use_anew();
+    if let Some(why) = anew
+        .as_ref()
+        .filter(|_| fence.report.outcome == Outcome::Proven)
+    {
+        // Proven it was, and stands; what is there now is nobody's to drop.
+        fence.report.locks_message =
+            format!("The locks were not seen released, and are left alone by now: {why}");
+    } else if let Some(why) = anew {
         fence.report.outcome = Outcome::CalledOff;
         fence.report.message = format!("The fence of an earlier agent was not completed: {why}");
         fence.keep_locks("the fence was called off");
     } else {
         fence.reset = fence.current_reset().or(fence.reset);
-        if fence.freeze() {
+        // What could not be frozen before the release began is frozen with the care that this takes by now.
+        if releases_again || fence.freeze() {
             fence.cut_off();
         }
     }
@@ -224,6 +239,8 @@ struct Fence<'a> {
     resumed: bool,
     /// It left its place to another, to be resumed later.
     gave_way: bool,
+    /// Its release had begun in an earlier turn, which was given away.
+    releases_again: bool,
     /// Whether to leave it where it is.
     leave: &'a dyn Fn() -> bool,
     /// Whether it is not wanted any more by whoever asked for it.
@@ -239,7 +256,7 @@ impl Fence<'_> {
     fn cut_off(&mut self) {
         let guard = self.quiesce();
         let mut proof = self.swap(guard);
-        if proof.is_some() && self.freeze_missing(false) {
+        if proof.is_some() && self.freeze_missing(self.releases_again) {
             // Until just now a volume could come into use: look again.
             let guard = self.quiesce();
             proof = self.swap(guard);

@@ -94,6 +94,7 @@ pub fn refence(
         report: report(group, started),
         resumed: true,
         gave_way: false,
+        releases_again: false,
         leave,
         cancel: &|| false,
         unguarded: BTreeSet::new(),

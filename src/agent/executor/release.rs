@@ -137,8 +137,14 @@ impl Fence<'_> {
                 break;
             }
             let now = self.host.system.monotonic();
-            if now >= self.release_until(*began) {
-                self.more_time_to_release(sanlock.as_ref().ok());
+            let holds = self.holds(sanlock.as_ref().ok());
+            if self.release_gives_way(now.since(*began), holds)
+                || (self.releases_again && (self.cancel)())
+            {
+                break;
+            }
+            if now >= self.release_until(*began) && holds {
+                self.more_time_to_release(now);
             }
             let until = self.release_until(*began);
             if now >= until {
@@ -148,6 +154,9 @@ impl Fence<'_> {
             self.host.system.wait(bell, seen, at);
         }
         self.conclude();
+        if self.gave_way {
+            self.release_waits();
+        }
         Next::Ended
     }
 
@@ -207,20 +216,27 @@ impl Fence<'_> {
         }
     }
 
-    /// Time is up by the reset that was known. Where the leases go on being renewed it has moved: nothing resets the host, nobody else would have the
-    /// lock manager let go, and it may answer yet. But no other fence of the node waits for that, nor who wants the storage back; nor lvmlockctl, which
-    /// has it let go itself once its hook has ended.
-    fn more_time_to_release(&mut self, sanlock: Option<&SanlockStatus>) {
+    /// Whether sanlock holds a lockspace that the fence froze, and goes on to.
+    fn holds(&self, sanlock: Option<&SanlockStatus>) -> bool {
         let ours = |(at, g): (usize, &VolumeGroupReport)| {
             let held = sanlock.is_some_and(|s| matches!(held(g, s), Held::Yes));
             held && !self.handed_on.contains(&at)
         };
-        let holds = self.report.volume_groups.iter().enumerate().any(ours);
-        let waited_for = self.journal.waits() != Waits::Nobody
-            || hook::is_ours(&self.order.uid)
-            || (self.cancel)();
-        if holds && !waited_for {
-            self.reset = self.current_reset().or(self.reset);
+        self.report.volume_groups.iter().enumerate().any(ours)
+    }
+
+    /// Time is up by the reset that was known. Where the leases go on being renewed it has moved: nothing resets the host, nobody else would have the
+    /// lock manager let go, and it may answer yet. But no other fence of the node waits for that: it goes first, and then this one goes on. Nor who
+    /// wants the storage back; nor lvmlockctl, which has it let go itself once its hook has ended.
+    fn more_time_to_release(&mut self, now: Monotonic) {
+        if hook::is_ours(&self.order.uid) || (self.cancel)() {
+            return;
+        }
+        let reset = self.current_reset().or(self.reset);
+        if self.journal.waits() == Waits::Nobody {
+            self.reset = reset;
+        } else {
+            self.gave_way = reset.is_some_and(|r| now < r.latest);
         }
     }
 

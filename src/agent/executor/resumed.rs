@@ -34,6 +34,9 @@ impl Fence<'_> {
         };
         (0..self.groups.len()).find_map(|g| {
             let group = self.report.volume_groups.get(g)?;
+            if self.handed_on.contains(&g) {
+                return None;
+            }
             let name = group.lockspace.as_deref()?;
             let ls = sanlock
                 .iter()

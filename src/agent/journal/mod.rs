@@ -9,6 +9,7 @@ pub mod expedited;
 pub mod given_back;
 mod lifts;
 pub mod line;
+mod record;
 mod standing;
 #[cfg(test)]
 mod tests;
@@ -26,12 +27,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::fence::Order;
 use crate::fence::budget::ResetWindow;
-use crate::fence::report::{FenceReport, Outcome, StepKind, StepReport, StepResult};
+use crate::fence::report::{FenceReport, StepReport};
 
 use aside::{Aside, to_be_kept};
 pub use expedited::Expedited;
 pub use given_back::GivenBack;
 pub use lifts::{Lift, Lifts};
+use record::Entry;
+pub use record::Record;
 pub use standing::{Opening, Standing, Standings};
 pub use turn::Turn;
 pub use wanted::{Waits, Wanted};
@@ -110,74 +113,6 @@ pub struct Begun {
     pub reset: Option<ResetWindow>,
     /// The report before the first step: lockspaces with host ids and generations, devices, steps.
     pub report: FenceReport,
-}
-
-#[derive(Serialize, Deserialize)]
-enum Entry {
-    Begun(Box<Begun>),
-    /// Index into the report's steps, and the step as it stood.
-    Step(usize, StepReport),
-    Finished(Box<FenceReport>),
-}
-
-/// What a journal says about a fence.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Record {
-    /// How it began.
-    pub begun: Begun,
-    /// The steps as far as they got: `Running` when the writer died in one.
-    pub steps: Vec<StepReport>,
-    /// What was said last: how it ended, or that it was not proven by its deadline. None when its writer died before.
-    pub finished: Option<FenceReport>,
-}
-
-impl Record {
-    /// What the bytes of a journal tell, up to the first line that is torn or makes no sense.
-    #[must_use]
-    pub fn decode(bytes: &[u8]) -> Option<Self> {
-        let mut record: Option<Self> = None;
-        for json in line::decode(bytes) {
-            match (serde_json::from_str(json), record.as_mut()) {
-                (Ok(Entry::Begun(begun)), None) => {
-                    let steps = begun.report.steps.clone();
-                    record = Some(Self {
-                        begun: *begun,
-                        steps,
-                        finished: None,
-                    });
-                }
-                (Ok(Entry::Step(index, step)), Some(record)) => match record.steps.get_mut(index) {
-                    Some(known) => *known = step,
-                    None => break,
-                },
-                (Ok(Entry::Finished(report)), Some(record)) => record.finished = Some(*report),
-                _ => break,
-            }
-        }
-        record
-    }
-
-    /// Whether anything may have been done that leaves a trace: without that, there is nothing to complete.
-    #[must_use]
-    pub fn touched(&self) -> bool {
-        let frozen = |s: &StepReport| {
-            s.kind == StepKind::FreezeLocks && !matches!(s.result, StepResult::Planned)
-        };
-        self.steps.iter().any(frozen)
-    }
-
-    /// Whether a successor has to complete it: it left traces, and it did not end, or ended without proof (which may be had now).
-    #[must_use]
-    pub fn unfinished(&self) -> bool {
-        let ended = |r: &FenceReport| r.outcome != Outcome::NotProven;
-        self.touched() && !self.finished.as_ref().is_some_and(ended)
-    }
-
-    /// Whether it was reported as not proven: until then nothing goes before it.
-    #[must_use]
-    pub const fn given_up(&self) -> bool {
-        self.finished.is_some()
-    }
 }
 
 /// The journal of this node's agent: one fence at a time.

@@ -1,6 +1,7 @@
 use super::*;
 use crate::fence::Monotonic;
 use crate::fence::report::VolumeGroupReport;
+use crate::fence::report::{Outcome, StepKind, StepResult};
 
 fn step(result: StepResult) -> StepReport {
     StepReport {

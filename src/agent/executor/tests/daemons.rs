@@ -206,7 +206,7 @@ fn a_lock_manager_that_comes_back_late_releases_while_the_host_lives() {
 }
 
 /// sanlock renews the leases until then: the storage that they lie on lives.
-fn renewed_until(bench: &Bench, end: u64) {
+pub(super) fn renewed_until(bench: &Bench, end: u64) {
     for at in (1000..=end).step_by(20) {
         bench.node.at(seconds(at), |s| {
             let now = s.now();

@@ -16,7 +16,7 @@ use crate::host::simulated::{Group, InFlight, Layout, uuid_of};
 use crate::host::{Bell, Host};
 
 /// Two volume groups on maps of their own. What one volume of `a` has in flight ends then, or never.
-fn bench(ends: Option<u64>) -> Bench {
+pub(super) fn bench(ends: Option<u64>) -> Bench {
     let group = |name: &str| Group {
         linear: 2,
         ..Group::target(name)
@@ -49,15 +49,15 @@ fn wanted(journal: &mut Journal, waits: Waits) {
 }
 
 /// Fences a volume group while somebody waits, as one process does it all along.
-struct Process<'a> {
+pub(super) struct Process<'a> {
     bench: &'a Bench,
     host: Host,
-    journal: Journal,
-    told: Vec<FenceReport>,
+    pub(super) journal: Journal,
+    pub(super) told: Vec<FenceReport>,
 }
 
 impl<'a> Process<'a> {
-    fn new(bench: &'a Bench) -> Self {
+    pub(super) fn new(bench: &'a Bench) -> Self {
         Self {
             bench,
             host: bench.node.host(),
@@ -66,7 +66,7 @@ impl<'a> Process<'a> {
         }
     }
 
-    fn fence(&mut self, vg: &str, waits: Waits) -> (FenceReport, Option<Record>) {
+    pub(super) fn fence(&mut self, vg: &str, waits: Waits) -> (FenceReport, Option<Record>) {
         wanted(&mut self.journal, waits);
         let (order, told) = (order(vg), &mut self.told);
         let inventory = self.bench.node.inventory();
@@ -83,7 +83,7 @@ impl<'a> Process<'a> {
         (report, self.journal.gave_way())
     }
 
-    fn resume(&mut self, record: Record, waits: Waits) -> (FenceReport, Option<Record>) {
+    pub(super) fn resume(&mut self, record: Record, waits: Waits) -> (FenceReport, Option<Record>) {
         wanted(&mut self.journal, waits);
         let told = &mut self.told;
         let report = resume(&self.host, &mut self.journal, record, &|| false, &mut |r| {
@@ -95,7 +95,7 @@ impl<'a> Process<'a> {
     }
 }
 
-fn assert_released(bench: &Bench, vg: &str, report: &FenceReport) {
+pub(super) fn assert_released(bench: &Bench, vg: &str, report: &FenceReport) {
     assert_eq!(
         (&report.outcome, report.locks),
         (&Outcome::Proven, LocksOutcome::Released),
