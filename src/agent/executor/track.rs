@@ -7,10 +7,12 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::FIND_OUT;
 use super::worker::{Attempt, Job, Letter, Work};
 use crate::agent::journal::GroupRecord;
+use crate::fence::remembered::{ReadMark, Stranger, strangers};
 use crate::fence::topology;
-use crate::fence::{DevNo, DmDevice, Monotonic};
+use crate::fence::{DevNo, DmDevice, Monotonic, PvRecord};
 
 /// Between attempts that failed.
 const RETRY: Duration = Duration::from_millis(200);
@@ -92,11 +94,12 @@ impl Proof {
         groups: &[GroupRecord],
         left_out: &BTreeSet<usize>,
         list: &[DmDevice],
+        mark: ReadMark<'_>,
         begun: Monotonic,
     ) -> Result<Self, BTreeSet<usize>> {
         let all = groups.iter().enumerate();
         let open: BTreeSet<usize> = all
-            .filter(|(at, g)| !left_out.contains(at) && !closed(g, list))
+            .filter(|(at, g)| !left_out.contains(at) && !closed(g, list, mark))
             .map(|(at, _)| at)
             .collect();
         if open.is_empty() {
@@ -108,15 +111,15 @@ impl Proof {
     }
 }
 
-/// Whether nothing of a volume group can reach the SAN, by that list of all devices.
-pub(super) fn closed(group: &GroupRecord, list: &[DmDevice]) -> bool {
-    list.iter().all(|d| {
-        if topology::volume_group_uuid(&d.uuid) == Some(group.uuid.as_str()) {
-            group.lvmlock.as_deref() == Some(d.uuid.as_str()) || d.is_error_only()
-        } else {
-            !d.deps.iter().any(|dep| group.pvs.contains(dep))
-        }
-    })
+/// Whether nothing of a volume group can reach the SAN, by that list of all devices. What may stand on a physical volume counts as if it did: this
+/// is what locks are released on (S1).
+pub(super) fn closed(group: &GroupRecord, list: &[DmDevice], mark: ReadMark<'_>) -> bool {
+    let cut_off = |d: &DmDevice| {
+        topology::volume_group_uuid(&d.uuid) != Some(group.uuid.as_str())
+            || group.lvmlock.as_deref() == Some(d.uuid.as_str())
+            || d.is_error_only()
+    };
+    list.iter().all(cut_off) && strangers(list, &group.uuid, &group.pvs, mark).is_empty()
 }
 
 /// All devices of a fence.
@@ -185,6 +188,7 @@ impl Book {
         groups: &mut [GroupRecord],
         list: &[DmDevice],
         epoch: u64,
+        mark: ReadMark<'_>,
         begun: Monotonic,
         now: Monotonic,
     ) -> Option<Proof> {
@@ -200,23 +204,16 @@ impl Book {
             let uuid = group.uuid.clone();
             let is_ours =
                 |d: &DmDevice| topology::volume_group_uuid(&d.uuid) == Some(uuid.as_str());
-            let is_lvmlock = |d: &DmDevice| group.lvmlock.as_deref() == Some(d.uuid.as_str());
             let ours: Vec<&DmDevice> = list.iter().filter(|d| is_ours(d)).collect();
-            let numbers: HashSet<DevNo> = ours.iter().map(|d| d.dev).collect();
-            for dep in ours.iter().flat_map(|d| &d.deps) {
-                if !numbers.contains(dep) && !group.pvs.contains(dep) {
-                    group.pvs.push(*dep);
-                }
-            }
+            learn(group, &ours, list, mark);
+            let is_lvmlock = |d: &DmDevice| group.lvmlock.as_deref() == Some(d.uuid.as_str());
             for d in ours.iter().filter(|d| !is_lvmlock(d)) {
                 proven &= d.is_error_only();
                 self.see_device(at, d, list, current, now);
             }
-            for d in list.iter().filter(|d| !is_ours(d)) {
-                if d.deps.iter().any(|dep| group.pvs.contains(dep)) {
-                    proven = false;
-                    self.foreign.push((at, foreign(d, group)));
-                }
+            for stranger in strangers(list, &uuid, &group.pvs, mark) {
+                proven = false;
+                self.foreign.push((at, foreign(&stranger, group)));
             }
         }
         let listed: HashSet<&str> = list.iter().map(|d| d.uuid.as_str()).collect();
@@ -439,9 +436,28 @@ impl Book {
     }
 }
 
-fn foreign(d: &DmDevice, group: &GroupRecord) -> String {
+/// What the volume group's own devices lead to is a physical volume of it: remembered with what it is, for when they do so no more.
+fn learn(group: &mut GroupRecord, ours: &[&DmDevice], list: &[DmDevice], mark: ReadMark<'_>) {
+    let numbers: HashSet<DevNo> = ours.iter().map(|d| d.dev).collect();
+    let below: BTreeSet<DevNo> = ours.iter().flat_map(|d| &d.deps).copied().collect();
+    for dev in below.into_iter().filter(|dev| !numbers.contains(dev)) {
+        let device = list.iter().find(|d| d.dev == dev);
+        let found = PvRecord::new(dev, device.map_or("", |d| &d.uuid), mark);
+        if !group.pvs.contains(&found) {
+            group.pvs.push(found);
+        }
+    }
+}
+
+fn foreign(stranger: &Stranger<'_>, group: &GroupRecord) -> String {
+    let d = stranger.device;
+    let (what, then) = if stranger.surely {
+        ("stands on a physical volume of", "remove it")
+    } else {
+        ("stands on the number of a physical volume of", FIND_OUT)
+    };
     format!(
-        "{} ({}, UUID '{}') stands on a physical volume of {} without belonging to it, so it was not touched: remove it",
+        "{} ({}, UUID '{}') {what} {} without belonging to it, so it was not touched: {then}",
         d.name, d.dev, d.uuid, group.name
     )
 }
@@ -472,6 +488,7 @@ mod tests {
             uuid: "v".repeat(32),
             ..GroupRecord::default()
         }];
+        let mark: ReadMark<'_> = &|_| crate::fence::DiskMark::default();
         let mut book = Book::default();
         book.plan(0, &[Arc::new(device("linear"))], now);
         let jobs = book.start(now);
@@ -480,9 +497,15 @@ mod tests {
         let swapped = Letter::Ended(0, Attempt::Swapped(Duration::ZERO));
         book.told(swapped, now);
         let list = [device("error")];
-        assert!(book.see(&mut groups, &list, before, now, now).is_none());
+        assert!(
+            book.see(&mut groups, &list, before, mark, now, now)
+                .is_none()
+        );
         let since = book.epoch();
-        assert!(book.see(&mut groups, &list, since, now, now).is_some());
+        assert!(
+            book.see(&mut groups, &list, since, mark, now, now)
+                .is_some()
+        );
         // And a plan is none either, without a list.
         let mut planned = Book::default();
         planned.plan(0, &[Arc::new(device("error"))], now);
