@@ -164,14 +164,10 @@ pub fn strangers<'a>(
     mark: ReadMark<'_>,
 ) -> Vec<Stranger<'a>> {
     let ours = |d: &&DmDevice| volume_group_uuid(&d.uuid) == Some(vg_uuid);
-    let others = || list.iter().filter(|d| !ours(d));
-    let mut surely: BTreeSet<DevNo> = list
-        .iter()
-        .filter(ours)
-        .flat_map(|d| &d.deps)
-        .copied()
-        .collect();
-    for own in list.iter().filter(ours) {
+    // There may be thousands, each looked at once.
+    let (own, others): (Vec<&DmDevice>, Vec<&DmDevice>) = list.iter().partition(ours);
+    let mut surely: BTreeSet<DevNo> = own.iter().flat_map(|d| &d.deps).copied().collect();
+    for own in own {
         surely.remove(&own.dev);
     }
     let uuids: BTreeSet<String> = pvs
@@ -180,8 +176,8 @@ pub fn strangers<'a>(
         .flatten()
         .filter(|uuid| !uuid.is_empty())
         .collect();
-    let is_one = |d: &&DmDevice| uuids.contains(&d.uuid);
-    surely.extend(others().filter(is_one).map(|d| d.dev));
+    let is_one = |d: &DmDevice| uuids.contains(&d.uuid);
+    surely.extend(others.iter().filter(|d| is_one(d)).map(|d| d.dev));
     let numbers: BTreeSet<DevNo> = pvs.iter().map(|pv| pv.dev).collect();
     let there: BTreeMap<DevNo, &DmDevice> = list
         .iter()
@@ -235,7 +231,7 @@ pub fn strangers<'a>(
     };
     let mut all = Vec::new();
     // A map of the LUN is the physical volume itself, and none that stands on it.
-    for device in others().filter(|d| !is_one(d)) {
+    for device in others.into_iter().filter(|d| !is_one(d)) {
         let same = stands_on(device);
         if same > Same::No {
             let surely = same == Same::Surely;

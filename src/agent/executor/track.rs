@@ -1,5 +1,6 @@
 //! The book of a swap: every device of the volume groups, how it stands, and what the last listing says about it. Knows no I/O.
 
+mod strange;
 mod told;
 
 use std::borrow::Borrow;
@@ -7,12 +8,14 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::FIND_OUT;
 use super::worker::{Attempt, Job, Letter, Work};
 use crate::agent::journal::GroupRecord;
-use crate::fence::remembered::{ReadMark, Stranger, strangers};
+use crate::fence::remembered::{ReadMark, strangers};
 use crate::fence::topology;
-use crate::fence::{DevNo, DmDevice, Monotonic, PvRecord};
+use crate::fence::{DevNo, DmDevice, Monotonic};
+
+pub(super) use strange::closed;
+use strange::{foreign, learn};
 
 /// Between attempts that failed.
 const RETRY: Duration = Duration::from_millis(200);
@@ -109,17 +112,6 @@ impl Proof {
             Err(open)
         }
     }
-}
-
-/// Whether nothing of a volume group can reach the SAN, by that list of all devices. What may stand on a physical volume counts as if it did: this
-/// is what locks are released on (S1).
-pub(super) fn closed(group: &GroupRecord, list: &[DmDevice], mark: ReadMark<'_>) -> bool {
-    let cut_off = |d: &DmDevice| {
-        topology::volume_group_uuid(&d.uuid) != Some(group.uuid.as_str())
-            || group.lvmlock.as_deref() == Some(d.uuid.as_str())
-            || d.is_error_only()
-    };
-    list.iter().all(cut_off) && strangers(list, &group.uuid, &group.pvs, mark).is_empty()
 }
 
 /// All devices of a fence.
@@ -434,32 +426,6 @@ impl Book {
         }
         all
     }
-}
-
-/// What the volume group's own devices lead to is a physical volume of it: remembered with what it is, for when they do so no more.
-fn learn(group: &mut GroupRecord, ours: &[&DmDevice], list: &[DmDevice], mark: ReadMark<'_>) {
-    let numbers: HashSet<DevNo> = ours.iter().map(|d| d.dev).collect();
-    let below: BTreeSet<DevNo> = ours.iter().flat_map(|d| &d.deps).copied().collect();
-    for dev in below.into_iter().filter(|dev| !numbers.contains(dev)) {
-        let device = list.iter().find(|d| d.dev == dev);
-        let found = PvRecord::new(dev, device.map_or("", |d| &d.uuid), mark);
-        if !group.pvs.contains(&found) {
-            group.pvs.push(found);
-        }
-    }
-}
-
-fn foreign(stranger: &Stranger<'_>, group: &GroupRecord) -> String {
-    let d = stranger.device;
-    let (what, then) = if stranger.surely {
-        ("stands on a physical volume of", "remove it")
-    } else {
-        ("stands on the number of a physical volume of", FIND_OUT)
-    };
-    format!(
-        "{} ({}, UUID '{}') {what} {} without belonging to it, so it was not touched: {then}",
-        d.name, d.dev, d.uuid, group.name
-    )
 }
 
 #[cfg(test)]
