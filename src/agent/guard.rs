@@ -15,7 +15,7 @@ mod veil;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::executor::{keep_queueing_off, limited, strangers};
+use super::executor::{FIND_OUT, Strangers, keep_queueing_off, limited, strangers};
 use super::journal::{Standing, Standings};
 use crate::fence::report::LocksOutcome;
 use crate::fence::{DmDevice, Monotonic};
@@ -257,7 +257,7 @@ impl Guard {
                 self.trouble(e.to_string());
             }
         }
-        self.strange(one, strangers(list, &one.group));
+        self.strange(one, strangers(&self.host, list, &one.group));
         self.cannot_tell(one, open.untold);
         if sieve.was_joined() && !one.joined {
             self.joined(one, &sieve, list);
@@ -328,15 +328,28 @@ impl Guard {
         self.tell_once(one, "JoinedWhileFenced", vec![note.clone()], note);
     }
 
-    fn strange(&mut self, one: &Standing, mut found: Vec<String>) {
-        found.sort_unstable();
+    /// Whoever is told to remove a device does so: that is said only of one that is proven to stand on the volume group's storage (S2). Silence about one
+    /// that may do so would hide a writer without a lock, so that is told as what it is.
+    fn strange(&mut self, one: &Standing, found: Strangers) {
+        let Strangers {
+            mut surely,
+            mut perhaps,
+        } = found;
+        surely.sort_unstable();
+        perhaps.sort_unstable();
+        let vg = &one.group.name;
         let note = format!(
-            "{} stands on a physical volume of {}, which stands fenced, and is none of its devices: it reaches the SAN without a lock, and is not the \
+            "{} stands on a physical volume of {vg}, which stands fenced, and is none of its devices: it reaches the SAN without a lock, and is not the \
              agent's to touch. Remove it (dmsetup remove)",
-            found.join(", "),
-            one.group.name
+            surely.join(", ")
         );
-        self.tell_once(one, "StrangerOnFencedGroup", found, note);
+        self.tell_once(one, "StrangerOnFencedGroup", surely, note);
+        let note = format!(
+            "{} is none of {vg}'s devices, and stands on the device number of a physical volume of {vg}, which stands fenced. Whether it is still that \
+             disk is not known: {FIND_OUT}",
+            perhaps.join(", ")
+        );
+        self.tell_once(one, "PerhapsStrangerOnFencedGroup", perhaps, note);
     }
 
     fn cannot_tell(&mut self, one: &Standing, mut found: Vec<String>) {

@@ -10,6 +10,7 @@ fn group(name: &str, states: &[(bool, &str)]) -> VolumeGroup {
         .zip(states)
         .map(|(minor, (active, state))| PhysicalVolume {
             dev: DevNo { major: 8, minor },
+            uuid: String::new(),
             kind: PvKind::Disk(Path {
                 active: *active,
                 name: format!("sd{minor}"),
@@ -43,6 +44,7 @@ fn over_two_paths(name: &str, second: bool) -> VolumeGroup {
     VolumeGroup {
         pvs: vec![PhysicalVolume {
             dev: DevNo::default(),
+            uuid: String::new(),
             kind: PvKind::Multipath(map),
         }],
         ..group(name, &[])

@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use super::executor::limited::Pending;
 use crate::fence::denials::Denials;
+use crate::fence::remembered::Same;
 use crate::fence::stacks::Stacks;
-use crate::fence::topology::{Disk, Look, MapState};
+use crate::fence::topology::{Disk, GONE, Look, MapState};
 use crate::fence::unfence::Standing;
 use crate::fence::unlocked;
 use crate::fence::{
     DevNo, DmDevice, Inventory, LockManager, Lockspace, LockspaceState, Monotonic, MultipathMap,
-    PhysicalVolume, PvKind, Watchdog,
+    Path, PhysicalVolume, PvKind, PvRecord, Watchdog,
 };
 use crate::host::{
     Bell, DeviceMapper, Host, Result, SanlockLockspace, SanlockStatus, ScsiLog, System, multipath,
@@ -177,10 +178,12 @@ pub fn observe_to_fence(host: &Host) -> Result<Inventory> {
     Ok(inventory)
 }
 
-/// The physical volumes of a volume group whose own devices no longer lead to them: its maps, looked up by UUID, and its disks by number.
+/// The physical volumes of a volume group whose own devices no longer lead to them, by what they are: its maps and whatever else has a UUID by that,
+/// plain disks by their WWID, whatever their numbers are by now.
 ///
-/// A map that is not there (any more) is a physical volume without a path. Numbers of device mapper's own are not looked up where there are
-/// maps: a map that was made anew may have another one.
+/// What is not there (any more) is a physical volume without a path. So is a disk that has the number of one and is proven to be another: a fence is
+/// lifted on the health of the volume group's own paths (S7). Where only the number is known it decides; LVM looks for the volume group's UUID on
+/// the disk itself before it joins.
 ///
 /// # Errors
 /// When device mapper cannot be read.
@@ -189,13 +192,14 @@ pub fn physical_volumes(host: &Host, group: &Standing) -> Result<Vec<PhysicalVol
     kept.read_all(host)?;
     let stacks = kept.stacks;
     let devices = stacks.devices();
-    let mut missing = Vec::new();
+    let mut found = Vec::new();
     let mut tops = Vec::new();
     for (uuid, name) in &group.maps {
         match devices.iter().find(|d| d.uuid == *uuid) {
             Some(map) => tops.push(map.dev),
-            None => missing.push(PhysicalVolume {
+            None => found.push(PhysicalVolume {
                 dev: DevNo::default(),
+                uuid: uuid.clone(),
                 kind: PvKind::Multipath(MultipathMap {
                     uuid: uuid.clone(),
                     name: name.clone(),
@@ -205,8 +209,17 @@ pub fn physical_volumes(host: &Host, group: &Standing) -> Result<Vec<PhysicalVol
         }
     }
     let own_major = devices.first().map(|d| d.dev.major);
-    let by_number = |dev: &&DevNo| group.maps.is_empty() || Some(dev.major) != own_major;
-    tops.extend(group.pvs.iter().filter(by_number));
+    // What device mapper has made of its maps is as healthy as they are, and they are listed.
+    let of_maps = |pv: &PvRecord| {
+        let made = !pv.uuid.is_empty() || Some(pv.dev.major) == own_major;
+        made && !group.maps.is_empty()
+    };
+    for pv in group.pvs.iter().filter(|pv| !of_maps(pv)) {
+        match where_it_is(host, devices, pv) {
+            Some(numbers) => tops.extend(numbers),
+            None => found.push(gone(host, pv)),
+        }
+    }
     let maps = maps(host.device_mapper.as_ref(), &stacks);
     let mut disks = disks(host.system.as_ref(), &stacks, &maps);
     for dev in &tops {
@@ -218,8 +231,46 @@ pub fn physical_volumes(host: &Host, group: &Standing) -> Result<Vec<PhysicalVol
             });
         }
     }
-    missing.extend(stacks.bottoms(&tops, &maps, &disks));
-    Ok(missing)
+    found.extend(stacks.bottoms(&tops, &maps, &disks));
+    Ok(found)
+}
+
+/// The numbers of a physical volume now, several where a LUN is several disks; None: it is not there.
+fn where_it_is(host: &Host, devices: &[Arc<DmDevice>], pv: &PvRecord) -> Option<Vec<DevNo>> {
+    // By its UUID, or as the map that multipathd has made of the disk that came back.
+    if let Some(device) = devices.iter().find(|d| pv.is(d)) {
+        return Some(vec![device.dev]);
+    }
+    if !pv.uuid.is_empty() {
+        return None;
+    }
+    match (pv.has_mark(&host.system.mark(pv.dev)), &pv.disk.wwid) {
+        (Same::Surely, _) | (Same::Perhaps, None) => Some(vec![pv.dev]),
+        (Same::No | Same::Perhaps, _) => {
+            let elsewhere = host.system.disks_of(&pv.disk);
+            (!elsewhere.is_empty()).then_some(elsewhere)
+        }
+    }
+}
+
+fn gone(host: &Host, pv: &PvRecord) -> PhysicalVolume {
+    let number = pv.dev.to_string();
+    let what = Some(&pv.uuid).filter(|uuid| !uuid.is_empty());
+    // Another disk may have the number.
+    let name = match what.or(pv.disk.wwid.as_ref()) {
+        Some(what) if host.system.disk(pv.dev).is_some() => format!("{what}, which was {number},"),
+        _ => number,
+    };
+    PhysicalVolume {
+        dev: pv.dev,
+        uuid: pv.uuid.clone(),
+        kind: PvKind::Disk(Path {
+            dev: pv.dev,
+            name,
+            device_state: GONE.to_owned(),
+            ..Path::default()
+        }),
+    }
 }
 
 /// The multipath maps that can be read.

@@ -24,6 +24,7 @@ fn look(milliseconds: u64, disks: &[(bool, &str)]) -> Inventory {
             uuid: "u".into(),
             pvs: vec![PhysicalVolume {
                 dev: DevNo::default(),
+                uuid: String::new(),
                 kind: PvKind::Multipath(map),
             }],
             ..VolumeGroup::default()

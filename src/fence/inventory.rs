@@ -129,6 +129,8 @@ pub enum PvKind {
 pub struct PhysicalVolume {
     /// Device number of what the logical volumes' tables name.
     pub dev: DevNo,
+    /// Device-mapper UUID of that: its number may be another's later. Empty for what is none of device mapper's, or has none.
+    pub uuid: String,
     /// What it lies on.
     pub kind: PvKind,
 }

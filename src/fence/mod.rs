@@ -11,6 +11,7 @@ pub mod order;
 pub mod outage;
 pub mod plan;
 pub mod preflight;
+pub mod remembered;
 pub mod report;
 pub mod selection;
 pub mod stacks;
@@ -25,5 +26,6 @@ pub use inventory::{
     Path, PhysicalVolume, PvKind, Target, VolumeGroup, Watchdog,
 };
 pub use order::Order;
+pub use remembered::{DiskMark, PvRecord};
 pub use report::FenceReport;
 pub use time::Monotonic;

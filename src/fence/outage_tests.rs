@@ -15,6 +15,7 @@ fn path(minor: u32, active: bool, state: &str) -> Path {
 fn map(uuid: &str, paths: Vec<Path>) -> PhysicalVolume {
     PhysicalVolume {
         dev: DevNo::default(),
+        uuid: String::new(),
         kind: PvKind::Multipath(MultipathMap {
             uuid: uuid.into(),
             queueing: true,

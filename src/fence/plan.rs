@@ -275,6 +275,7 @@ mod tests {
             uuid: name.into(),
             pvs: vec![PhysicalVolume {
                 dev: DevNo::default(),
+                uuid: String::new(),
                 kind: PvKind::Multipath(map),
             }],
             ..VolumeGroup::default()

@@ -4,6 +4,7 @@ use crate::fence::{DevNo, Lockspace, Path, PhysicalVolume, PvKind};
 fn vg(name: &str, shared: bool, paths: &[bool]) -> VolumeGroup {
     let pv = |(n, active): (u32, &bool)| PhysicalVolume {
         dev: DevNo { major: 8, minor: n },
+        uuid: String::new(),
         kind: PvKind::Disk(Path {
             active: *active,
             name: format!("sd{n}"),

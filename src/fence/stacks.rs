@@ -275,7 +275,13 @@ impl Stacks {
             Leaf::Bottomless(path) => Some(PvKind::Disk(path.clone())),
         };
         let kinds = leaves.iter().filter_map(kind);
-        kinds.map(|kind| PhysicalVolume { dev, kind }).collect()
+        let uuid = || self.find(dev).map_or_else(String::new, |d| d.uuid.clone());
+        let found = |kind| PhysicalVolume {
+            dev,
+            uuid: uuid(),
+            kind,
+        };
+        kinds.map(found).collect()
     }
 }
 

@@ -280,6 +280,7 @@ fn look(milliseconds: u64, up: bool) -> Inventory {
         uuid: "u".into(),
         pvs: vec![PhysicalVolume {
             dev: crate::fence::DevNo::default(),
+            uuid: String::new(),
             kind: PvKind::Disk(path),
         }],
         ..VolumeGroup::default()

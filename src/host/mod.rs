@@ -34,7 +34,7 @@ pub use underway::Underway;
 use std::time::Duration;
 
 use crate::fence::unfence::Opener;
-use crate::fence::{DevNo, DmDevice, IoCount, Lockspace, Monotonic, Watchdog};
+use crate::fence::{DevNo, DiskMark, DmDevice, IoCount, Lockspace, Monotonic, Watchdog};
 
 /// What went wrong when talking to the node.
 #[derive(Debug, thiserror::Error)]
@@ -204,6 +204,16 @@ pub trait System: Send + Sync {
     fn sequence(&self, dev: DevNo) -> Option<u64> {
         let _ = dev;
         None
+    }
+    /// What tells the disk of that number (a partition as such) from another one that has the number later. Whatever the kernel tells; it asks no disk.
+    fn mark(&self, dev: DevNo) -> DiskMark {
+        let _ = dev;
+        DiskMark::default()
+    }
+    /// Numbers of the disks (of the partitions, if it is one's) that have the WWID of that mark now. Reads every disk's: not for a fence.
+    fn disks_of(&self, mark: &DiskMark) -> Vec<DevNo> {
+        let _ = mark;
+        Vec::new()
     }
     /// Begins to read what the kernel logs of SCSI commands that fail from now on. None when it does not tell; why, is in our own log.
     fn scsi_log(&self) -> Option<Box<dyn ScsiLog>> {

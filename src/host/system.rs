@@ -10,7 +10,7 @@ use nix::time::{ClockId, clock_gettime};
 
 use super::scsi_log::Kmsg;
 use super::{DiskInfo, Error, Paths, Result, ScsiLog, System, procfs};
-use crate::fence::{DevNo, Monotonic};
+use crate::fence::{DevNo, DiskMark, Monotonic};
 
 /// The real one.
 #[derive(Clone, Debug)]
@@ -34,15 +34,40 @@ impl Sysfs {
         self.paths.sys.join("kernel/rcu_expedited")
     }
 
+    fn links(&self) -> PathBuf {
+        self.paths.sys.join("dev/block")
+    }
+
     /// The folder of the whole disk: a partition's parent.
     fn folder(&self, dev: DevNo) -> Option<PathBuf> {
-        let links = self.paths.sys.join("dev/block");
+        let links = self.links();
         // One call for each disk of each look: to resolve the whole path takes one for each folder of it.
         let folder = links.join(fs::read_link(links.join(dev.to_string())).ok()?);
         if folder.join("partition").exists() {
             return folder.parent().map(Path::to_path_buf);
         }
         Some(folder)
+    }
+}
+
+/// Of the block device with that folder. The kernel keeps all of it in memory: nothing here asks a disk (a virtio disk's serial number would).
+fn mark_of(folder: &Path) -> DiskMark {
+    let read = |file: PathBuf| {
+        let text = fs::read_to_string(file).ok()?;
+        Some(text.trim().to_owned()).filter(|t| !t.is_empty())
+    };
+    let partition = read(folder.join("partition")).and_then(|n| n.parse().ok());
+    // A partition's folder lies in its disk's; through the link, that is its parent as well.
+    let disk = if partition.is_some() {
+        folder.join("..")
+    } else {
+        folder.to_owned()
+    };
+    DiskMark {
+        // SCSI's, then NVMe's.
+        wwid: read(disk.join("device/wwid")).or_else(|| read(disk.join("wwid"))),
+        sequence: read(disk.join("diskseq")).and_then(|n| n.parse().ok()),
+        partition,
     }
 }
 
@@ -106,6 +131,32 @@ impl System for Sysfs {
     fn sequence(&self, dev: DevNo) -> Option<u64> {
         let path = self.paths.sys.join(format!("dev/block/{dev}/diskseq"));
         fs::read_to_string(path).ok()?.trim().parse().ok()
+    }
+
+    fn mark(&self, dev: DevNo) -> DiskMark {
+        let folder = self.links().join(dev.to_string());
+        mark_of(&folder)
+    }
+
+    fn disks_of(&self, mark: &DiskMark) -> Vec<DevNo> {
+        let Ok(links) = fs::read_dir(self.links()) else {
+            return Vec::new();
+        };
+        let is = |link: &fs::DirEntry| {
+            let found = mark_of(&link.path());
+            mark.wwid.is_some() && found.wwid == mark.wwid && found.partition == mark.partition
+        };
+        let number = |link: fs::DirEntry| {
+            let name = link.file_name();
+            let (major, minor) = name.to_str()?.split_once(':')?;
+            Some(DevNo {
+                major: major.parse().ok()?,
+                minor: minor.parse().ok()?,
+            })
+        };
+        let mut all: Vec<DevNo> = links.flatten().filter(is).filter_map(number).collect();
+        all.sort_unstable();
+        all
     }
 
     fn scsi_log(&self) -> Option<Box<dyn ScsiLog>> {
@@ -222,6 +273,40 @@ mod tests {
         let file = system.paths.sys.join("dev/block/8:0/diskseq");
         fs::write(file, "27\n").unwrap();
         assert_eq!(system.sequence(sda), Some(27));
+    }
+
+    #[test]
+    fn a_disk_is_told_from_another_with_its_number() {
+        let (_root, system) = sysfs();
+        let [sda, sda1] = [0, 1].map(|minor| DevNo { major: 8, minor });
+        let rbd = DevNo {
+            major: 252,
+            minor: 0,
+        };
+        assert_eq!(system.mark(sda), DiskMark::default());
+        let gone = DevNo { major: 9, minor: 9 };
+        assert_eq!(system.mark(gone), DiskMark::default());
+        let devices = system.paths.sys.join("devices");
+        let disk = devices.join("pci0/host0/block/sda");
+        fs::write(disk.join("diskseq"), "27\n").unwrap();
+        fs::write(disk.join("device/wwid"), "naa.6001\n").unwrap();
+        fs::write(devices.join("rbd/0/block/rbd0/wwid"), "eui.02\n").unwrap();
+        let whole = DiskMark {
+            wwid: Some("naa.6001".into()),
+            sequence: Some(27),
+            partition: None,
+        };
+        let part = DiskMark {
+            partition: Some(1),
+            ..whole.clone()
+        };
+        assert_eq!(system.mark(sda), whole);
+        assert_eq!(system.mark(sda1), part);
+        assert_eq!(system.mark(rbd).wwid.as_deref(), Some("eui.02"));
+        // Wherever it came back, and as what it is now.
+        assert_eq!(system.disks_of(&whole), [sda]);
+        assert_eq!(system.disks_of(&part), [sda1]);
+        assert_eq!(system.disks_of(&DiskMark::default()), []);
     }
 
     #[test]

@@ -22,7 +22,11 @@ impl Fence<'_> {
     /// The same if something of theirs is open by that list. The lock manager is asked after it: a volume group is joined before a volume of it is
     /// activated under the new locks.
     pub(super) fn hand_on_open(&mut self, list: &[DmDevice]) {
-        let open = |group: usize| self.groups.get(group).is_some_and(|g| !closed(g, list));
+        let mark = |dev| self.host.system.mark(dev);
+        let open = |group: usize| {
+            let group = self.groups.get(group);
+            group.is_some_and(|g| !closed(g, list, &mark))
+        };
         if self.released().into_iter().any(open) {
             self.hand_on_by(None);
         }

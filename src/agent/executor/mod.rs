@@ -23,7 +23,9 @@ mod track;
 mod worker;
 
 pub use expedite::give_back;
-pub use refence::{keep_queueing_off, open_devices, own_devices, refence, strangers};
+pub use refence::{
+    FIND_OUT, Strangers, keep_queueing_off, open_devices, own_devices, refence, strangers,
+};
 pub use stands::with_standings;
 
 use std::collections::BTreeSet;
@@ -38,7 +40,7 @@ use crate::fence::report::{
     DeviceReport, FenceReport, LocksOutcome, Outcome, StepKind, StepResult, VolumeGroupReport,
 };
 use crate::fence::selection::{self, RefusalReason};
-use crate::fence::{DmDevice, Inventory, Lockspace, LockspaceState, Order, VolumeGroup};
+use crate::fence::{DmDevice, Inventory, Lockspace, LockspaceState, Order, PvRecord, VolumeGroup};
 use crate::host::{Bell, Host, Result};
 use release::Next;
 
@@ -102,7 +104,7 @@ pub fn run(
         order: order.clone(),
         groups: groups
             .iter()
-            .map(|g| stands::record(g, &standings))
+            .map(|g| stands::record(host, g, &standings))
             .collect(),
         planned: groups.iter().map(|g| g.devices.clone()).collect(),
         reset: plan.reset,
@@ -208,9 +210,9 @@ fn untouched(mut report: FenceReport, progress: &mut dyn FnMut(&FenceReport)) ->
     report
 }
 
-/// What the journal keeps of a volume group.
+/// What the journal keeps of a volume group. Of each plain disk that it lies on the kernel is asked which it is, for as long as it can be.
 #[must_use]
-pub fn record(vg: &VolumeGroup) -> GroupRecord {
+pub fn record(host: &Host, vg: &VolumeGroup) -> GroupRecord {
     let map = |m: &crate::fence::MultipathMap| MapRecord {
         uuid: m.uuid.clone(),
         name: m.name.clone(),
@@ -220,7 +222,7 @@ pub fn record(vg: &VolumeGroup) -> GroupRecord {
         called: None,
         uuid: vg.uuid.clone(),
         lvmlock: vg.lvmlock.as_ref().map(|d| d.uuid.clone()),
-        pvs: vg.pvs.iter().map(|pv| pv.dev).collect(),
+        pvs: PvRecord::all(&vg.pvs, &|dev| host.system.mark(dev)),
         maps: plan::maps(vg).into_iter().map(map).collect(),
     }
 }

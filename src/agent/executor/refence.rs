@@ -12,11 +12,14 @@ use crate::fence::report::{
     FenceReport, LocksOutcome, Outcome, StepKind, StepReport, StepResult, VolumeGroupReport,
 };
 use crate::fence::topology::volume_group_uuid;
-use crate::fence::{DevNo, DmDevice, Monotonic};
+use crate::fence::{DmDevice, Monotonic, remembered};
 use crate::host::{Host, Result};
 
 /// A closing waits as long as it takes: I/O that went out while it was open has to end, and nobody waits for the result.
 const NO_DEADLINE: Duration = Duration::from_hours(24 * 365);
+
+/// What to do about a device of which only a number says that it stands on a physical volume.
+pub const FIND_OUT: &str = "find out whose disk that is (dmsetup deps, lsblk), and remove the device only if it is the volume group's";
 
 fn owns(group: &GroupRecord, d: &DmDevice) -> bool {
     volume_group_uuid(&d.uuid) == Some(group.uuid.as_str())
@@ -31,32 +34,51 @@ pub fn own_devices<'a>(
     list.iter().filter(|d| owns(group, d)).filter(leases)
 }
 
-/// Devices that stand on a physical volume of the volume group without belonging to it: they reach its storage whatever its own tables are, and
-/// are not the fence's to touch (S2). Names for people.
+/// Names of devices that stand on a physical volume of the volume group without belonging to it: they reach its storage whatever its own tables
+/// are, and are not the fence's to touch (S2).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Strangers {
+    /// On what is proven to be one.
+    pub surely: Vec<String>,
+    /// On what has one's number, and may be another.
+    pub perhaps: Vec<String>,
+}
+
+/// Those of that list of all devices.
 #[must_use]
-pub fn strangers(list: &[DmDevice], group: &GroupRecord) -> Vec<String> {
-    let ours = |d: &&DmDevice| owns(group, d);
-    let own: BTreeSet<DevNo> = list.iter().filter(ours).map(|d| d.dev).collect();
-    let below = list.iter().filter(ours).flat_map(|d| &d.deps);
-    let pvs: BTreeSet<&DevNo> = below
-        .filter(|dev| !own.contains(dev))
-        .chain(&group.pvs)
-        .collect();
-    let on_them = |d: &&DmDevice| d.deps.iter().any(|dep| pvs.contains(dep));
-    let strange = list.iter().filter(|d| !owns(group, d)).filter(on_them);
-    strange.map(|d| d.name.clone()).collect()
+pub fn strangers(host: &Host, list: &[DmDevice], group: &GroupRecord) -> Strangers {
+    let mark = |dev| host.system.mark(dev);
+    let mut names = Strangers::default();
+    for stranger in remembered::strangers(list, &group.uuid, &group.pvs, &mark) {
+        let name = stranger.device.name.clone();
+        if stranger.surely {
+            names.surely.push(name);
+        } else {
+            names.perhaps.push(name);
+        }
+    }
+    names
 }
 
 /// What can still reach the storage of a volume group, by that list of all devices: its own devices that have a way to the SAN, or would have one
-/// after a resume; and strangers. Words for people.
+/// after a resume; and strangers, also those of which it is only not proven that they cannot, since locks go by the answer (S1). Words for people.
 #[must_use]
-pub fn open_devices(list: &[DmDevice], group: &GroupRecord) -> Vec<String> {
+pub fn open_devices(host: &Host, list: &[DmDevice], group: &GroupRecord) -> Vec<String> {
     let open = own_devices(list, group).filter(|d| !d.is_error_only());
-    let strange = strangers(list, group).into_iter().map(|name| {
-        let vg = &group.name;
+    let strange = strangers(host, list, group);
+    let vg = &group.name;
+    let surely = strange.surely.into_iter().map(|name| {
         format!("{name} (which is none of {vg}'s, so that it was not touched: remove it)")
     });
-    open.map(|d| d.name.clone()).chain(strange).collect()
+    let perhaps = strange.perhaps.into_iter().map(|name| {
+        format!(
+            "{name} (which is none of {vg}'s, so that it was not touched, and stands on the number of a physical volume: {FIND_OUT})"
+        )
+    });
+    open.map(|d| d.name.clone())
+        .chain(surely)
+        .chain(perhaps)
+        .collect()
 }
 
 /// Has a map fail its I/O that began to queue while no path works. Whether it had.

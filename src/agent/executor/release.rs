@@ -172,7 +172,8 @@ impl Fence<'_> {
         let again = match list {
             Ok(list) => {
                 self.hand_on_open(&list);
-                proof.again(&self.groups, &self.handed_on, &list, now)
+                let mark = |dev| self.host.system.mark(dev);
+                proof.again(&self.groups, &self.handed_on, &list, &mark, now)
             }
             Err(e) => {
                 self.note(format!(

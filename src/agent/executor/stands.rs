@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::agent::journal::{GroupRecord, Standing};
 use crate::fence::report::{FenceReport, LocksOutcome};
 use crate::fence::{Inventory, Lockspace, LockspaceState, VolumeGroup};
+use crate::host::Host;
 
 /// The inventory in which they are told. Pure.
 #[must_use]
@@ -38,12 +39,13 @@ pub fn with_standings(mut inventory: Inventory, standings: &[Standing]) -> Inven
     inventory
 }
 
-/// What the journal keeps of a volume group: of one that stands, what was known when it had not been fenced yet.
-pub(super) fn record(vg: &VolumeGroup, standings: &[Standing]) -> GroupRecord {
+/// What the journal keeps of a volume group: of one that stands, what was known when it had not been fenced yet. Its physical volumes by what they are,
+/// so that a number that has passed on since then is not taken for one, and one that came back under another is.
+pub(super) fn record(host: &Host, vg: &VolumeGroup, standings: &[Standing]) -> GroupRecord {
     let of_it = standings
         .iter()
         .find(|s| vg.stands && s.group.uuid == vg.uuid);
-    of_it.map_or_else(|| super::record(vg), |s| s.group.clone())
+    of_it.map_or_else(|| super::record(host, vg), |s| s.group.clone())
 }
 
 /// Of those that stand, the locks are released already where the fence saw that.

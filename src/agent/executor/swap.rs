@@ -128,7 +128,9 @@ impl Fence<'_> {
                 self.hand_on_open(&list);
                 swap.book.leave_out(&self.handed_on);
                 swap.list_rest = (now.since(started) * LIST_REST).clamp(LIST_EVERY, LIST_LIMIT);
-                swap.book.see(&mut self.groups, &list, epoch, started, now)
+                let mark = |dev| self.host.system.mark(dev);
+                swap.book
+                    .see(&mut self.groups, &list, epoch, &mark, started, now)
             }
             Some(Err(e)) => {
                 swap.list = None;

@@ -1,5 +1,6 @@
 //! The book of a swap: every device of the volume groups, how it stands, and what the last listing says about it. Knows no I/O.
 
+mod strange;
 mod told;
 
 use std::borrow::Borrow;
@@ -9,8 +10,12 @@ use std::time::Duration;
 
 use super::worker::{Attempt, Job, Letter, Work};
 use crate::agent::journal::GroupRecord;
+use crate::fence::remembered::{ReadMark, strangers};
 use crate::fence::topology;
 use crate::fence::{DevNo, DmDevice, Monotonic};
+
+pub(super) use strange::closed;
+use strange::{foreign, learn};
 
 /// Between attempts that failed.
 const RETRY: Duration = Duration::from_millis(200);
@@ -92,11 +97,12 @@ impl Proof {
         groups: &[GroupRecord],
         left_out: &BTreeSet<usize>,
         list: &[DmDevice],
+        mark: ReadMark<'_>,
         begun: Monotonic,
     ) -> Result<Self, BTreeSet<usize>> {
         let all = groups.iter().enumerate();
         let open: BTreeSet<usize> = all
-            .filter(|(at, g)| !left_out.contains(at) && !closed(g, list))
+            .filter(|(at, g)| !left_out.contains(at) && !closed(g, list, mark))
             .map(|(at, _)| at)
             .collect();
         if open.is_empty() {
@@ -106,17 +112,6 @@ impl Proof {
             Err(open)
         }
     }
-}
-
-/// Whether nothing of a volume group can reach the SAN, by that list of all devices.
-pub(super) fn closed(group: &GroupRecord, list: &[DmDevice]) -> bool {
-    list.iter().all(|d| {
-        if topology::volume_group_uuid(&d.uuid) == Some(group.uuid.as_str()) {
-            group.lvmlock.as_deref() == Some(d.uuid.as_str()) || d.is_error_only()
-        } else {
-            !d.deps.iter().any(|dep| group.pvs.contains(dep))
-        }
-    })
 }
 
 /// All devices of a fence.
@@ -185,6 +180,7 @@ impl Book {
         groups: &mut [GroupRecord],
         list: &[DmDevice],
         epoch: u64,
+        mark: ReadMark<'_>,
         begun: Monotonic,
         now: Monotonic,
     ) -> Option<Proof> {
@@ -200,23 +196,16 @@ impl Book {
             let uuid = group.uuid.clone();
             let is_ours =
                 |d: &DmDevice| topology::volume_group_uuid(&d.uuid) == Some(uuid.as_str());
-            let is_lvmlock = |d: &DmDevice| group.lvmlock.as_deref() == Some(d.uuid.as_str());
             let ours: Vec<&DmDevice> = list.iter().filter(|d| is_ours(d)).collect();
-            let numbers: HashSet<DevNo> = ours.iter().map(|d| d.dev).collect();
-            for dep in ours.iter().flat_map(|d| &d.deps) {
-                if !numbers.contains(dep) && !group.pvs.contains(dep) {
-                    group.pvs.push(*dep);
-                }
-            }
+            learn(group, &ours, list, mark);
+            let is_lvmlock = |d: &DmDevice| group.lvmlock.as_deref() == Some(d.uuid.as_str());
             for d in ours.iter().filter(|d| !is_lvmlock(d)) {
                 proven &= d.is_error_only();
                 self.see_device(at, d, list, current, now);
             }
-            for d in list.iter().filter(|d| !is_ours(d)) {
-                if d.deps.iter().any(|dep| group.pvs.contains(dep)) {
-                    proven = false;
-                    self.foreign.push((at, foreign(d, group)));
-                }
+            for stranger in strangers(list, &uuid, &group.pvs, mark) {
+                proven = false;
+                self.foreign.push((at, foreign(&stranger, group)));
             }
         }
         let listed: HashSet<&str> = list.iter().map(|d| d.uuid.as_str()).collect();
@@ -439,13 +428,6 @@ impl Book {
     }
 }
 
-fn foreign(d: &DmDevice, group: &GroupRecord) -> String {
-    format!(
-        "{} ({}, UUID '{}') stands on a physical volume of {} without belonging to it, so it was not touched: remove it",
-        d.name, d.dev, d.uuid, group.name
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -472,6 +454,7 @@ mod tests {
             uuid: "v".repeat(32),
             ..GroupRecord::default()
         }];
+        let mark: ReadMark<'_> = &|_| crate::fence::DiskMark::default();
         let mut book = Book::default();
         book.plan(0, &[Arc::new(device("linear"))], now);
         let jobs = book.start(now);
@@ -480,9 +463,15 @@ mod tests {
         let swapped = Letter::Ended(0, Attempt::Swapped(Duration::ZERO));
         book.told(swapped, now);
         let list = [device("error")];
-        assert!(book.see(&mut groups, &list, before, now, now).is_none());
+        assert!(
+            book.see(&mut groups, &list, before, mark, now, now)
+                .is_none()
+        );
         let since = book.epoch();
-        assert!(book.see(&mut groups, &list, since, now, now).is_some());
+        assert!(
+            book.see(&mut groups, &list, since, mark, now, now)
+                .is_some()
+        );
         // And a plan is none either, without a list.
         let mut planned = Book::default();
         planned.plan(0, &[Arc::new(device("error"))], now);

@@ -2,6 +2,7 @@
 
 mod idle;
 mod joined;
+mod passed_on;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -233,7 +234,7 @@ fn a_stranger_on_a_physical_volume_is_told_and_keeps_no_closing_from_its_end() {
     let bench = Bench::new();
     let mut guard = bench.guard();
     bench.watch(&mut guard, SPAN);
-    let pv = bench.standing().group.pvs[0];
+    let pv = bench.standing().group.pvs[0].dev;
     let dev = DevNo {
         major: 253,
         minor: 99,

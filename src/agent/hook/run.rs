@@ -156,7 +156,7 @@ fn once(
     let socket = options.state_directory.join(SOCKET);
     match ask(&socket, &options.vg, patience) {
         Asked::Proven => {
-            let record = executor::record(group);
+            let record = executor::record(host, group);
             match proven(host, &record) {
                 Ok(message) => {
                     let anew = joined_anew(host, &record);
@@ -191,7 +191,7 @@ fn alone(
         (b / 8).clamp(Duration::from_secs(1), Duration::from_secs(8))
     });
     let (mut journal, left) = open(options, &boot_id, limit, tell);
-    let record = executor::record(group);
+    let record = executor::record(host, group);
     let mut progress = |_: &FenceReport| ();
     // Somebody else's fence has its own lease and its own hook: this volume group's lease has run out, and does not wait for it.
     let covers = |r: &Record| r.begun.groups.iter().any(|g| g.uuid == group.uuid);
@@ -304,7 +304,7 @@ fn proven(host: &Host, group: &GroupRecord) -> Result<String, String> {
     let list = |h: &Host| h.device_mapper.devices();
     let list = limited::call(host, "listing the devices", LOOK, list)
         .map_err(|e| format!("the devices cannot be read back: {e}"))?;
-    let open = open_devices(&list, group);
+    let open = open_devices(host, &list, group);
     if !open.is_empty() {
         return Err(format!("{} may still reach the SAN", open.join(", ")));
     }

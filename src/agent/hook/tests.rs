@@ -276,7 +276,8 @@ fn a_stranger_on_a_physical_volume_is_no_proof_for_the_hook() {
     bench.fence_as_agent().expect("not killed");
     let pv = bench.journal().standings().all().expect("read")[0]
         .group
-        .pvs[0];
+        .pvs[0]
+        .dev;
     let dev = crate::fence::DevNo {
         major: 253,
         minor: 99,

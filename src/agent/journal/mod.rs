@@ -88,8 +88,8 @@ pub struct GroupRecord {
     pub uuid: String,
     /// UUID of the `lvmlock` volume, which is left alone.
     pub lvmlock: Option<String>,
-    /// Device numbers of its physical volumes.
-    pub pvs: Vec<crate::fence::DevNo>,
+    /// Its physical volumes.
+    pub pvs: Vec<crate::fence::PvRecord>,
     /// Its multipath maps.
     pub maps: Vec<MapRecord>,
 }

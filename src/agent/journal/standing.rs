@@ -251,6 +251,7 @@ impl Standings {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fence::DiskMark;
 
     fn standing(uuid: &str, boot_id: &str) -> Standing {
         Standing {
@@ -307,6 +308,29 @@ mod tests {
         assert_eq!(standings.all().expect("none"), vec![]);
         assert!(!standings.lift("a").expect("none"));
         assert!(!Path::new("/fenced").exists() && !Path::new(FOLDER).exists());
+    }
+
+    /// As an agent of before wrote it on a node, and as it is written now.
+    #[test]
+    fn physical_volumes_are_read_with_their_identities_and_without() {
+        let numbers = include_bytes!("../../../fuzz/corpus/journal/trixie-standing");
+        let numbers = Standing::decode(numbers).expect("read").group.pvs;
+        let none = DiskMark::default();
+        let found: Vec<_> = numbers.iter().map(|pv| (pv.dev.minor, &*pv.uuid)).collect();
+        assert_eq!(found, [(0, "")]);
+        assert_eq!(numbers[0].disk, none);
+        let told = include_bytes!("../../../fuzz/corpus/journal/by-hand-standing-on-disks");
+        let told = Standing::decode(told).expect("read");
+        let [map, disk] = told.group.pvs.as_slice() else {
+            panic!("{told:?}");
+        };
+        assert_eq!((&*map.uuid, &map.disk), ("mpath-35000c50015ea71a0", &none));
+        assert_eq!(
+            (disk.disk.sequence, disk.disk.partition),
+            (Some(12), Some(1))
+        );
+        let again = line::encode(&serde_json::to_string(&told).expect("written"));
+        assert_eq!(Standing::decode(&again), Some(told));
     }
 
     #[test]

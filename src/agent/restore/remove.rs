@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::look::{OBSERVE, now, openers};
 use super::{Lifting, Obstacle, Step};
 use crate::agent::observe::observe;
+use crate::fence::remembered::strangers;
 use crate::fence::report::StepResult;
 use crate::fence::unfence::{
     Blocker, BlockerReason, GroupReport, LockState, UnfenceStep, UnfenceStepKind, lock_state,
@@ -180,10 +181,14 @@ impl Lifting<'_> {
             Err(e) => return Some(e.to_string()),
         };
         let standing = &group.standing;
-        let uses = |d: &DmDevice| d.deps.iter().any(|dep| standing.pvs.contains(dep));
-        let found = devices.iter().find(|d| {
-            (standing.owns(d) && !standing.is_lvmlock(d)) || (!standing.owns(d) && uses(d))
-        })?;
+        let own = devices
+            .iter()
+            .find(|d| standing.owns(d) && !standing.is_lvmlock(d));
+        // A drop gives the locks away, so what is not proven to stand elsewhere is in its way (S1). One that is, on a device that has got the number of
+        // a physical volume, is none of its business: it would be waited for in vain.
+        let mark = |dev| self.host.system.mark(dev);
+        let strange = || strangers(&devices, &standing.uuid, &standing.pvs, &mark);
+        let found = own.or_else(|| strange().first().map(|s| s.device))?;
         Some(format!(
             "{} may still use the storage that the locks protect; remove it first",
             found.name

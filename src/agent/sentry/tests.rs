@@ -40,6 +40,7 @@ fn group(name: &str, up: bool) -> VolumeGroup {
         devices: [DmDevice::default().into()].into(),
         pvs: vec![PhysicalVolume {
             dev: DevNo::default(),
+            uuid: String::new(),
             kind: PvKind::Disk(Path {
                 active: up,
                 device_state: "running".into(),

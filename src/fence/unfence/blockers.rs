@@ -244,7 +244,7 @@ fn path_blockers(group: &str, healthy_for: Duration, seen: Seen<'_>) -> Vec<Bloc
         let verb = if gone.len() == 1 { "is" } else { "are" };
         all.push(unhealthy(format!(
             "{} {verb} gone from the kernel, and without multipath a LUN that comes back is another disk, with another number: it goes on by itself only \
-             if the number comes back too. Once the SAN is back, reboot the node, which ends the fence",
+             if its WWID is known from before, or if the number comes back too. Otherwise reboot the node once the SAN is back, which ends the fence",
             in_words(gone)
         )));
     }

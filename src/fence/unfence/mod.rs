@@ -12,9 +12,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::inventory::{DevNo, DmDevice, Inventory, LockspaceState, VolumeGroup, present};
+use super::inventory::{DmDevice, Inventory, LockspaceState, VolumeGroup, present};
 use super::order::Selection;
 use super::plan::maps;
+use super::remembered::{DiskMark, PvRecord};
 use super::report::Outcome as FenceOutcome;
 use super::topology::volume_group_uuid;
 
@@ -55,8 +56,8 @@ pub struct Standing {
     pub maps: Vec<(String, String)>,
     /// UUIDs of the maps whose queueing the fence turned off.
     pub turned_off: Vec<String>,
-    /// Its physical volumes by number.
-    pub pvs: Vec<DevNo>,
+    /// Its physical volumes.
+    pub pvs: Vec<PvRecord>,
     /// UUIDs of its devices, upper ones first: once all tables are `error`, the kernel no longer knows who was stacked on whom.
     pub order: Vec<String>,
 }
@@ -76,7 +77,8 @@ impl Standing {
                 .collect(),
             // Not known, and giving back what was not taken changes nothing.
             turned_off: found.iter().map(|m| m.uuid.clone()).collect(),
-            pvs: group.pvs.iter().map(|pv| pv.dev).collect(),
+            // Of plain disks their numbers of just now: an inventory tells no more.
+            pvs: PvRecord::all(&group.pvs, &|_| DiskMark::default()),
             ..Self::default()
         }
     }

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::fence::inventory::{LockManager, Lockspace, Path, PhysicalVolume, PvKind, Target};
-use crate::fence::{Monotonic, Watchdog};
+use crate::fence::{DevNo, Monotonic, Watchdog};
 
 const UUID: &str = "abcdefghijklmnopqrstuvwxyz012345";
 
@@ -50,6 +50,7 @@ fn pv(minor: u32, active: &[bool]) -> PhysicalVolume {
     };
     PhysicalVolume {
         dev: DevNo { major: 253, minor },
+        uuid: String::new(),
         kind: PvKind::Multipath(crate::fence::MultipathMap {
             name: format!("mpath{minor}"),
             paths: (0..).zip(active).map(path).collect(),

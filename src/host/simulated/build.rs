@@ -490,6 +490,10 @@ impl State {
             }),
             None => PvKind::Disk(path(bottom.minor, self.working_disks.contains(&bottom))),
         };
-        PhysicalVolume { dev, kind }
+        let uuid = self
+            .devices
+            .get(&dev)
+            .map_or_else(String::new, |d| d.dm.uuid.clone());
+        PhysicalVolume { dev, uuid, kind }
     }
 }

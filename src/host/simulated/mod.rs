@@ -28,7 +28,7 @@ pub use faults::{Daemon, Declaring, Dropping, InFlight, Starting};
 pub use stack::Stack;
 
 use super::{Error, Host, LockspaceHost, Underway};
-use crate::fence::{DevNo, DmDevice, LockspaceState, Monotonic, Target};
+use crate::fence::{DevNo, DiskMark, DmDevice, LockspaceState, Monotonic, Target};
 
 /// A device-mapper device.
 #[derive(Clone, Debug, Default)]
@@ -114,6 +114,10 @@ pub struct State {
     pub dead_disks: BTreeSet<DevNo>,
     /// Disks that sysfs has no entry of any more.
     pub gone_disks: BTreeSet<DevNo>,
+    /// What tells a disk from the next one of its number; none is told of those that are not in it.
+    pub marks: BTreeMap<DevNo, DiskMark>,
+    /// How often that was asked.
+    pub marks_read: usize,
     /// `/sys/kernel/rcu_expedited`.
     pub rcu_expedited: u32,
     /// Drops of lockspaces.

@@ -1,6 +1,6 @@
 //! What administrators and their scripts do to the node, asking nobody.
 
-use super::{SimulatedDevice, SimulatedLockspace, State};
+use super::{SimulatedDevice, SimulatedLockspace, State, build};
 use crate::fence::{DevNo, DmDevice, Target};
 
 impl State {
@@ -54,6 +54,47 @@ impl State {
         };
         self.devices.insert(dev, device);
         self.refresh(name, below);
+    }
+
+    /// A map is taken down with what leads to it, and its number passes to a healthy map of another volume group, whose volume comes into use.
+    pub fn number_passes_on(&mut self, map: &str) {
+        let number = self.device(map).map(|d| d.dm.dev).unwrap_or_default();
+        self.devices
+            .retain(|_, d| d.dm.dev != number && !d.dm.deps.contains(&number));
+        self.make_map(number, "mpath-foreign");
+        let volume = self.free_number();
+        self.activate(volume, "foreign-lv0", &build::foreign_uuid(), number);
+    }
+
+    /// A map is made anew, under another number than it ever had: that number.
+    pub fn come_back(&mut self, map: &str) -> DevNo {
+        let number = self.free_number();
+        self.make_map(number, map);
+        number
+    }
+
+    fn free_number(&self) -> DevNo {
+        let highest = self.devices.keys().max().copied().unwrap_or_default();
+        DevNo {
+            minor: highest.minor + 1,
+            ..highest
+        }
+    }
+
+    fn make_map(&mut self, number: DevNo, name: &str) {
+        let disk = DevNo {
+            major: 8,
+            minor: 2000,
+        };
+        self.activate(number, name, name, disk);
+        if let Some(d) = self.devices.get_mut(&number) {
+            d.active_paths = 2;
+            d.dm.open_count = 0;
+            for t in &mut d.dm.targets {
+                "multipath".clone_into(&mut t.kind);
+            }
+            build::set_queueing(d, true);
+        }
     }
 
     /// A volume group gets another name: its lockspace is stopped, and the one of its new name joined, whose generations count from the beginning.

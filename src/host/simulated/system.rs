@@ -1,7 +1,7 @@
 //! Boot ID, clock, disks, and threads.
 
 use super::{COUNTS, Simulation, build, die_if_killed};
-use crate::fence::{DevNo, Monotonic};
+use crate::fence::{DevNo, DiskMark, Monotonic};
 use crate::host::{Bell, DiskInfo, Result, System};
 
 impl System for Simulation {
@@ -31,6 +31,21 @@ impl System for Simulation {
         let state = self.enter();
         let told = state.devices.get(&dev).filter(|_| state.tells_sequence);
         told.map(|d| d.sequence)
+    }
+
+    fn mark(&self, dev: DevNo) -> DiskMark {
+        let mut state = self.enter();
+        state.marks_read += 1;
+        state.marks.get(&dev).cloned().unwrap_or_default()
+    }
+
+    fn disks_of(&self, mark: &DiskMark) -> Vec<DevNo> {
+        let state = self.enter();
+        let is = |m: &DiskMark| {
+            m.wwid.is_some() && (&m.wwid, m.partition) == (&mark.wwid, mark.partition)
+        };
+        let all = state.marks.iter().filter(|(_, m)| is(m));
+        all.map(|(dev, _)| *dev).collect()
     }
 
     fn rcu_expedited(&self) -> Result<u32> {

@@ -7,6 +7,7 @@ mod expedite;
 mod faults;
 mod giveway;
 mod handed_on;
+mod passed_on;
 mod properties;
 mod release_again;
 mod renamed;

@@ -289,7 +289,8 @@ fn a_disk_that_the_kernel_dropped_is_told_from_one_that_only_lost_its_paths() {
             ..Group::target("vg1")
         }],
     });
-    let disks = bench.once().groups[0].standing.pvs.clone();
+    let pvs = bench.once().groups[0].standing.pvs.clone();
+    let disks: Vec<_> = pvs.iter().map(|pv| pv.dev).collect();
     bench.node.state(|s| s.dead_disks.extend(&disks));
     let report = bench.once();
     assert_eq!(reasons(&report), [BlockerReason::PathsUnhealthy]);
