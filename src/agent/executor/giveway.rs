@@ -65,16 +65,22 @@ impl Fence<'_> {
         self.gave_way
     }
 
-    /// Whether to leave a release that the lock manager keeps waiting to let another go first. Before the reset that was known only where it has had
-    /// that long in an earlier turn; not before the lock manager was asked once more.
-    pub(super) fn release_gives_way(&mut self, waited: Duration, holds: bool) -> bool {
+    /// Whether to leave a release that the lock manager keeps waiting to let another go first. Before the reset that was known first only where it has
+    /// had that long in an earlier turn; at once where it was `prolonged` beyond that, since the other may have less time; not before the lock manager
+    /// was asked once more.
+    pub(super) fn release_gives_way(
+        &mut self,
+        waited: Duration,
+        holds: bool,
+        prolonged: bool,
+    ) -> bool {
         let turn = match self.journal.waits() {
             _ if !holds => return false,
             Waits::Nobody => return false,
             Waits::First => super::LOOK_AGAIN,
             Waits::Another => LEAST_TURN,
         };
-        self.gave_way = self.releases_again && waited >= turn;
+        self.gave_way = (self.releases_again || prolonged) && waited >= turn;
         self.gave_way
     }
 

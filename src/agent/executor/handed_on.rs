@@ -72,14 +72,20 @@ impl Fence<'_> {
                 .iter()
                 .any(|l| l.name == name && !l.is_of(&of.uuid, name));
             if known.iter().any(told) || (!anothers && alive(sanlock, name)) {
-                let note = format!(
-                    "Volume group {} was joined to its lockspace again after its locks had been released: what came into use since is not touched",
-                    of.name
-                );
-                self.handed_on.insert(group);
-                self.note(note);
+                self.handed_on_by_now(group);
             }
         }
+    }
+
+    /// Leaves it out from now on, and says so.
+    pub(super) fn handed_on_by_now(&mut self, group: usize) {
+        let of = self.report.volume_groups.get(group);
+        let name = of.map_or("", |g| g.name.as_str());
+        let note = format!(
+            "Volume group {name} was joined to its lockspace again after its locks had been released: what came into use since is not touched"
+        );
+        self.handed_on.insert(group);
+        self.note(note);
     }
 }
 

@@ -157,6 +157,7 @@ pub fn resume(
         ..record.begun.report
     });
     report.steps = record.steps;
+    resumed::tell_released(&mut report, &record.begun.order);
     let mut fence = Fence {
         host,
         journal,
@@ -177,9 +178,7 @@ pub fn resume(
     if let Err(e) = rewritten {
         fence.note_journal(&e);
     }
-    if releases_again {
-        fence.hand_on_now();
-    }
+    fence.hand_on_now();
     let anew = fence.in_use_anew();
     if let Some(why) = anew
         .as_ref()

@@ -47,6 +47,8 @@ pub(super) struct Release {
     began: Monotonic,
     bell: Bell,
     drops: Vec<Option<Sent>>,
+    /// It goes on beyond the reset that was known first.
+    prolonged: bool,
 }
 
 /// A drop that was sent.
@@ -71,6 +73,7 @@ impl Fence<'_> {
             began: self.host.system.monotonic(),
             bell: Bell::default(),
             drops: self.groups.iter().map(|_| None).collect(),
+            prolonged: false,
         }
     }
 
@@ -86,7 +89,12 @@ impl Fence<'_> {
         // A node that takes long for a proof takes long for what comes after it, too.
         let fresh = FRESH + proof.age(entered);
         let mut proof = proof;
-        let Release { began, bell, drops } = release;
+        let Release {
+            began,
+            bell,
+            drops,
+            prolonged,
+        } = release;
         loop {
             let seen = bell.rings();
             for (group, drop) in drops.iter_mut().enumerate() {
@@ -137,16 +145,18 @@ impl Fence<'_> {
                 break;
             }
             let now = self.host.system.monotonic();
+            let known = self.release_until(*began);
             let holds = self.holds(sanlock.as_ref().ok());
-            if self.release_gives_way(now.since(*began), holds)
-                || (self.releases_again && (self.cancel)())
+            if self.release_gives_way(now.since(*began), holds, *prolonged)
+                || ((self.releases_again || *prolonged) && (self.cancel)())
             {
                 break;
             }
-            if now >= self.release_until(*began) && holds {
+            if now >= known && holds {
                 self.more_time_to_release(now);
             }
             let until = self.release_until(*began);
+            *prolonged |= until > known;
             if now >= until {
                 break;
             }

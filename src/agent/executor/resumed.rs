@@ -1,18 +1,45 @@
 //! Whether there is still something to complete of a fence that an earlier agent left.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Fence;
 use super::incarnation::same_incarnation;
-use crate::fence::report::{StepKind, StepResult};
+use crate::fence::order::{Order, ReleaseLocks};
+use crate::fence::report::{DeviceOutcome, FenceReport, StepKind, StepReport, StepResult};
 use crate::fence::{Lockspace, LockspaceState};
+use crate::host::SanlockStatus;
 
 /// How long a successor waits for the lock manager to tell.
 const DAEMONS_LIMIT: Duration = Duration::from_secs(5);
 
+/// Of which volume groups the locks were seen released: a killed agent has written that down with its steps only. They may be in use under other
+/// locks by now, and are then neither cut off again nor a reason to leave the others as they are.
+pub(super) fn tell_released(report: &mut FenceReport, order: &Order) {
+    if order.release_locks == ReleaseLocks::Never {
+        return;
+    }
+    let steps = report.steps.iter();
+    let releases = steps.filter(|s| s.kind == StepKind::Release);
+    let seen = |s: &StepReport| {
+        let ended = matches!(s.result, StepResult::Done | StepResult::Skipped);
+        ended.then(|| s.at.unwrap_or_default() + s.took.unwrap_or_default())
+    };
+    for (group, seen) in report.volume_groups.iter_mut().zip(releases.map(seen)) {
+        let Some(at) = seen.filter(|_| group.released_after.is_none()) else {
+            continue;
+        };
+        group.released_after = Some(at);
+        for device in Arc::make_mut(&mut group.devices) {
+            // Nothing is released before that.
+            device.outcome = DeviceOutcome::Error;
+        }
+    }
+}
+
 impl Fence<'_> {
-    /// Why there is nothing to complete: the node, or a volume group, began anew since.
-    pub(super) fn in_use_anew(&self) -> Option<String> {
+    /// Why there is nothing to complete: the node, or a volume group, began anew since. One that the fence had released is handed on instead.
+    pub(super) fn in_use_anew(&mut self) -> Option<String> {
         match self.ask("reading the boot ID", |h| h.system.boot_id()) {
             Ok(id) if id != self.report.boot_id => {
                 return Some("the node was restarted since, which ended it".into());
@@ -32,32 +59,48 @@ impl Fence<'_> {
             }
             self.pause();
         };
-        (0..self.groups.len()).find_map(|g| {
-            let group = self.report.volume_groups.get(g)?;
-            if self.handed_on.contains(&g) {
-                return None;
+        for at in 0..self.groups.len() {
+            let Some(why) = self.began_anew(at, sanlock.as_ref(), &lvmlockd) else {
+                continue;
+            };
+            let group = self.report.volume_groups.get(at);
+            if group.is_none_or(|g| g.released_after.is_none()) {
+                return Some(why);
             }
-            let name = group.lockspace.as_deref()?;
-            let ls = sanlock
-                .iter()
-                .flat_map(|s| &s.lockspaces)
-                .find(|l| l.name == name);
-            // One that is on its way out is nobody's use: sanlock lists what it let go of for a while.
-            let other = ls.is_some_and(|l| {
-                l.state != LockspaceState::Removing
-                    && !same_incarnation(group, l.host_id, l.generation)
-            });
-            let was_frozen = self.result(StepKind::FreezeLocks, g) == Some(StepResult::Done);
-            let mut own = lvmlockd.iter().filter(|l| l.is_of(&group.uuid, name));
-            if let Some(renamed) = own.clone().find(|l| l.name != name) {
-                return Some(format!(
-                    "volume group {} is called {} by now, and may be in use anew: ask for it by that name",
-                    group.name, renamed.vg_name
-                ));
-            }
-            let anew = |l: &Lockspace| was_frozen && !l.frozen;
-            let why = "it was joined to its lockspace again since, so it is in use anew";
-            (other || own.any(anew)).then(|| format!("volume group {}: {why}", group.name))
-        })
+            self.handed_on_by_now(at);
+        }
+        None
+    }
+
+    fn began_anew(
+        &self,
+        at: usize,
+        sanlock: Option<&SanlockStatus>,
+        lvmlockd: &[Lockspace],
+    ) -> Option<String> {
+        let group = self.report.volume_groups.get(at)?;
+        if self.handed_on.contains(&at) {
+            return None;
+        }
+        let name = group.lockspace.as_deref()?;
+        let ls = sanlock
+            .iter()
+            .flat_map(|s| &s.lockspaces)
+            .find(|l| l.name == name);
+        // One that is on its way out is nobody's use: sanlock lists what it let go of for a while.
+        let other = ls.is_some_and(|l| {
+            l.state != LockspaceState::Removing && !same_incarnation(group, l.host_id, l.generation)
+        });
+        let was_frozen = self.result(StepKind::FreezeLocks, at) == Some(StepResult::Done);
+        let mut own = lvmlockd.iter().filter(|l| l.is_of(&group.uuid, name));
+        if let Some(renamed) = own.clone().find(|l| l.name != name) {
+            return Some(format!(
+                "volume group {} is called {} by now, and may be in use anew: ask for it by that name",
+                group.name, renamed.vg_name
+            ));
+        }
+        let anew = |l: &Lockspace| was_frozen && !l.frozen;
+        let why = "it was joined to its lockspace again since, so it is in use anew";
+        (other || own.any(anew)).then(|| format!("volume group {}: {why}", group.name))
     }
 }

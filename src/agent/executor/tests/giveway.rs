@@ -68,6 +68,11 @@ impl<'a> Process<'a> {
 
     pub(super) fn fence(&mut self, vg: &str, waits: Waits) -> (FenceReport, Option<Record>) {
         wanted(&mut self.journal, waits);
+        self.fence_now(vg)
+    }
+
+    /// Whoever waits.
+    pub(super) fn fence_now(&mut self, vg: &str) -> (FenceReport, Option<Record>) {
         let (order, told) = (order(vg), &mut self.told);
         let inventory = self.bench.node.inventory();
         let report = run(

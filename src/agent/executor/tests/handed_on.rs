@@ -3,7 +3,7 @@
 use super::Bench;
 use super::bench::{seconds, step};
 use crate::fence::report::{LocksOutcome, Outcome, StepKind, StepResult};
-use crate::host::simulated::{Dropping, Group, InFlight, Layout, uuid_of};
+use crate::host::simulated::{Dropping, Group, InFlight, Layout, State, uuid_of};
 
 /// Of two volume groups sanlock lets go of the first; the drop of the second fails for a while.
 fn bench() -> Bench {
@@ -33,7 +33,23 @@ fn what_came_into_use_under_new_locks_is_not_cut_off_for_the_sake_of_another() {
     }
 }
 
+/// So does the successor of an agent that is killed while it waits for the other one: what was released, only the steps tell.
+#[test]
+fn nor_by_a_successor_and_the_other_one_is_released_too() {
+    for opened in [None, Some(1008), Some(1030)] {
+        for tells in [true, false] {
+            for killed in [1010, 1035] {
+                goes_on_after(opened, tells, Some(killed));
+            }
+        }
+    }
+}
+
 fn goes_on(opened: Option<u64>, tells: bool) {
+    goes_on_after(opened, tells, None);
+}
+
+fn goes_on_after(opened: Option<u64>, tells: bool, killed: Option<u64>) {
     let bench = bench();
     bench.node.state(|s| s.tells_generation = tells);
     if let Some(at) = opened {
@@ -51,6 +67,10 @@ fn goes_on(opened: Option<u64>, tells: bool) {
         s.join_now("vg0");
         s.add_volume_on("vg0", "new", "mpath-vg0-0");
     });
+    if let Some(at) = killed {
+        bench.node.at(seconds(at), State::kill_now);
+        assert!(bench.try_fence().is_none() && bench.node.restart_agent());
+    }
     let report = bench.fence();
     assert_eq!(
         (&report.outcome, report.locks),

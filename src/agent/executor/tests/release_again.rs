@@ -1,10 +1,12 @@
 //! A release that the lock manager keeps waiting, and another fence that goes first.
 
+use std::sync::Arc;
+
 use super::Bench;
 use super::bench::{seconds, step};
 use super::daemons::renewed_until;
 use super::giveway::{Process, assert_released, bench as two_groups};
-use crate::agent::journal::{Record, Waits};
+use crate::agent::journal::{Record, Waits, Wanted};
 use crate::fence::report::{FenceReport, LocksOutcome, Outcome, StepKind, StepResult};
 use crate::host::simulated::{Daemon, InFlight, uuid_of};
 
@@ -144,6 +146,24 @@ fn the_next_agent_tries_it_again_too() {
     let report = bench.fence();
     assert_released(&bench, "a", &report);
     assert_eq!(bench.count("drop_vg a"), 1);
+}
+
+/// It may have less time than the lease of the one that waits for the lock manager: from the reset that was known first on, nobody waits for that.
+#[test]
+fn one_that_was_prolonged_gives_way_as_soon_as_another_waits() {
+    let bench = bench();
+    let wanted = Arc::new(Wanted::default());
+    let of_another = Arc::clone(&wanted);
+    bench
+        .node
+        .at(seconds(1130), move |_| of_another.tell(Waits::First));
+    let mut process = Process::new(&bench);
+    process.journal.ask(wanted);
+    let (report, record) = process.fence_now("a");
+    assert_waits(&report);
+    assert!(record.is_some() && bench.held("a"));
+    let ended = bench.node.now();
+    assert!(ended >= seconds(1130) && ended < seconds(1135), "{ended:?}");
 }
 
 /// Whoever asked for it wants the storage back: giving it back drops the lockspace too.
