@@ -390,6 +390,9 @@ impl Fence<'_> {
             return;
         };
         if matches!(step.result, StepResult::Planned | StepResult::Failed) {
+            // It is asked first, about which lockspace is meant.
+            let first = step.result == StepResult::Planned;
+            step.untold |= first && step.kind == StepKind::FreezeLocks;
             step.result = StepResult::Running;
             step.at.get_or_insert(at);
             self.write(index);
