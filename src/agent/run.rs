@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::act::{Actor, Observer, Said};
-use super::desk::{Desk, Died, Tools};
+use super::desk::{Desk, Ends, Tools};
 use super::guard::{Guard, News};
 use super::hook::{
     self,
@@ -74,9 +74,9 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
-    /// A bug.
+    /// It has to be started anew.
     #[error(transparent)]
-    Died(#[from] Died),
+    Ends(#[from] Ends),
 }
 
 /// Runs until SIGTERM or SIGINT.

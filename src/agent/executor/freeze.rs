@@ -66,6 +66,7 @@ impl Fence<'_> {
             };
             match self.freeze_group(group, when) {
                 Ok((result, message)) => {
+                    self.journal.signs().give();
                     // Where nothing was frozen, nothing keeps from leaving it at that.
                     committed |= result == StepResult::Done;
                     self.end(step, result, message);

@@ -1,5 +1,6 @@
 //! The book of a swap: every device of the volume groups, how it stands, and what the last listing says about it. Knows no I/O.
 
+mod proof;
 mod told;
 
 use std::borrow::Borrow;
@@ -11,6 +12,8 @@ use super::worker::{Attempt, Job, Letter, Work};
 use crate::agent::journal::GroupRecord;
 use crate::fence::topology;
 use crate::fence::{DevNo, DmDevice, Monotonic};
+
+pub(super) use proof::Proof;
 
 /// Between attempts that failed.
 const RETRY: Duration = Duration::from_millis(200);
@@ -69,42 +72,6 @@ pub(super) struct Tracked {
 impl Tracked {
     fn settled(&self) -> bool {
         matches!(self.state, State::Settled(_))
-    }
-}
-
-/// That every device was read back on the error target (S1). Only a listing can make one, and nothing is released without.
-#[derive(Debug)]
-pub(super) struct Proof {
-    /// When the listing was begun: what has come since is not in it.
-    as_of: Monotonic,
-}
-
-impl Proof {
-    /// How old it is.
-    pub(super) fn age(&self, now: Monotonic) -> Duration {
-        now.since(self.as_of)
-    }
-
-    /// The same proof, had once more from a listing that was begun then; or the places of the volume groups of which something is open by now.
-    /// But for those that are `left_out`.
-    pub(super) fn again(
-        &self,
-        groups: &[GroupRecord],
-        left_out: &BTreeSet<usize>,
-        list: &[DmDevice],
-        begun: Monotonic,
-    ) -> Result<Self, BTreeSet<usize>> {
-        let all = groups.iter().enumerate();
-        let open: BTreeSet<usize> = all
-            .filter(|(at, g)| !left_out.contains(at) && !closed(g, list))
-            .map(|(at, _)| at)
-            .collect();
-        if open.is_empty() {
-            let as_of = begun.max(self.as_of);
-            Ok(Self { as_of })
-        } else {
-            Err(open)
-        }
     }
 }
 
@@ -228,7 +195,7 @@ impl Book {
                 self.epoch += 1;
             }
         }
-        (proven && self.all_settled()).then_some(Proof { as_of: begun })
+        (proven && self.all_settled()).then(|| Proof::of(begun))
     }
 
     /// Takes in what the plan was made from, so that the swap need not wait for a listing. What has changed since is in the next one, without

@@ -9,6 +9,7 @@ pub mod expedited;
 pub mod given_back;
 mod lifts;
 pub mod line;
+mod signs;
 mod standing;
 #[cfg(test)]
 mod tests;
@@ -32,6 +33,7 @@ use aside::{Aside, to_be_kept};
 pub use expedited::Expedited;
 pub use given_back::GivenBack;
 pub use lifts::{Lift, Lifts};
+pub use signs::Signs;
 pub use standing::{Opening, Standing, Standings};
 pub use turn::Turn;
 pub use wanted::{Waits, Wanted};
@@ -331,7 +333,7 @@ impl Journal {
         Aside::new(self.directory(), &self.boot_id)
     }
 
-    /// Whether another process has taken the turn away, because this one did not move.
+    /// Whether another process has taken the turn away.
     #[must_use]
     pub fn taken_away(&self) -> bool {
         self.turn.as_ref().is_some_and(|turn| !turn.mine())
@@ -390,7 +392,7 @@ impl Journal {
 
     fn in_turn(&self) -> Result<(), Error> {
         if self.taken_away() {
-            let why = "another process fences instead, since this one did not move";
+            let why = "another process fences instead of this one";
             return Err(self.error("written", io::Error::other(why)));
         }
         Ok(())

@@ -10,6 +10,7 @@ mod handed_on;
 mod properties;
 mod renamed;
 mod scenarios;
+mod signs;
 mod unfrozen;
 mod unlocked;
 
