@@ -347,12 +347,25 @@ pub struct Observer {
 }
 
 impl Observer {
-    /// Begins to look, on a thread of its own. `took` is told how long each look took.
+    /// As [`Self::start_with`], without a record of what stands.
     ///
     /// # Errors
     /// When the system has no thread to give.
     pub fn start(
         host: Host,
+        pause: Duration,
+        took: impl Fn(Duration) + Send + 'static,
+    ) -> std::io::Result<Self> {
+        Self::start_with(host, None, pause, took)
+    }
+
+    /// Begins to look, on a thread of its own: also below what stands fenced, as far as it is recorded. `took` is told how long each look took.
+    ///
+    /// # Errors
+    /// When the system has no thread to give.
+    pub fn start_with(
+        host: Host,
+        standings: Option<Standings>,
         pause: Duration,
         took: impl Fn(Duration) + Send + 'static,
     ) -> std::io::Result<Self> {
@@ -372,7 +385,7 @@ impl Observer {
             .name("observe".into())
             .stack_size(256 * 1024)
             .spawn(move || {
-                let mut kept = Kept::listening(&host);
+                let mut kept = Kept::listening(&host, standings);
                 let mut before = None;
                 let mut failing = None;
                 let mut without_lock = BTreeSet::new();

@@ -154,8 +154,9 @@ impl Agent {
         let (actor, said) = Actor::new(host.clone(), journal);
         let pause = Duration::from_secs(options.observe_seconds.into());
         let counts = metrics.clone();
-        let observer = Observer::start(host.clone(), pause, move |took| counts.observed(took))
-            .map_err(thread)?;
+        let took = move |took| counts.observed(took);
+        let below = Some(standings.clone());
+        let observer = Observer::start_with(host.clone(), below, pause, took).map_err(thread)?;
         let facts = preflight::start(&host, &host::Paths::default(), &options.state_directory)
             .map_err(thread)?;
         let standing = guard(&host, standings, actor.said()).map_err(thread)?;
