@@ -37,11 +37,13 @@ pub enum Said {
     UnfenceEnded(Box<UnfenceReport>),
     /// The guard of standing fences has seen something.
     Noticed(News),
-    /// A thread died, or another process has taken its fence over because it did not move. The journal knows how far it came.
+    /// A thread died. The journal knows how far it came.
     Died,
+    /// Another process fences on this node now, and this one no longer: who, and how that came.
+    TakenOver(String),
 }
 
-/// How long a kill hook that fences by itself is waited for. It goes quickly, or not at all.
+/// How long a kill hook that fences by itself may get nothing done.
 const TURN_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long a fence may look at the node before it begins, as long as the kill hook: it holds journal and turn meanwhile, and others wait for these.
@@ -130,12 +132,7 @@ impl Actor {
         self.thread(
             order.clone(),
             &reins,
-            move |host, journal, progress| match limited::call(
-                host,
-                "looking at the node",
-                LOOK,
-                observe_to_fence,
-            ) {
+            move |host, journal, progress| match look(host, journal) {
                 Ok(inventory) => {
                     let order = keeping(&order, &inventory, &journal.standings());
                     executor::run(
@@ -260,7 +257,9 @@ impl Actor {
                 let mut journal = me.journal.lock().unwrap_or_else(PoisonError::into_inner);
                 match Turn::take(journal.directory(), "agent", TURN_LIMIT) {
                     Ok(turn) => journal.hold(turn),
-                    Err(error) => tracing::warn!(%error, "fencing without a turn: a kill hook may fence too"),
+                    Err(error) => {
+                        tracing::warn!(%error, "fencing without a turn: a kill hook may fence too");
+                    }
                 }
                 // A kill hook that was killed: its fence comes first, since nobody knows yet what it hangs on; once that is known it gives way. One that
                 // was reported as not proven is put aside when this one begins. A dry run writes nothing, and touches nothing, whoever's it is.
@@ -275,19 +274,25 @@ impl Actor {
                     let this_one = Wanted::default();
                     this_one.tell(Waits::First);
                     journal.ask(Arc::new(this_one));
-                    let report = executor::resume(&me.host, &mut journal, record, &|| false, &mut |r| progress(&of, r));
+                    let report =
+                        executor::resume(&me.host, &mut journal, record, &|| false, &mut |r| {
+                            progress(&of, r);
+                        });
                     if let Some(record) = journal.gave_way() {
-                        let _ = me.said.send(Said::GaveWay(known(&of, &report), Box::new(record)));
+                        let _ = me
+                            .said
+                            .send(Said::GaveWay(known(&of, &report), Box::new(record)));
                     }
                 }
                 journal.ask(wanted);
                 let report = work(&me.host, &mut journal, &mut |r| progress(&order, r));
-                let taken_away = journal.taken_away();
+                let taken_by = journal.taken_by();
                 let gave_way = journal.gave_way();
                 journal.give_back();
                 drop(journal);
-                if taken_away {
-                    tracing::error!("another process went on with the fence, since this one did not move; starting anew");
+                if let Some(by) = taken_by {
+                    let _ = me.said.send(Said::TakenOver(by));
+                    obituary.0 = None;
                     return;
                 }
                 let known = known(&order, &report);
@@ -299,6 +304,14 @@ impl Actor {
             }),
         )
     }
+}
+
+/// The look before a fence. Whoever waits for the turn sees that it moves.
+fn look(host: &Host, journal: &Journal) -> crate::host::Result<Inventory> {
+    let signs = journal.signs();
+    limited::call(host, "looking at the node", LOOK, move |h| {
+        observe_to_fence(&executor::telling(h, &signs))
+    })
 }
 
 /// Nothing is known of the node, so nothing is touched.
@@ -334,12 +347,25 @@ pub struct Observer {
 }
 
 impl Observer {
-    /// Begins to look, on a thread of its own. `took` is told how long each look took.
+    /// As [`Self::start_with`], without a record of what stands.
     ///
     /// # Errors
     /// When the system has no thread to give.
     pub fn start(
         host: Host,
+        pause: Duration,
+        took: impl Fn(Duration) + Send + 'static,
+    ) -> std::io::Result<Self> {
+        Self::start_with(host, None, pause, took)
+    }
+
+    /// Begins to look, on a thread of its own: also below what stands fenced, as far as it is recorded. `took` is told how long each look took.
+    ///
+    /// # Errors
+    /// When the system has no thread to give.
+    pub fn start_with(
+        host: Host,
+        standings: Option<Standings>,
         pause: Duration,
         took: impl Fn(Duration) + Send + 'static,
     ) -> std::io::Result<Self> {
@@ -359,7 +385,7 @@ impl Observer {
             .name("observe".into())
             .stack_size(256 * 1024)
             .spawn(move || {
-                let mut kept = Kept::listening(&host);
+                let mut kept = Kept::listening(&host, standings);
                 let mut before = None;
                 let mut failing = None;
                 let mut without_lock = BTreeSet::new();

@@ -184,6 +184,33 @@ fn a_look_that_hangs_does_not_keep_journal_and_turn() {
 }
 
 #[test]
+fn who_lost_its_turn_says_who_has_it_and_calls_it_no_bug() {
+    let bench = Bench::hanging();
+    let host = bench.node.host();
+    let (actor, mut said) = Actor::new(host.clone(), bench.journal());
+    actor.begin(of("a")).expect("a thread");
+    let wait = || {
+        let soon = host.system.monotonic() + Duration::from_secs(1);
+        host.system.wait(&Bell::default(), 0, soon);
+    };
+    (0..4).for_each(|_| wait());
+    let hook = Turn::take(bench.state.path(), "kill-hook", Duration::ZERO).expect("take");
+    let from = format!("agent {}", std::process::id());
+    assert_eq!(hook.taken_from, Some(from));
+    let by = (0..20).find_map(|_| {
+        wait();
+        std::iter::from_fn(|| said.try_recv().ok()).find_map(|s| match s {
+            Said::TakenOver(by) => Some(by),
+            Said::Progress(_) => None,
+            other => panic!("{other:?}"),
+        })
+    });
+    let ends = crate::agent::desk::Ends::TakenOver(by.expect("it is told")).to_string();
+    let who = format!("kill-hook {} fences on this node now", std::process::id());
+    assert!(ends.contains(&who) && !ends.contains("bug"), "{ends}");
+}
+
+#[test]
 fn a_fence_that_another_process_gave_up_does_not_come_before_an_order() {
     let bench = Bench::hanging();
     // Without a watchdog it ends at its deadline.

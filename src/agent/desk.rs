@@ -1,6 +1,7 @@
 //! Where everything comes together: requests, what the fences say, and inventories come in; orders, statuses and events go out.
 
 mod alone;
+mod ends;
 mod hanging;
 mod publishing;
 mod telling;
@@ -16,6 +17,7 @@ use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+pub use self::ends::Ends;
 use self::hanging::Queue;
 use super::act::{Actor, Observer, Reins, Said};
 use super::affected::Subject;
@@ -44,13 +46,6 @@ const LOOK_CLOSELY: Duration = Duration::from_secs(1);
 /// Everything is decided anew after this time without any reason: for a thread that the system did not give. Longer than the usual time between two
 /// looks, each of which is a reason: an idle node need not be thought of twice.
 const AGAIN: Duration = Duration::from_secs(6);
-
-/// A fence's thread died. The process has to be started anew: the journal knows how to go on.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "a fence's thread died: this is a bug. The process ends, and the next one completes the fence from the journal"
-)]
-pub struct Died;
 
 /// What the desk works with.
 pub struct Tools {
@@ -168,14 +163,14 @@ impl Desk {
     /// Works until `stop`, and then until the fence that is going on has ended.
     ///
     /// # Errors
-    /// When a fence's thread died.
+    /// When a fence's thread died, or another process has taken its place.
     pub async fn work(
         &mut self,
         watch: impl Stream<Item = Seen<StorageFenceRequest>>,
         mut said: mpsc::UnboundedReceiver<Said>,
         mut calls: mpsc::UnboundedReceiver<Call>,
         stop: CancellationToken,
-    ) -> Result<(), Died> {
+    ) -> Result<(), Ends> {
         let mut watch = std::pin::pin!(watch);
         let mut inventory = self.tools.observer.latest();
         // The first time at once: something may have been left by an agent before.
@@ -268,7 +263,7 @@ impl Desk {
         self.running.as_ref().is_some_and(|(r, _)| r.uid == uid)
     }
 
-    fn hear(&mut self, said: Said) -> Result<(), Died> {
+    fn hear(&mut self, said: Said) -> Result<(), Ends> {
         let (mut known, ended, gave_way) = match said {
             Said::Progress(known) => (*known, false, None),
             Said::Ended(known) => (*known, true, None),
@@ -285,7 +280,8 @@ impl Desk {
                 self.hear_unfence(*report, true);
                 return Ok(());
             }
-            Said::Died => return Err(Died),
+            Said::Died => return Err(Ends::Died),
+            Said::TakenOver(by) => return Err(Ends::TakenOver(by)),
         };
         let now = self.tools.host.system.monotonic();
         self.tools.sentry.goes(&mut known, ended, now);

@@ -2,6 +2,7 @@
 
 use crate::api::ConditionStatus;
 use crate::api::node_condition_type::{SAN_PATHS_AVAILABLE, STORAGE_FENCED};
+use crate::fence::inventory::{lost_among_living, paths_of};
 use crate::fence::outage::{Loss, Outages};
 use crate::fence::trigger::{can_be_fenced, renewals_fail};
 use crate::fence::{Inventory, Monotonic, VolumeGroup};
@@ -58,15 +59,19 @@ enum Reach {
 }
 
 fn reach(group: &VolumeGroup, outages: &Outages, looked: Monotonic) -> Reach {
-    // An outage goes on until its end has settled.
+    // An outage goes on until its end has settled. That of one that stands fenced is its leases' physical volume's: nothing is given back without it.
     if let Some(outage) = outages.of(&group.uuid) {
         return match outage.loss {
             Loss::DeviceGone => Reach::Gone,
             Loss::PathsDown => Reach::Down,
         };
     }
-    if group.pvs.is_empty() {
+    let known = group.known_pvs();
+    if known.is_empty() {
         return Reach::Unknown;
+    }
+    if known.iter().all(|pv| !pv.reachable()) {
+        return Reach::Down;
     }
     let unrenewed = |g: &VolumeGroup| {
         g.lockspace
@@ -76,9 +81,9 @@ fn reach(group: &VolumeGroup, outages: &Outages, looked: Monotonic) -> Reach {
     if outages.silent(&group.uuid, looked).is_some() || unrenewed(group) {
         return Reach::Silent;
     }
-    match group.paths() {
+    match paths_of(known) {
         (up, all) if up == all => Reach::All,
-        _ if group.lost_among_living().is_empty() => Reach::Some,
+        _ if lost_among_living(known).is_empty() => Reach::Some,
         _ => Reach::Part,
     }
 }
@@ -101,14 +106,14 @@ fn paths(inventory: &Inventory, outages: &Outages) -> Says {
     let groups: Vec<(&VolumeGroup, Reach)> = inventory
         .volume_groups
         .iter()
-        .filter(|g| g.on_san())
+        .filter(|g| g.on_san() || !g.recorded_pvs.is_empty())
         .map(|g| (g, reach(g, outages, inventory.taken_at)))
         .collect();
     let worst = groups.iter().map(|(_, reach)| *reach).max();
-    let which: Vec<&str> = groups
+    let which: Vec<String> = groups
         .iter()
         .filter(|(_, reach)| Some(*reach) == worst)
-        .map(|(group, _)| group.name.as_str())
+        .map(|(group, _)| named(group, worst))
         .collect();
     let which = which.join(", ");
     let next = next(&groups);
@@ -132,11 +137,7 @@ fn paths(inventory: &Inventory, outages: &Outages) -> Says {
         Some(Reach::Part) => (
             ConditionStatus::True,
             reason::PHYSICAL_VOLUME_LOST,
-            format!(
-                "{}; volumes there wait, others go on. A volume group is fenced as a whole, when its lease is lost or a request says whenPathsRemain: \
-                 Fence",
-                parts(&groups)
-            ),
+            parts(&groups),
         ),
         Some(Reach::Unknown) => (
             ConditionStatus::Unknown,
@@ -173,6 +174,15 @@ fn paths(inventory: &Inventory, outages: &Outages) -> Says {
     }
 }
 
+/// A volume group; of one that stands fenced with the physical volumes that are lost, if others of it are not.
+fn named(group: &VolumeGroup, reach: Option<Reach>) -> String {
+    let lost = lost_among_living(&group.recorded_pvs);
+    if lost.is_empty() || reach < Some(Reach::Down) {
+        return group.name.clone();
+    }
+    format!("{} (to {})", group.name, lost.join(", "))
+}
+
 /// What becomes of the node where storage is lost that does not stand fenced.
 fn next(groups: &[(&VolumeGroup, Reach)]) -> String {
     let exposed = groups
@@ -191,11 +201,28 @@ fn next(groups: &[(&VolumeGroup, Reach)]) -> String {
 
 fn parts(groups: &[(&VolumeGroup, Reach)]) -> String {
     let half = groups.iter().filter(|(_, reach)| *reach == Reach::Part);
-    let says = half.map(|(group, _)| {
-        let lost = group.lost_among_living().join(", ");
-        format!("{}: no path works to {lost}", group.name)
-    });
-    says.collect::<Vec<_>>().join("; ")
+    let (fenced, open): (Vec<_>, Vec<_>) = half.partition(|(g, _)| !g.recorded_pvs.is_empty());
+    let lost = |of: Vec<&(&VolumeGroup, Reach)>| {
+        let says = of.into_iter().map(|(group, _)| {
+            let lost = lost_among_living(group.known_pvs()).join(", ");
+            format!("{}: no path works to {lost}", group.name)
+        });
+        says.collect::<Vec<_>>().join("; ")
+    };
+    let mut all = Vec::new();
+    if !open.is_empty() {
+        all.push(format!(
+            "{}; volumes there wait, others go on. A volume group is fenced as a whole, when its lease is lost or a request says whenPathsRemain: Fence",
+            lost(open)
+        ));
+    }
+    if !fenced.is_empty() {
+        all.push(format!(
+            "{}; it stands fenced, and is given back when every physical volume has a path again",
+            lost(fenced)
+        ));
+    }
+    all.join(". ")
 }
 
 fn fenced(inventory: &Inventory) -> Says {

@@ -16,6 +16,7 @@ use crate::api::node_storage::{
 use crate::api::takeover::DeclaredDead;
 use crate::api::{Condition, ConditionStatus, NodeStorageStatus};
 use crate::fence::budget::{ResetWindow, overdue, worst_case};
+use crate::fence::inventory::paths_of;
 use crate::fence::preflight::{Check, Facts, Verdict, preflight};
 use crate::fence::{
     DmDevice, Inventory, LockManager, Lockspace, LockspaceState, Monotonic, Path, PhysicalVolume,
@@ -263,9 +264,10 @@ fn fill(
 ) {
     let shared = || inventory.volume_groups.iter().filter(|g| g.shared());
     // Below the fence as well: that the paths are back is what a fenced node waits for.
-    let on_san = inventory.volume_groups.iter().filter(|g| g.on_san());
+    let on_san = |g: &&VolumeGroup| g.on_san() || !g.recorded_pvs.is_empty();
+    let on_san = inventory.volume_groups.iter().filter(on_san);
     let (up, all) = on_san.fold((0, 0), |(up, all), g| {
-        let (u, a) = g.paths();
+        let (u, a) = paths_of(g.known_pvs());
         (up + u, all + a)
     });
     let fenced: Vec<&str> = inventory
@@ -319,7 +321,7 @@ fn group(group: &VolumeGroup) -> VolumeGroupStatus {
         shared: group.shared(),
         lockspace: group.lockspace.as_ref().map(lockspace),
         physical_volumes: group
-            .pvs
+            .known_pvs()
             .iter()
             .take(VOLUMES)
             .map(physical_volume)

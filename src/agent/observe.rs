@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::executor::limited::Pending;
+use super::journal::Standings;
+use super::restore;
 use crate::fence::denials::Denials;
 use crate::fence::remembered::Same;
 use crate::fence::stacks::Stacks;
@@ -16,7 +18,7 @@ use crate::fence::unfence::Standing;
 use crate::fence::unlocked;
 use crate::fence::{
     DevNo, DmDevice, Inventory, LockManager, Lockspace, LockspaceState, Monotonic, MultipathMap,
-    Path, PhysicalVolume, PvKind, PvRecord, Watchdog,
+    Path, PhysicalVolume, PvKind, PvRecord, VolumeGroup, Watchdog,
 };
 use crate::host::{
     Bell, DeviceMapper, Host, Result, SanlockLockspace, SanlockStatus, ScsiLog, System, multipath,
@@ -47,16 +49,25 @@ pub struct Kept {
     heard: u64,
     log: Option<Box<dyn ScsiLog>>,
     denials: Denials,
+    standings: Option<Standings>,
 }
 
 impl Kept {
-    /// For looks that also take in what the kernel logs from now on.
+    /// For looks that also take in what the kernel logs from now on, and what is recorded of fences that stand.
     #[must_use]
-    pub fn listening(host: &Host) -> Self {
+    pub fn listening(host: &Host, standings: Option<Standings>) -> Self {
         Self {
             log: host.system.scsi_log(),
+            standings,
             ..Self::default()
         }
+    }
+
+    /// What is recorded of fences that stand: mostly nothing.
+    fn recorded(&self) -> Vec<Standing> {
+        let all = self.standings.as_ref().and_then(|all| all.all().ok());
+        let all = all.unwrap_or_default();
+        restore::recorded(&[], &all)
     }
 
     /// Takes in what was logged of disks since the last look.
@@ -144,9 +155,12 @@ fn look(
     let boot_id = host.system.boot_id()?;
     // Before the paths: one that works by then has the last word.
     kept.read_log(taken_at);
+    let recorded = kept.recorded();
     let stacks = kept.stacks(host, heard)?;
     let maps = maps(host.device_mapper.as_ref(), stacks);
     let disks = disks(host.system.as_ref(), stacks, &maps);
+    let volumes = |group: &Standing| recorded_volumes(host, stacks, &maps, &disks, group);
+    let recorded: Vec<_> = recorded.iter().map(|g| (&g.uuid, volumes(g))).collect();
     let (lock_manager, watchdog) = daemons.unwrap_or_else(|| self::daemons(host));
     let mut inventory = stacks.inventory(Look {
         taken_at,
@@ -157,6 +171,14 @@ fn look(
         watchdog,
     });
     kept.denials.mark(&mut inventory);
+    for (uuid, volumes) in recorded {
+        let mut groups = inventory.volume_groups.iter_mut();
+        // What is open again leads to them itself, and of what has its locks the controller decides by what it is told.
+        let stands = |g: &&mut VolumeGroup| g.uuid == *uuid && g.fenced() && !g.shared();
+        if let Some(group) = groups.find(stands) {
+            group.recorded_pvs = with_those_recorded(&group.pvs, volumes);
+        }
+    }
     Ok(inventory)
 }
 
@@ -191,6 +213,19 @@ pub fn physical_volumes(host: &Host, group: &Standing) -> Result<Vec<PhysicalVol
     let mut kept = Kept::default();
     kept.read_all(host)?;
     let stacks = kept.stacks;
+    let maps = maps(host.device_mapper.as_ref(), &stacks);
+    let disks = disks(host.system.as_ref(), &stacks, &maps);
+    Ok(recorded_volumes(host, &stacks, &maps, &disks, group))
+}
+
+/// The same, in what a look has seen.
+fn recorded_volumes(
+    host: &Host,
+    stacks: &Stacks,
+    maps: &BTreeMap<DevNo, MapState>,
+    disks: &BTreeMap<DevNo, Disk>,
+    group: &Standing,
+) -> Vec<PhysicalVolume> {
     let devices = stacks.devices();
     let mut found = Vec::new();
     let mut tops = Vec::new();
@@ -220,8 +255,7 @@ pub fn physical_volumes(host: &Host, group: &Standing) -> Result<Vec<PhysicalVol
             None => found.push(gone(host, pv)),
         }
     }
-    let maps = maps(host.device_mapper.as_ref(), &stacks);
-    let mut disks = disks(host.system.as_ref(), &stacks, &maps);
+    let mut disks = disks.clone();
     for dev in &tops {
         if let Some(disk) = host.system.disk(*dev) {
             disks.entry(*dev).or_insert(Disk {
@@ -231,8 +265,8 @@ pub fn physical_volumes(host: &Host, group: &Standing) -> Result<Vec<PhysicalVol
             });
         }
     }
-    found.extend(stacks.bottoms(&tops, &maps, &disks));
-    Ok(found)
+    found.extend(stacks.bottoms(&tops, maps, &disks));
+    found
 }
 
 /// The numbers of a physical volume now, several where a LUN is several disks; None: it is not there.
@@ -271,6 +305,25 @@ fn gone(host: &Host, pv: &PvRecord) -> PhysicalVolume {
             ..Path::default()
         }),
     }
+}
+
+/// What active devices (that with the leases, mostly) still lead to, with what is recorded besides.
+fn with_those_recorded(
+    found: &[PhysicalVolume],
+    recorded: Vec<PhysicalVolume>,
+) -> Vec<PhysicalVolume> {
+    let same = |a: &PhysicalVolume, b: &PhysicalVolume| match (&a.kind, &b.kind) {
+        (PvKind::Multipath(a), PvKind::Multipath(b)) => a.uuid == b.uuid,
+        (PvKind::Disk(a), PvKind::Disk(b)) => a.dev == b.dev,
+        _ => false,
+    };
+    let mut all = found.to_vec();
+    for pv in recorded {
+        if !all.iter().any(|known| same(known, &pv)) {
+            all.push(pv);
+        }
+    }
+    all
 }
 
 /// The multipath maps that can be read.
@@ -427,3 +480,7 @@ mod tests;
 #[cfg(test)]
 #[path = "observe_kept_tests.rs"]
 mod kept_tests;
+
+#[cfg(test)]
+#[path = "observe_standing_tests.rs"]
+mod standing_tests;

@@ -23,6 +23,7 @@ fn step(kind: StepKind, result: report::StepResult) -> StepReport {
         at: Some(Duration::from_millis(1)),
         took: Some(Duration::from_millis(2)),
         message: None,
+        untold: false,
     }
 }
 

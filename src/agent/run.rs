@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::act::{Actor, Observer, Said};
-use super::desk::{Desk, Died, Tools};
+use super::desk::{Desk, Ends, Tools};
 use super::guard::{Guard, News};
 use super::hook::{
     self,
@@ -74,9 +74,9 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
-    /// A bug.
+    /// It has to be started anew.
     #[error(transparent)]
-    Died(#[from] Died),
+    Ends(#[from] Ends),
 }
 
 /// Runs until SIGTERM or SIGINT.
@@ -154,8 +154,9 @@ impl Agent {
         let (actor, said) = Actor::new(host.clone(), journal);
         let pause = Duration::from_secs(options.observe_seconds.into());
         let counts = metrics.clone();
-        let observer = Observer::start(host.clone(), pause, move |took| counts.observed(took))
-            .map_err(thread)?;
+        let took = move |took| counts.observed(took);
+        let below = Some(standings.clone());
+        let observer = Observer::start_with(host.clone(), below, pause, took).map_err(thread)?;
         let facts = preflight::start(&host, &host::Paths::default(), &options.state_directory)
             .map_err(thread)?;
         let standing = guard(&host, standings, actor.said()).map_err(thread)?;

@@ -281,6 +281,9 @@ pub struct VolumeGroup {
     pub lvmlock: Option<DmDevice>,
     /// Its physical volumes, as far as active devices lead to them.
     pub pvs: Vec<PhysicalVolume>,
+    /// Of one that stands fenced, where its record is at hand: all its physical volumes, also those that no active device leads to any more. To be
+    /// told; whatever is decided goes by `pvs`.
+    pub recorded_pvs: Vec<PhysicalVolume>,
     /// Its lockspace; a volume group without one is local to the node, unless it is `unlocked`.
     pub lockspace: Option<Lockspace>,
     /// Whether it stands fenced and its lockspace, told above, is the one that it had before.
@@ -325,24 +328,26 @@ impl VolumeGroup {
         !self.devices.is_empty() && self.devices.iter().all(|d| d.is_error_only())
     }
 
+    /// Its physical volumes as far as they are known, for whoever tells of them.
+    #[must_use]
+    pub fn known_pvs(&self) -> &[PhysicalVolume] {
+        if self.recorded_pvs.is_empty() {
+            &self.pvs
+        } else {
+            &self.recorded_pvs
+        }
+    }
+
     /// Paths: working, all.
     #[must_use]
     pub fn paths(&self) -> (usize, usize) {
-        let all = self.pvs.iter().flat_map(PhysicalVolume::paths);
-        all.fold((0, 0), |(up, n), p| (up + usize::from(p.active), n + 1))
+        paths_of(&self.pvs)
     }
 
     /// Physical volumes without a working path, in words, where others have one; empty where all are alike.
     #[must_use]
     pub fn lost_among_living(&self) -> Vec<String> {
-        let (living, lost): (Vec<_>, Vec<_>) = self.pvs.iter().partition(|pv| pv.reachable());
-        if living.is_empty() {
-            return Vec::new();
-        }
-        let mut lost: Vec<String> = lost.into_iter().map(PhysicalVolume::in_words).collect();
-        lost.sort_unstable();
-        lost.dedup();
-        lost
+        lost_among_living(&self.pvs)
     }
 
     /// Whether every path of every physical volume is gone. A volume group without known physical volumes is not: unknown is not gone.
@@ -350,6 +355,26 @@ impl VolumeGroup {
     pub fn all_paths_gone(&self) -> bool {
         !self.pvs.is_empty() && self.pvs.iter().all(|pv| !pv.reachable())
     }
+}
+
+/// Paths of physical volumes: working, all.
+#[must_use]
+pub fn paths_of(pvs: &[PhysicalVolume]) -> (usize, usize) {
+    let all = pvs.iter().flat_map(PhysicalVolume::paths);
+    all.fold((0, 0), |(up, n), p| (up + usize::from(p.active), n + 1))
+}
+
+/// Those of physical volumes without a working path, in words, where others have one; empty where all are alike.
+#[must_use]
+pub fn lost_among_living(pvs: &[PhysicalVolume]) -> Vec<String> {
+    let (living, lost): (Vec<_>, Vec<_>) = pvs.iter().partition(|pv| pv.reachable());
+    if living.is_empty() {
+        return Vec::new();
+    }
+    let mut lost: Vec<String> = lost.into_iter().map(PhysicalVolume::in_words).collect();
+    lost.sort_unstable();
+    lost.dedup();
+    lost
 }
 
 /// Everything, at one point in time.

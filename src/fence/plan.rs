@@ -161,6 +161,7 @@ fn step(kind: StepKind, vg: &VolumeGroup, message: String) -> StepReport {
         at: None,
         took: None,
         message: Some(message),
+        untold: false,
     }
 }
 

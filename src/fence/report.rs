@@ -76,6 +76,23 @@ pub struct StepReport {
     pub took: Option<Duration>,
     /// What was (or, planned, will be) done to what, or why not.
     pub message: Option<String>,
+    /// Of a [`StepKind::FreezeLocks`] that was begun: lvmlockd was surely not told to freeze anything yet, only asked. Journals of earlier versions do
+    /// not say so: it may have been told.
+    #[serde(default)]
+    pub untold: bool,
+}
+
+impl StepReport {
+    /// Whether it may have left a trace on the node.
+    #[must_use]
+    pub fn may_have_left_a_trace(&self) -> bool {
+        match (self.kind, self.result) {
+            (_, StepResult::Planned) => false,
+            (_, StepResult::Done) => true,
+            (StepKind::FreezeLocks, _) => !self.untold,
+            (_, result) => result != StepResult::Skipped,
+        }
+    }
 }
 
 /// What became of one device.

@@ -251,6 +251,7 @@ impl Stacks {
                     self.physical_volumes(*dev, leaves, &look.maps, &look.disks)
                 })
                 .collect(),
+            recorded_pvs: Vec::new(),
             lockspace,
             stands: false,
             unlocked: false,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::Fence;
 use super::incarnation::{Held, held, surely_same};
 use crate::fence::inventory::present;
-use crate::fence::report::{LocksOutcome, Outcome, StepKind, StepResult};
+use crate::fence::report::{LocksOutcome, Outcome, StepKind, StepReport, StepResult};
 use crate::fence::selection::RefusalReason;
 use crate::fence::{Lockspace, LockspaceState};
 use crate::host::SanlockLockspace;
@@ -43,7 +43,8 @@ enum When {
 impl Fence<'_> {
     /// Whether the fence goes on.
     pub(super) fn freeze(&mut self) -> bool {
-        let mut committed = self.resumed;
+        // One that died before it told lvmlockd anything has left no trace, and binds nobody.
+        let mut committed = self.resumed && self.touched();
         for group in 0..self.groups.len() {
             if self.taken_away() {
                 return false;
@@ -65,6 +66,7 @@ impl Fence<'_> {
             };
             match self.freeze_group(group, when) {
                 Ok((result, message)) => {
+                    self.journal.signs().give();
                     // Where nothing was frozen, nothing keeps from leaving it at that.
                     committed |= result == StepResult::Done;
                     self.end(step, result, message);
@@ -199,6 +201,9 @@ impl Fence<'_> {
                                 l.vg_name
                             )));
                         }
+                        if !l.frozen {
+                            self.tells(group);
+                        }
                         match self.kill(l) {
                             Ok(done) => return Ok((StepResult::Done, done.into())),
                             // The answer may have been lost after the deed: the next look shows it.
@@ -235,6 +240,22 @@ impl Fence<'_> {
                 !surely_same(of, &sanlock, self.report.started)
             }
             Some((of, sanlock)) => matches!(held(of, &sanlock), Held::Anew),
+        }
+    }
+
+    fn touched(&self) -> bool {
+        let mut steps = self.report.steps.iter();
+        steps.any(StepReport::may_have_left_a_trace)
+    }
+
+    /// lvmlockd is about to be told. What lies in its socket, or waits behind a lock that it cannot get from the SAN, is carried out whenever it can be,
+    /// whether or not whoever sent it lives: until then its list shows nothing of that, so the journal has to.
+    fn tells(&mut self, group: usize) {
+        let index = self.step(StepKind::FreezeLocks, group);
+        let step = index.and_then(|i| self.report.steps.get_mut(i));
+        if let Some(step) = step.filter(|s| s.untold) {
+            step.untold = false;
+            self.write(index);
         }
     }
 

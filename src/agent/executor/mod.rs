@@ -17,6 +17,7 @@ mod release;
 mod resumed;
 mod stands;
 mod swap;
+mod telling;
 #[cfg(test)]
 mod tests;
 mod track;
@@ -27,6 +28,7 @@ pub use refence::{
     FIND_OUT, Strangers, keep_queueing_off, open_devices, own_devices, refence, strangers,
 };
 pub use stands::with_standings;
+pub use telling::telling;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -50,10 +52,6 @@ const ASK: Duration = Duration::from_secs(3);
 const LIST_LIMIT: Duration = Duration::from_secs(5);
 /// How often to look again where nobody tells of changes.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
-
-/// Another process goes on in our stead: this one was held up for too long.
-const TAKEN_AWAY: &str =
-    "Another process on the node goes on with this fence, since this one did not move";
 
 /// Fences what `order` means, from an inventory taken just now. Blocks; made for a thread of its own.
 ///
@@ -125,8 +123,9 @@ pub fn run(
         reset: fence.reset,
         report: fence.report.clone(),
     };
-    if let Err(e) = fence.journal.begin(begun) {
-        fence.note_journal(&e);
+    match fence.journal.begin(begun) {
+        Ok(()) => fence.journal.signs().give(),
+        Err(e) => fence.note_journal(&e),
     }
     if fence.freeze() {
         fence.cut_off();
@@ -284,13 +283,15 @@ impl Fence<'_> {
 
     /// Whether to stop: another process has taken this fence over, or it is not wanted any more. It ends then: whatever it would do may be about another life of the volume group.
     fn taken_away(&mut self) -> bool {
-        let taken = self.journal.taken_away();
-        if taken && self.report.outcome != Outcome::Proven {
+        let taken = self.journal.taken_by();
+        if let Some(by) = &taken
+            && self.report.outcome != Outcome::Proven
+        {
             self.report.outcome = Outcome::NotProven;
-            self.report.message = TAKEN_AWAY.into();
+            self.report.message = format!("Not completed here: {by}");
             self.keep_locks("another process goes on with it");
         }
-        taken || (self.leave)()
+        taken.is_some() || (self.leave)()
     }
 
     /// Notes that the volume groups stand fenced, and how far the locks got.
@@ -326,7 +327,11 @@ impl Fence<'_> {
 
     /// The highest number that a device of the volume group was made with.
     fn newest(&self, told: &VolumeGroupReport) -> Option<u64> {
-        let made = |d: &DeviceReport| self.host.system.sequence(d.dev);
+        let signs = self.journal.signs();
+        let made = |d: &DeviceReport| {
+            signs.give();
+            self.host.system.sequence(d.dev)
+        };
         told.devices.iter().filter_map(made).max()
     }
 
@@ -408,6 +413,9 @@ impl Fence<'_> {
             return;
         };
         if matches!(step.result, StepResult::Planned | StepResult::Failed) {
+            // It is asked first, about which lockspace is meant.
+            let first = step.result == StepResult::Planned;
+            step.untold |= first && step.kind == StepKind::FreezeLocks;
             step.result = StepResult::Running;
             step.at.get_or_insert(at);
             self.write(index);

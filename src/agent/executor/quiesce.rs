@@ -69,7 +69,11 @@ impl Fence<'_> {
             calls.push((map, pending));
         }
         for (map, call) in calls {
-            let (result, message) = match call.wait(self.host, &bell, LIMIT) {
+            let turned = call.wait(self.host, &bell, LIMIT);
+            if matches!(turned, Ok(Found::TurnedOff)) {
+                self.journal.signs().give();
+            }
+            let (result, message) = match turned {
                 Ok(_) => (
                     StepResult::Done,
                     "the kernel fails I/O instead of queueing it".to_owned(),

@@ -145,6 +145,7 @@ fn report(group: &GroupRecord, started: Monotonic) -> FenceReport {
         at: None,
         took: None,
         message: None,
+        untold: false,
     };
     let mut steps: Vec<StepReport> = group
         .maps

@@ -12,6 +12,7 @@ use std::time::Duration;
 use super::incarnation::{Held, held, same_incarnation, surely_same};
 use super::limited::{self, Pending};
 use super::nowhere::Nowhere;
+use super::telling::telling;
 use super::track::Proof;
 use super::{Fence, LIST_LIMIT, LOOK_AGAIN};
 use crate::agent::hook;
@@ -176,9 +177,17 @@ impl Fence<'_> {
         if proof.age(now) <= age {
             return Some(true);
         }
-        let list = limited::call(self.host, "listing the devices", LIST_LIMIT, |h| {
-            h.device_mapper.devices()
-        });
+        // Tried again, it gets nothing done.
+        let signs = proof.first_look().then(|| self.journal.signs());
+        let list = limited::call(
+            self.host,
+            "listing the devices",
+            LIST_LIMIT,
+            move |h| match &signs {
+                Some(signs) => telling(h, signs).device_mapper.devices(),
+                None => h.device_mapper.devices(),
+            },
+        );
         let again = match list {
             Ok(list) => {
                 self.hand_on_open(&list);
@@ -307,7 +316,10 @@ impl Fence<'_> {
         let Some(report) = self.report.volume_groups.get_mut(group) else {
             return;
         };
-        report.released_after.get_or_insert(at);
+        if report.released_after.is_none() {
+            report.released_after = Some(at);
+            self.journal.signs().give();
+        }
         let (lockspace, host_id) = (report.lockspace.clone(), report.host_id);
         let watched = |client: &str| match (&lockspace, host_id) {
             (Some(l), Some(id)) => client == watchdog_client(l, id),

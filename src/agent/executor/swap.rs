@@ -12,6 +12,7 @@ use super::expedite::Expedited;
 use super::giveway::TRIED_ON;
 use super::limited::Pending;
 use super::quiesce::Guard;
+use super::telling::telling;
 use super::track::{Book, Proof, STUCK};
 use super::worker::{Attempt, Crew, Letter};
 use super::{Fence, LIST_LIMIT, LOOK_AGAIN};
@@ -58,7 +59,7 @@ impl Fence<'_> {
         let now = self.host.system.monotonic();
         let mut swap = Swap {
             book: Book::default(),
-            crew: Crew::new(self.host),
+            crew: Crew::new(self.host, self.journal.signs()),
             list: None,
             last_list: None,
             list_rest: LIST_EVERY,
@@ -364,9 +365,14 @@ impl Swap {
             Some(at) => now.since(at) >= self.list_rest,
         };
         if self.list.is_none() && due {
+            let epoch = Some(self.book.epoch());
+            // One that is listed again though nothing was settled since gets nothing done: the fence hangs.
+            let signs = (self.listed_epoch != epoch).then_some(&self.crew.signs);
+            let telling = signs.map(|signs| telling(host, signs));
+            let host = telling.as_ref().unwrap_or(host);
             let list = |h: &Host| h.device_mapper.devices();
             let pending = Pending::start(host, &self.crew.bell, "listing the devices", list);
-            self.listed_epoch = Some(self.book.epoch());
+            self.listed_epoch = epoch;
             self.list = Some((self.book.epoch(), pending));
         }
     }

@@ -1,5 +1,6 @@
 //! The book of a swap: every device of the volume groups, how it stands, and what the last listing says about it. Knows no I/O.
 
+mod proof;
 mod strange;
 mod told;
 
@@ -14,6 +15,7 @@ use crate::fence::remembered::{ReadMark, strangers};
 use crate::fence::topology;
 use crate::fence::{DevNo, DmDevice, Monotonic};
 
+pub(super) use proof::Proof;
 pub(super) use strange::closed;
 use strange::{foreign, learn};
 
@@ -74,43 +76,6 @@ pub(super) struct Tracked {
 impl Tracked {
     fn settled(&self) -> bool {
         matches!(self.state, State::Settled(_))
-    }
-}
-
-/// That every device was read back on the error target (S1). Only a listing can make one, and nothing is released without.
-#[derive(Debug)]
-pub(super) struct Proof {
-    /// When the listing was begun: what has come since is not in it.
-    as_of: Monotonic,
-}
-
-impl Proof {
-    /// How old it is.
-    pub(super) fn age(&self, now: Monotonic) -> Duration {
-        now.since(self.as_of)
-    }
-
-    /// The same proof, had once more from a listing that was begun then; or the places of the volume groups of which something is open by now.
-    /// But for those that are `left_out`.
-    pub(super) fn again(
-        &self,
-        groups: &[GroupRecord],
-        left_out: &BTreeSet<usize>,
-        list: &[DmDevice],
-        mark: ReadMark<'_>,
-        begun: Monotonic,
-    ) -> Result<Self, BTreeSet<usize>> {
-        let all = groups.iter().enumerate();
-        let open: BTreeSet<usize> = all
-            .filter(|(at, g)| !left_out.contains(at) && !closed(g, list, mark))
-            .map(|(at, _)| at)
-            .collect();
-        if open.is_empty() {
-            let as_of = begun.max(self.as_of);
-            Ok(Self { as_of })
-        } else {
-            Err(open)
-        }
     }
 }
 
@@ -217,7 +182,7 @@ impl Book {
                 self.epoch += 1;
             }
         }
-        (proven && self.all_settled()).then_some(Proof { as_of: begun })
+        (proven && self.all_settled()).then(|| Proof::of(begun))
     }
 
     /// Takes in what the plan was made from, so that the swap need not wait for a listing. What has changed since is in the next one, without

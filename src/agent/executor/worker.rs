@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crate::agent::journal::Signs;
 use crate::fence::{DevNo, Monotonic};
 use crate::host::underway::{At, Underway};
 use crate::host::{Bell, Error, Host, Result};
@@ -95,13 +96,16 @@ pub(super) struct Crew {
     table: Arc<Mutex<Table>>,
     stop: Arc<AtomicBool>,
     underway: Underway,
+    /// Given for every device that is settled.
+    pub(super) signs: Signs,
     pub(super) bell: Bell,
 }
 
 impl Crew {
-    pub(super) fn new(host: &Host) -> Self {
+    pub(super) fn new(host: &Host, signs: Signs) -> Self {
         Self {
             underway: host.underway.clone(),
+            signs,
             ..Self::default()
         }
     }
@@ -191,6 +195,9 @@ impl Crew {
             table.at.remove(&job.at);
             table.left.remove(&job.at);
             let settled = matches!(attempt, Attempt::Swapped(_) | Attempt::Gone);
+            if settled {
+                self.signs.give();
+            }
             // Nothing has to be decided while all goes well and others are at it: each ring costs a switch of threads.
             let last = table.jobs.is_empty() && table.at.is_empty();
             rings = table.let_go(&job) || last || !settled;

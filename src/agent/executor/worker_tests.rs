@@ -45,7 +45,7 @@ fn who_waits_for_a_device_is_known_and_no_physical_volume_does() {
 #[test]
 fn they_call_for_what_somebody_waits_for_and_when_none_is_at_it_any_more() {
     let host = Simulation::new(&Layout::default()).host();
-    let crew = Crew::new(&host);
+    let crew = Crew::new(&host, Signs::default());
     let job = |(at, below): (usize, &[u32])| Job {
         at,
         uuid: format!("LVM-{at}").into(),

@@ -8,7 +8,7 @@ use super::protocol::is_name;
 use super::{SOCKET, keeping, kept, order};
 use crate::agent::executor::limited;
 use crate::agent::executor::{self, open_devices};
-use crate::agent::journal::{DEFAULT_DIRECTORY, GroupRecord, Journal, Record, Turn};
+use crate::agent::journal::{DEFAULT_DIRECTORY, GroupRecord, Journal, Record, Signs, Turn};
 use crate::agent::observe::observe;
 use crate::fence::budget::ResetWindow;
 use crate::fence::report::{FenceReport, Outcome};
@@ -64,7 +64,7 @@ pub fn run(host: &Host, options: &Options, tell: &mut dyn FnMut(&str)) -> Verdic
     let began = host.system.monotonic();
     let mut until = began + UNKNOWN;
     loop {
-        let problem = match look(host) {
+        let problem = match look(host, Signs::default()) {
             Err(why) => why,
             Ok(inventory) => {
                 let own = if let Some(group) = find(&inventory, &options.vg) {
@@ -104,8 +104,9 @@ pub fn run(host: &Host, options: &Options, tell: &mut dyn FnMut(&str)) -> Verdic
     }
 }
 
-fn look(host: &Host) -> Result<Inventory, String> {
-    limited::call(host, "looking at the node", LOOK, observe).map_err(|e| e.to_string())
+fn look(host: &Host, signs: Signs) -> Result<Inventory, String> {
+    let look = move |h: &Host| observe(&executor::telling(h, &signs));
+    limited::call(host, "looking at the node", LOOK, look).map_err(|e| e.to_string())
 }
 
 fn find<'a>(inventory: &'a Inventory, vg: &str) -> Option<&'a VolumeGroup> {
@@ -190,11 +191,11 @@ fn alone(
     let limit = budget.map_or(Duration::from_secs(5), |b| {
         (b / 8).clamp(Duration::from_secs(1), Duration::from_secs(8))
     });
-    let (mut journal, left) = open(options, &boot_id, limit, tell);
-    let record = executor::record(host, group);
-    let mut progress = |_: &FenceReport| ();
     // Somebody else's fence has its own lease and its own hook: this volume group's lease has run out, and does not wait for it.
     let covers = |r: &Record| r.begun.groups.iter().any(|g| g.uuid == group.uuid);
+    let (mut journal, left) = open(options, &boot_id, limit, &covers, tell);
+    let record = executor::record(host, group);
+    let mut progress = |_: &FenceReport| ();
     let (mine, others) = match left.filter(Record::unfinished) {
         Some(record) if covers(&record) => (Some(record), None),
         // It may have given way to the one that stands in the journal.
@@ -220,7 +221,7 @@ fn alone(
             return conclude(host, &record, &report);
         }
     }
-    let inventory = match look(host) {
+    let inventory = match look(host, journal.signs()) {
         Ok(inventory) => inventory,
         Err(why) => return Own::TryAgain(why),
     };
@@ -264,21 +265,35 @@ fn open(
     options: &Options,
     boot_id: &str,
     limit: Duration,
+    covers: &dyn Fn(&Record) -> bool,
     tell: &mut dyn FnMut(&str),
 ) -> (Journal, Option<Record>) {
     let directory = &options.state_directory;
-    let turn = Turn::take(directory, "kill-hook", limit)
+    // One that fences this volume group, or is not known to fence another one, has its time as long as it gets something done.
+    let others = |left: &Option<Record>| {
+        // One that was given up goes on without signs, or is put aside for what gives them.
+        let going_on = left.as_ref().filter(|r| r.unfinished() && !r.given_up());
+        going_on.is_some_and(|r| !covers(r))
+    };
+    let worth = || Journal::open(directory, boot_id).is_ok_and(|(_, left)| !others(&left));
+    let turn = Turn::take_where(directory, "kill-hook", limit, &worth)
         .map_err(|e| tell(&e.to_string()))
         .ok();
-    if let Some(from) = turn.as_ref().and_then(|t| t.taken_from.as_ref()) {
-        tell(&format!(
-            "process {from} has begun a fence and does not end it: going on in its place"
-        ));
-    }
     let (mut journal, left) = Journal::open(directory, boot_id).unwrap_or_else(|e| {
         tell(&e.to_string());
         (Journal::silent(), None)
     });
+    if let Some(from) = turn.as_ref().and_then(|t| t.taken_from.as_ref()) {
+        tell(&if others(&left) {
+            format!(
+                "process {from} fences another volume group: this one, whose lease has run out, goes before it"
+            )
+        } else {
+            format!(
+                "process {from} has begun a fence and got nothing done for {limit:.1?}: going on in its place"
+            )
+        });
+    }
     if let Some(turn) = turn {
         journal.hold(turn);
     }

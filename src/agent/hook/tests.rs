@@ -16,6 +16,7 @@ use crate::fence::report::{LocksOutcome, Outcome};
 use crate::host::simulated::{Daemon, Group, InFlight, Layout, Simulation, uuid_of};
 
 mod others;
+mod slow;
 
 struct Bench {
     node: Simulation,
@@ -368,6 +369,8 @@ fn whoever_lost_its_turn_does_nothing_any_more() {
         &mut |_| (),
     );
     assert_eq!(report.outcome, Outcome::NotProven);
+    let by = format!("kill-hook {} fences on this node now", std::process::id());
+    assert!(report.message.contains(&by), "{}", report.message);
     assert_eq!(bench.node.log(), Vec::<String>::new());
     assert_eq!(bench.journal().left().expect("read"), None);
 }

@@ -10,6 +10,7 @@ pub mod given_back;
 mod lifts;
 pub mod line;
 mod record;
+mod signs;
 mod standing;
 #[cfg(test)]
 mod tests;
@@ -35,6 +36,7 @@ pub use given_back::GivenBack;
 pub use lifts::{Lift, Lifts};
 use record::Entry;
 pub use record::Record;
+pub use signs::Signs;
 pub use standing::{Opening, Standing, Standings};
 pub use turn::Turn;
 pub use wanted::{Waits, Wanted};
@@ -266,7 +268,7 @@ impl Journal {
         Aside::new(self.directory(), &self.boot_id)
     }
 
-    /// Whether another process has taken the turn away, because this one did not move.
+    /// Whether another process has taken the turn away.
     #[must_use]
     pub fn taken_away(&self) -> bool {
         self.turn.as_ref().is_some_and(|turn| !turn.mine())
@@ -325,7 +327,7 @@ impl Journal {
 
     fn in_turn(&self) -> Result<(), Error> {
         if self.taken_away() {
-            let why = "another process fences instead, since this one did not move";
+            let why = "another process fences instead of this one";
             return Err(self.error("written", io::Error::other(why)));
         }
         Ok(())

@@ -50,21 +50,21 @@ impl Record {
         record
     }
 
-    /// Whether anything may have been done that leaves a trace: without that, there is nothing to complete.
+    /// Whether anything may have been done that leaves a trace: without that, it can still be called off.
     #[must_use]
     pub fn touched(&self) -> bool {
-        let frozen = |s: &StepReport| {
-            s.kind == StepKind::FreezeLocks && !matches!(s.result, StepResult::Planned)
-        };
-        self.steps.iter().any(frozen)
+        self.steps.iter().any(StepReport::may_have_left_a_trace)
     }
 
-    /// Whether a successor has to complete it: it left traces, and it did not end, or ended without proof (which may be had now), or another went
-    /// before while the lock manager kept its release waiting.
+    /// Whether a successor has to complete it: its first step was begun, and it did not end, or ended without proof (which may be had now), or another
+    /// went before while the lock manager kept its release waiting.
     #[must_use]
     pub fn unfinished(&self) -> bool {
+        let begun = |s: &StepReport| {
+            s.kind == StepKind::FreezeLocks && !matches!(s.result, StepResult::Planned)
+        };
         let ended = |r: &FenceReport| r.outcome != Outcome::NotProven && !releases(r);
-        self.touched() && !self.finished.as_ref().is_some_and(ended)
+        self.steps.iter().any(begun) && !self.finished.as_ref().is_some_and(ended)
     }
 
     /// Whether its release had begun when it was given up, or when another went before.

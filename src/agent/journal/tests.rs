@@ -12,6 +12,7 @@ fn step(result: StepResult) -> StepReport {
         at: None,
         took: None,
         message: Some("line\nfeed \u{fc}".into()),
+        untold: false,
     }
 }
 
@@ -48,6 +49,18 @@ fn what_was_written_is_read_back() {
     journal.step(0, &step(StepResult::Running)).expect("step");
     let record = left(dir.path()).expect("record");
     assert!(record.touched() && record.unfinished());
+    let untold = StepReport {
+        untold: true,
+        ..step(StepResult::Running)
+    };
+    journal.step(0, &untold).expect("step");
+    let record = left(dir.path()).expect("record");
+    assert!(!record.touched() && record.unfinished());
+    // Of an earlier version, which says nothing of that: it may have been told.
+    let mut json = serde_json::to_value(&untold).expect("encode");
+    json.as_object_mut().expect("a step").remove("untold");
+    let older: StepReport = serde_json::from_value(json).expect("decode");
+    assert!(older.may_have_left_a_trace());
     journal.step(0, &step(StepResult::Done)).expect("step");
     let mut report = begun().report;
     report.outcome = Outcome::Proven;

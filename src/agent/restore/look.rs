@@ -103,7 +103,7 @@ pub(super) fn look(
 
 /// The volume groups that fences are known to have left: those that are guarded, and those of fences that ended without proof. `records`: the latest
 /// first.
-pub(super) fn recorded(records: &[Record], guarded: &[Guarded]) -> Vec<Standing> {
+pub(in crate::agent) fn recorded(records: &[Record], guarded: &[Guarded]) -> Vec<Standing> {
     let detailed: Vec<Standing> = records.iter().flat_map(of_record).collect();
     let mut all: Vec<Standing> = guarded
         .iter()

@@ -14,6 +14,8 @@ pub mod report;
 #[cfg(test)]
 mod tests;
 
+pub(in crate::agent) use look::recorded;
+
 use std::time::Duration;
 
 use super::executor::limited::{self, Pending};

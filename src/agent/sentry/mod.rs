@@ -23,7 +23,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 use self::in_force::{InForce, Learned};
-use self::records::{Answer, Place, Records, local_fence, worth_a_record};
+use self::records::{Answer, LocalFence, Place, Records, local_fence, worth_a_record};
 use self::store::Store;
 use super::decide::{Known, Uid};
 use super::journal::Record;
@@ -159,7 +159,11 @@ impl Sentry {
                 fence.report = Some(report.clone());
             }
         }
-        self.records.0.retain(|f| f.to_record);
+        // One that goes on without having left a trace yet is recorded when it does, and is due again if it comes to nothing.
+        let goes_on = left.filter(|r| r.unfinished());
+        let goes_on = goes_on.map(|r| r.begun.order.uid.as_str());
+        let stays = |f: &LocalFence| f.to_record || goes_on.is_some_and(|uid| f.goes_by(uid));
+        self.records.0.retain(stays);
         for fence in self.records.0.iter_mut().filter(|f| f.uid.is_none()) {
             if fence.report.as_ref().is_some_and(lifted) {
                 fence.record.spec.fence_state = FenceState::Unfenced;

@@ -53,6 +53,12 @@ impl LocalFence {
         format!("{LOCAL}{}", self.name())
     }
 
+    /// Whether that UID is its own: the API server's, or the one before.
+    #[must_use]
+    pub fn goes_by(&self, uid: &str) -> bool {
+        self.uid.as_deref() == Some(uid) || self.local_uid() == uid
+    }
+
     /// The order, as its record gives it.
     #[must_use]
     pub fn order(&self) -> Order {
@@ -202,9 +208,7 @@ pub struct Records(pub Vec<LocalFence>);
 impl Records {
     /// The one of a UID, whichever of both it goes by.
     pub fn by_uid(&mut self, uid: &str) -> Option<&mut LocalFence> {
-        self.0
-            .iter_mut()
-            .find(|f| f.uid.as_deref() == Some(uid) || f.local_uid() == uid)
+        self.0.iter_mut().find(|f| f.goes_by(uid))
     }
 
     /// Whether an episode of a volume group was answered already: by a fence; or by a plan, if no more than that is wanted. A plan is no answer to

@@ -143,6 +143,7 @@ fn known(order: &Order, outcome: Outcome) -> Known {
         at: None,
         took: None,
         message: None,
+        untold: false,
     };
     Known {
         order: order.clone(),

@@ -1,11 +1,13 @@
 //! kill -9 at every call of a fence, and its successor (S4).
 
 use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::Bench;
 use super::bench::seconds;
-use crate::agent::executor::resume;
+use crate::agent::executor::{resume, run};
 use crate::fence::report::{FenceReport, LocksOutcome, Outcome, StepKind};
+use crate::fence::selection::RefusalReason;
 use crate::host::simulated::{Daemon, Group, InFlight, Layout, State, Under, uuid_of};
 
 fn small() -> Layout {
@@ -223,4 +225,95 @@ fn a_successor_releases_nothing_without_proof() {
         (&Outcome::NotProven, LocksOutcome::Kept)
     );
     assert!(bench.held("vg1"));
+}
+
+/// What a successor makes of the record that is left, if whoever asked for the fence does (not) want it any more.
+fn successor(bench: &Bench, unwanted: bool) -> FenceReport {
+    let (mut journal, record) = bench.journal();
+    let record = record.expect("a record");
+    assert!(record.unfinished());
+    let host = bench.node.host();
+    let report = resume(&host, &mut journal, record, &|| unwanted, &mut |_| ());
+    bench.check();
+    report
+}
+
+/// It had asked lvmlockd, and told it nothing: what it was about to do binds nobody.
+#[test]
+fn one_that_had_not_told_lvmlockd_yet_can_be_called_off_by_its_successor() {
+    for (how, answers) in [
+        (Daemon::Dead, true),
+        (Daemon::Dead, false),
+        (Daemon::Hangs, true),
+        (Daemon::Hangs, false),
+    ] {
+        let killed = || {
+            let bench = Bench::whatever_paths(&small());
+            let inventory = bench.node.inventory();
+            bench.node.state(|s| s.lvmlockd = how);
+            bench.node.at(seconds(1004), State::kill_now);
+            let before = bench.try_fence_as_seen(inventory);
+            assert!(before.is_none() && bench.node.restart_agent());
+            if answers {
+                bench.node.state(|s| s.lvmlockd = Daemon::Alive);
+            }
+            bench
+        };
+        let bench = killed();
+        let report = successor(&bench, true);
+        let kept = (&report.outcome, report.locks);
+        let expected = (&Outcome::CalledOff, LocksOutcome::Kept);
+        assert_eq!(kept, expected, "{how:?}: {report:#?}");
+        assert_eq!(bench.node.log(), Vec::<String>::new(), "{how:?}");
+        assert!(!bench.journal().1.expect("a record").unfinished());
+        // Still wanted, it is carried out; or refused, as it would have been: nothing is cut off whose locks nobody can freeze.
+        let bench = killed();
+        let report = successor(&bench, false);
+        if answers {
+            assert_fenced(&bench, &report, "wanted");
+        } else {
+            let refused = Outcome::Refused(RefusalReason::LvmlockdUnavailable);
+            assert_eq!(report.outcome, refused, "{how:?}: {report:#?}");
+            assert_eq!(bench.node.log(), Vec::<String>::new(), "{how:?}");
+        }
+    }
+}
+
+/// It was told, and did not answer: it finds that in its socket, and until then its list shows nothing of it.
+#[test]
+fn one_that_may_have_frozen_the_locks_binds_its_successor() {
+    let bench = Bench::whatever_paths(&small());
+    let inventory = bench.node.inventory();
+    let asked = std::cell::Cell::new(0);
+    let before = catch_unwind(AssertUnwindSafe(|| {
+        let mut journal = bench.journal().0;
+        let hangs_from_now_on = || {
+            asked.set(asked.get() + 1);
+            if asked.get() == 2 {
+                // It was asked for its lockspaces, and is to freeze them next.
+                bench.node.state(|s| s.lvmlockd = Daemon::Hangs);
+            }
+            false
+        };
+        let host = bench.node.host();
+        let (order, journal) = (&bench.order, &mut journal);
+        run(
+            &host,
+            journal,
+            order,
+            inventory,
+            &hangs_from_now_on,
+            &mut |r| {
+                let told = r.steps.iter().any(|s| s.at.is_some() && !s.untold);
+                if told {
+                    bench.node.at(seconds(1001), State::kill_now);
+                }
+            },
+        )
+    }));
+    assert!(before.is_err() && bench.node.restart_agent());
+    assert_eq!(bench.node.log(), Vec::<String>::new());
+    bench.node.state(|s| s.lvmlockd = Daemon::Alive);
+    let report = successor(&bench, true);
+    assert_fenced(&bench, &report, "told");
 }

@@ -12,6 +12,7 @@ mod properties;
 mod release_again;
 mod renamed;
 mod scenarios;
+mod signs;
 mod unfrozen;
 mod unlocked;
 

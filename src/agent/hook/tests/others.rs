@@ -4,7 +4,7 @@ use super::*;
 use crate::agent::journal::Record;
 use crate::host::simulated::State;
 
-fn beside_another() -> Bench {
+pub(super) fn beside_another() -> Bench {
     let groups = vec![
         Group::target("other"),
         Group {

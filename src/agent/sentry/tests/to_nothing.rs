@@ -28,3 +28,39 @@ fn what_came_to_nothing_is_not_recorded_and_due_again() {
     let due = node.look(1040, vec![group("san", false)]);
     assert!(due.fence.is_some() && !due.again);
 }
+
+/// Its agent died while lvmlockd was asked. The successor goes on with it, and it may still come to nothing: then there is nothing to be recorded.
+#[test]
+fn what_a_successor_goes_on_with_is_recorded_when_it_leaves_a_trace() {
+    for proven in [false, true] {
+        let mut node = Node::new(vec![policy("p", &json!({}))]);
+        let (order, _) = node.down(&["san"]).fence.unwrap();
+        let mut begun = known(&order, Outcome::InProgress).report;
+        let freeze = &mut begun.steps[0];
+        (freeze.result, freeze.untold) = (StepResult::Running, true);
+        let left = Record {
+            steps: begun.steps.clone(),
+            begun: crate::agent::journal::Begun {
+                order: order.clone(),
+                groups: vec![],
+                reset: None,
+                report: begun,
+            },
+            finished: None,
+        };
+        assert!(node.restart(1011, Some(&left)).is_empty());
+        assert!(node.to_make.try_recv().is_err(), "nothing was touched");
+        let down = || vec![group("san", false)];
+        assert!(node.look(1012, down()).fence.is_none(), "it goes on");
+        let outcome = if proven {
+            Outcome::Proven
+        } else {
+            Outcome::Refused(RefusalReason::LvmlockdUnavailable)
+        };
+        node.sentry
+            .goes(&mut known(&order, outcome), true, at(1031));
+        assert_eq!(node.to_make.try_recv().is_ok(), proven);
+        let again = node.look(1040, down()).fence;
+        assert_eq!(again.map(|(o, _)| o.name), (!proven).then_some(order.name));
+    }
+}
