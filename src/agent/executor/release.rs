@@ -18,7 +18,9 @@ use super::{Fence, LIST_LIMIT, LOOK_AGAIN};
 use crate::agent::hook;
 use crate::agent::journal::{GroupRecord, Waits};
 use crate::fence::budget::watchdog_client;
-use crate::fence::report::{LocksOutcome, StepKind, StepReport, StepResult, VolumeGroupReport};
+use crate::fence::report::{
+    LocksOutcome, Outcome, StepKind, StepReport, StepResult, VolumeGroupReport,
+};
 use crate::fence::unlocked::is_client_of;
 use crate::fence::{Monotonic, Watchdog};
 use crate::host::{Bell, SanlockStatus};
@@ -207,6 +209,7 @@ impl Fence<'_> {
                 for group in open {
                     self.tell_open(group);
                 }
+                self.publish();
                 return Some(false);
             }
         }
@@ -216,13 +219,17 @@ impl Fence<'_> {
     fn tell_open(&mut self, group: usize) {
         let name = self.groups.get(group).map_or("", |g| g.name.as_str());
         let open = format!("A device of volume group {name} could reach the SAN again");
+        // Not proven any more, until it is again.
+        self.report.outcome = Outcome::InProgress;
+        self.report.message =
+            format!("{open} after it had been proven: it is closed, and all of it proven again");
         self.note(if self.unguarded.contains(&group) {
             format!(
                 "{open} when nobody held its locks any more: another host may use its volumes. Nothing is called released before it is closed; \
                  if it is not, reset this host"
             )
         } else {
-            format!("{open} before the locks were released: it was closed first")
+            format!("{open} before the locks were released: it is closed first")
         });
     }
 

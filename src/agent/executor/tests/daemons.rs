@@ -192,6 +192,43 @@ fn a_proof_is_had_anew_before_a_drop_that_comes_late() {
     }
 }
 
+/// What is known to be open is not called fenced, however long I/O of it takes to end.
+#[test]
+fn what_is_open_again_is_not_called_proven_before_it_is_closed() {
+    let bench = bench();
+    silent_until(&bench, 1020, |s, how| s.lvmlockd = how);
+    bench.node.at(seconds(1010), |s| {
+        let below = s.device("mpath-vg1-0").expect("map").dm.dev;
+        s.refresh("vg1-lv0", below);
+        s.device("vg1-lv0").expect("device").in_flight = InFlight::Until(seconds(1050));
+    });
+    let node = bench.node.clone();
+    let mut told = Vec::new();
+    let report = run(
+        &bench.node.host(),
+        &mut bench.journal().0,
+        &bench.order,
+        bench.node.inventory(),
+        &|| false,
+        &mut |r| {
+            let open = |s: &mut State| s.device("vg1-lv0").is_some_and(|d| !d.dm.is_error_only());
+            let (at, open) = (node.now().as_secs(), node.state(open));
+            told.push((at, r.outcome.clone(), open, r.message.clone()));
+        },
+    );
+    assert_eq!(report.locks, LocksOutcome::Released, "{report:#?}");
+    assert!(bench.node.now() >= seconds(1050));
+    let known = |(at, outcome, open, _): &&(u64, Outcome, bool, String)| {
+        *open && *at >= 1020 && *outcome == Outcome::Proven
+    };
+    // Until it is looked at nobody knows.
+    assert_eq!(told.iter().filter(known).count(), 0, "{told:#?}");
+    let said = |(_, outcome, open, message): &(u64, Outcome, bool, String)| {
+        *open && *outcome == Outcome::InProgress && message.contains("could reach the SAN again")
+    };
+    assert!(told.iter().any(said), "{told:#?}");
+}
+
 #[test]
 fn a_lock_manager_that_comes_back_late_releases_while_the_host_lives() {
     let bench = bench();
