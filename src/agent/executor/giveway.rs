@@ -9,6 +9,7 @@
 use std::time::Duration;
 
 use super::Fence;
+use super::release::CONFIRM_LIMIT;
 use super::swap::Swap;
 use crate::agent::journal::{Begun, Record, Waits};
 use crate::fence::Monotonic;
@@ -65,9 +66,9 @@ impl Fence<'_> {
         self.gave_way
     }
 
-    /// Whether to leave a release that the lock manager keeps waiting to let another go first. Before the reset that was known first only where it has
-    /// had that long in an earlier turn; at once where it was `prolonged` beyond that, since the other may have less time; not before the lock manager
-    /// was asked once more.
+    /// Whether to leave a release that the lock manager keeps waiting to let another go first, which may have less time. Before the reset that was known
+    /// first only where it has had that long in an earlier turn, or where leases were renewed since, after [`CONFIRM_LIMIT`]; at once where it was
+    /// `prolonged` beyond that reset; not before the lock manager was asked once more.
     pub(super) fn release_gives_way(
         &mut self,
         waited: Duration,
@@ -80,8 +81,15 @@ impl Fence<'_> {
             Waits::First => super::LOOK_AGAIN,
             Waits::Another => LEAST_TURN,
         };
-        self.gave_way = (self.releases_again || prolonged) && waited >= turn;
+        let enough = self.releases_again || prolonged;
+        self.gave_way = waited >= turn && (enough || (waited >= CONFIRM_LIMIT && self.renewed()));
         self.gave_way
+    }
+
+    /// Whether the host is known to live longer than it was when the fence began: then nothing is lost by a release that waits.
+    fn renewed(&self) -> bool {
+        let now = self.current_reset();
+        matches!((self.reset, now), (Some(then), Some(now)) if then.latest < now.latest)
     }
 
     /// Says that the release waits for its turn.

@@ -31,7 +31,7 @@ const FRESH: Duration = Duration::from_secs(2);
 const DROP_LIMIT: Duration = Duration::from_secs(45);
 /// How long the lock manager is given to be seen letting go, from the first attempt on; longer where it still holds a lockspace and the host
 /// lives by what is known, since a release after proof is right at any time.
-const CONFIRM_LIMIT: Duration = Duration::from_mins(1);
+pub(super) const CONFIRM_LIMIT: Duration = Duration::from_mins(1);
 
 /// A drop that failed is sent again after this long, if sanlock still holds the lockspace then.
 const RESEND: Duration = Duration::from_secs(5);
