@@ -184,7 +184,7 @@ impl Actor {
     #[must_use]
     pub fn lifting(&self) -> Vec<UnfenceReport> {
         let journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
-        let left = journal.lifts().all().unwrap_or_default();
+        let left = journal.half_way().unwrap_or_default();
         left.into_iter().map(|lift| lift.report).collect()
     }
 

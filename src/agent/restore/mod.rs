@@ -60,7 +60,9 @@ fn try_once(
     interrupt: &dyn Fn() -> bool,
     progress: &mut dyn FnMut(&UnfenceReport),
 ) -> UnfenceReport {
-    let previous = previous.filter(|p| p.order.uid == order.uid);
+    // Where a volume group was fenced anew since, by whomever, nothing of what was done then is done of that.
+    let anew = |p: &UnfenceReport| journal.fenced_since(p).unwrap_or(false);
+    let previous = previous.filter(|p| p.order.uid == order.uid && !anew(p));
     let looked = host.system.monotonic();
     let mut report = UnfenceReport {
         order: order.clone(),
