@@ -151,9 +151,8 @@ impl Desk {
             desk.keep(record);
         }
         desk.look_aside();
-        if desk.queue.is_empty() {
-            desk.lift_on()?;
-        } else {
+        desk.lift_on()?;
+        if !desk.queue.is_empty() {
             tracing::warn!("completing the fence of an earlier agent");
             desk.go_on();
         }

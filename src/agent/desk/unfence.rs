@@ -9,13 +9,15 @@ use crate::fence::Monotonic;
 use crate::fence::unfence::{UnfenceOrder, UnfenceOutcome, UnfenceReport};
 
 impl Desk {
-    /// Goes on with an un-fence that was killed: at once, whatever the API server does, since half-way is the worst place to stop at.
+    /// Goes on with an un-fence that was killed: at once, whatever the API server does, since half-way is the worst place to stop at. Only a fence comes
+    /// before it.
     pub(super) fn lift_on(&mut self) -> std::io::Result<()> {
+        self.tools.actor.watch_again();
         let mut left = self.tools.actor.lifting();
         // The others have their turn when their requests are seen.
         let known = |report: &UnfenceReport| (report.order.uid.clone(), report.clone());
         self.lifts.extend(left.iter().map(known));
-        let Some(report) = left.pop() else {
+        let Some(report) = left.pop().filter(|_| self.queue.is_empty()) else {
             return Ok(());
         };
         let order = report.order.clone();
