@@ -6,6 +6,7 @@ use super::{Desk, Running, Work};
 use crate::agent::report::AgentPart;
 use crate::agent::restore::report::{from_report, happened};
 use crate::fence::Monotonic;
+use crate::fence::order::Selection;
 use crate::fence::unfence::{UnfenceOrder, UnfenceOutcome, UnfenceReport};
 
 impl Desk {
@@ -14,7 +15,7 @@ impl Desk {
     pub(super) fn lift_on(&mut self) -> std::io::Result<()> {
         self.tools.actor.watch_again();
         let mut left = self.tools.actor.lifting();
-        // The others have their turn when their requests are seen.
+        // The others have their turn when it is known whether their requests are there.
         let known = |report: &UnfenceReport| (report.order.uid.clone(), report.clone());
         self.lifts.extend(left.iter().map(known));
         let Some(report) = left.pop().filter(|_| self.queue.is_empty()) else {
@@ -92,11 +93,30 @@ impl Desk {
             // What NodeStorage says of the volume groups is no longer so.
             self.tools.observer.look();
         }
-        if self.listed && !self.requests.contains_key(&uid) {
-            self.lifts.remove(&uid);
-            return;
-        }
         self.lifts.insert(uid, report);
+    }
+
+    /// Un-fences that were left half-way and that no request asks for any more. What is known of others that are gone is forgotten.
+    pub(super) fn abandoned(&mut self) -> Vec<UnfenceOrder> {
+        // What is not recorded yet has no request.
+        let gone = |uid: &String| !self.requests.contains_key(uid) && Self::recorded(uid);
+        if self.running.is_some() || !self.listed || !self.lifts.keys().any(gone) {
+            return Vec::new();
+        }
+        let mut left = self.tools.actor.lifting();
+        left.retain(|l| !self.requests.contains_key(&l.order.uid));
+        let of_it = |uid: &String| left.iter().any(|l| l.order.uid == *uid);
+        self.lifts.retain(|uid, _| !gone(uid) || of_it(uid));
+        // Not whatever else its order would mean by now.
+        let names = |l: &UnfenceReport| {
+            let names = l.groups.iter().map(|g| g.standing.name.clone());
+            Selection::Named(names.collect())
+        };
+        let order = |l: UnfenceReport| UnfenceOrder {
+            volume_groups: names(&l),
+            ..l.order
+        };
+        left.into_iter().map(order).collect()
     }
 
     pub(super) fn unfence_part(
