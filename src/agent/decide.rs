@@ -19,7 +19,7 @@ use crate::fence::{Inventory, Monotonic};
 
 mod returning;
 
-use returning::{abandoned, returning, unfence_order};
+use returning::{abandoned, overtaken, returning, unfence_order};
 
 /// UID of a request.
 pub type Uid = String;
@@ -289,6 +289,9 @@ fn stand(
         return returning(view, uid, request, requests);
     }
     let generation = request.metadata.generation.unwrap_or_default();
+    if let Some(stand) = overtaken(view, uid, request) {
+        return Some(stand);
+    }
     let wanted = order(request);
     if let Some(known) = known {
         // An edit that changes nothing about the order is answered by what was done.

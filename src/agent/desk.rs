@@ -133,6 +133,7 @@ impl Desk {
                 desk.known.insert(known.order.uid.clone(), known);
             }
         }
+        desk.overtake();
         let (unfinished, ended) = match left {
             Some(record) if record.unfinished() => (Some(record), None),
             ended => (None, ended),

@@ -75,6 +75,20 @@ fn returned_in_status(boot_id: &str, generation: i64, request: &StorageFenceRequ
     of_this_boot && said
 }
 
+/// Where a record stands whose fence another request's un-fence had lifted before the API server had it: it wants a fence by its spec, which is of
+/// before, and is no order to fence what is in use again. An edit of it is one.
+pub(super) fn overtaken(view: View<'_>, uid: &str, request: &StorageFenceRequest) -> Option<Stand> {
+    let generation = request.metadata.generation.unwrap_or_default();
+    let done =
+        |l: &UnfenceReport| l.outcome == UnfenceOutcome::Done && l.order.generation == generation;
+    if view.lifts.get(uid).is_some_and(done) {
+        return Some(Stand::Unfence);
+    }
+    let said =
+        !view.known.contains_key(uid) && returned_in_status(view.boot_id, generation, request);
+    said.then_some(Stand::Settled)
+}
+
 /// The order that a request gives to give storage back.
 pub(super) fn unfence_order(request: &StorageFenceRequest) -> UnfenceOrder {
     let Order {

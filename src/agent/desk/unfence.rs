@@ -1,13 +1,18 @@
 //! The desk's part in giving storage back.
 
+use std::time::Duration;
+
 use jiff::{SignedDuration, Timestamp};
 
 use super::{Desk, Running, Work};
+use crate::agent::decide::Known;
+use crate::agent::hook;
 use crate::agent::report::AgentPart;
 use crate::agent::restore::report::{from_report, happened};
-use crate::fence::Monotonic;
 use crate::fence::order::Selection;
-use crate::fence::unfence::{UnfenceOrder, UnfenceOutcome, UnfenceReport};
+use crate::fence::report::{Outcome, VolumeGroupReport};
+use crate::fence::unfence::{GroupReport, Standing, UnfenceOrder, UnfenceOutcome, UnfenceReport};
+use crate::fence::{Monotonic, Order};
 
 impl Desk {
     /// Goes on with an un-fence that was killed: at once, whatever the API server does, since half-way is the worst place to stop at. Only a fence comes
@@ -77,6 +82,9 @@ impl Desk {
             );
             self.tell(&report.order.name, &uid, "Unfence", &happened);
         }
+        if ended && report.outcome == UnfenceOutcome::Done {
+            self.overtake();
+        }
         if ended {
             self.running = None;
             if let Some(order) = self.after_unfence.take() {
@@ -94,6 +102,32 @@ impl Desk {
             self.tools.observer.look();
         }
         self.lifts.insert(uid, report);
+    }
+
+    /// Fences of the node's own that nobody can record yet, and of which nothing stands any more: that is what their records are to say. Not while
+    /// anything is going on.
+    pub(super) fn overtake(&mut self) {
+        let mut local = self.known.values().filter(|k| {
+            let uid = &k.order.uid;
+            !Self::recorded(uid) && !hook::is_ours(uid) && k.report.outcome == Outcome::Proven
+        });
+        let Some(first) = local.next() else { return };
+        let Ok(stands) = self.tools.actor.standings().all() else {
+            return;
+        };
+        // What is half-way may come to stand again.
+        let lifting = self.tools.actor.lifting();
+        let half_way = |uuid: &str| {
+            let mut groups = lifting.iter().flat_map(|l| &l.groups);
+            groups.any(|g| g.standing.uuid == uuid)
+        };
+        let stands = |uuid: &str| stands.iter().any(|s| s.group.uuid == uuid) || half_way(uuid);
+        let gone = |k: &&Known| !k.report.volume_groups.iter().any(|g| stands(&g.uuid));
+        let over = std::iter::once(first).chain(local).filter(gone);
+        let over: Vec<UnfenceReport> = over.map(over_report).collect();
+        for report in over {
+            self.lifts.insert(report.order.uid.clone(), report);
+        }
     }
 
     /// Un-fences that were left half-way and that no request asks for any more. What is known of others that are gone is forgotten.
@@ -140,5 +174,38 @@ impl Desk {
             at
         });
         from_report(report, started, now, before)
+    }
+}
+
+/// What there is to say of a fence that was given back, by whomever, before its record could be made.
+fn over_report(known: &Known) -> UnfenceReport {
+    let group = |g: &VolumeGroupReport| GroupReport {
+        standing: Standing {
+            name: g.name.clone(),
+            uuid: g.uuid.clone(),
+            ..Standing::default()
+        },
+        ..GroupReport::default()
+    };
+    let Order {
+        name,
+        uid,
+        generation,
+        volume_groups,
+        ..
+    } = known.order.clone();
+    UnfenceReport {
+        order: UnfenceOrder {
+            name,
+            uid,
+            generation,
+            volume_groups,
+            healthy_for: Duration::ZERO,
+        },
+        boot_id: known.report.boot_id.clone(),
+        groups: known.report.volume_groups.iter().map(group).collect(),
+        outcome: UnfenceOutcome::Done,
+        message: "The storage had been given back before this record could be made: nothing stands fenced for it any more".into(),
+        ..UnfenceReport::default()
     }
 }
