@@ -219,6 +219,10 @@ impl Desk {
                 self.noticed(&news);
                 return Ok(());
             }
+            Said::Paths(seen) => {
+                self.hear_paths(seen);
+                return Ok(());
+            }
             Said::Unfence(report) => {
                 self.hear_unfence(*report, false);
                 return Ok(());

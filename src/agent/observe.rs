@@ -185,9 +185,32 @@ pub fn observe_to_fence(host: &Host) -> Result<Inventory> {
 /// # Errors
 /// When device mapper cannot be read.
 pub fn physical_volumes(host: &Host, group: &Standing) -> Result<Vec<PhysicalVolume>> {
+    let all = physical_volumes_of(host, std::iter::once(group))?;
+    Ok(all.into_iter().next().unwrap_or_default())
+}
+
+/// The same of several, by one look.
+///
+/// # Errors
+/// As [`physical_volumes`].
+pub fn physical_volumes_of<'a>(
+    host: &Host,
+    groups: impl Iterator<Item = &'a Standing>,
+) -> Result<Vec<Vec<PhysicalVolume>>> {
     let mut kept = Kept::default();
     kept.read_all(host)?;
     let stacks = kept.stacks;
+    let maps = maps(host.device_mapper.as_ref(), &stacks);
+    let of = |group| volumes_of(host, &stacks, &maps, group);
+    Ok(groups.map(of).collect())
+}
+
+fn volumes_of(
+    host: &Host,
+    stacks: &Stacks,
+    maps: &BTreeMap<DevNo, MapState>,
+    group: &Standing,
+) -> Vec<PhysicalVolume> {
     let devices = stacks.devices();
     let mut missing = Vec::new();
     let mut tops = Vec::new();
@@ -207,8 +230,7 @@ pub fn physical_volumes(host: &Host, group: &Standing) -> Result<Vec<PhysicalVol
     let own_major = devices.first().map(|d| d.dev.major);
     let by_number = |dev: &&DevNo| group.maps.is_empty() || Some(dev.major) != own_major;
     tops.extend(group.pvs.iter().filter(by_number));
-    let maps = maps(host.device_mapper.as_ref(), &stacks);
-    let mut disks = disks(host.system.as_ref(), &stacks, &maps);
+    let mut disks = disks(host.system.as_ref(), stacks, maps);
     for dev in &tops {
         if let Some(disk) = host.system.disk(*dev) {
             disks.entry(*dev).or_insert(Disk {
@@ -218,8 +240,8 @@ pub fn physical_volumes(host: &Host, group: &Standing) -> Result<Vec<PhysicalVol
             });
         }
     }
-    missing.extend(stacks.bottoms(&tops, &maps, &disks));
-    Ok(missing)
+    missing.extend(stacks.bottoms(&tops, maps, &disks));
+    missing
 }
 
 /// The multipath maps that can be read.

@@ -8,6 +8,7 @@ use super::{Desk, Running, Work};
 use crate::agent::decide::Known;
 use crate::agent::hook;
 use crate::agent::report::AgentPart;
+use crate::agent::restore::paths::{Paths, Waiting};
 use crate::agent::restore::report::{from_report, happened};
 use crate::fence::order::Selection;
 use crate::fence::report::{Outcome, VolumeGroupReport};
@@ -32,7 +33,11 @@ impl Desk {
             "going on with the un-fence of an earlier agent"
         );
         let uid = order.uid.clone();
-        let reins = self.tools.actor.begin_unfence(order, Some(report))?;
+        let others = self.others(&uid);
+        let reins = self
+            .tools
+            .actor
+            .begin_unfence(order, Some(report), others)?;
         let work = Work::Unfence;
         self.running = Some((Running { uid, work }, reins));
         Ok(())
@@ -62,12 +67,29 @@ impl Desk {
     pub(super) fn begin_unfence(&mut self, order: UnfenceOrder) {
         let uid = order.uid.clone();
         let previous = self.lifts.get(&uid).cloned();
-        match self.tools.actor.begin_unfence(order, previous) {
+        let others = self.others(&uid);
+        match self.tools.actor.begin_unfence(order, previous, others) {
             Ok(reins) => {
                 let work = Work::Unfence;
                 self.running = Some((Running { uid, work }, reins));
             }
             Err(error) => tracing::error!(%error, "no thread for an un-fence; trying again"),
+        }
+    }
+
+    /// Those that wait while this one has its turn.
+    fn others(&self, uid: &str) -> Paths {
+        let waits = |l: &&UnfenceReport| l.order.uid != uid && l.again_at().is_some();
+        Paths::of(self.lifts.values().filter(waits))
+    }
+
+    pub(super) fn hear_paths(&mut self, seen: Vec<Waiting>) {
+        for one in seen {
+            let report = self.lifts.get_mut(&one.uid);
+            let groups = report.into_iter().flat_map(|r| &mut r.groups);
+            for group in groups.filter(|g| g.standing.uuid == one.group.uuid) {
+                group.health.clone_from(&one.health);
+            }
         }
     }
 

@@ -9,6 +9,7 @@
 
 mod join;
 mod look;
+pub mod paths;
 mod remove;
 pub mod report;
 #[cfg(test)]

@@ -2,8 +2,11 @@
 
 use super::*;
 use crate::agent::journal::Lift;
+use crate::agent::restore::paths::Waiting;
 use crate::fence::order::Selection;
-use crate::fence::unfence::{GroupReport, Standing, UnfenceOrder, UnfenceOutcome, UnfenceReport};
+use crate::fence::unfence::{
+    GroupReport, Health, Standing, UnfenceOrder, UnfenceOutcome, UnfenceReport,
+};
 
 /// All that is left to be done is to see that the lockspace is joined.
 fn half_way(bench: &Bench, vg: &str) -> Lift {
@@ -134,4 +137,24 @@ fn one_that_was_fenced_anew_since_is_not_given_back_by_the_next_agent() {
     });
     let standing = journal(&bench).standings().of(&uuid_of("b"));
     assert!(standing.expect("read").is_some(), "it stands");
+}
+
+/// A turn may take longer than two looks may be apart.
+#[test]
+fn what_is_seen_of_the_paths_of_those_that_wait_is_kept_for_their_turn() {
+    let bench = Bench::new();
+    let mut agent = bench.agent();
+    let mut report = half_way(&bench, "b").report;
+    agent.desk.lifts.insert("uid-b".into(), report.clone());
+    let at = Monotonic::from_secs(7);
+    let group = report.groups.remove(0);
+    let health = Health::look(None, &[], at);
+    let seen = Waiting {
+        uid: "uid-b".into(),
+        group: group.standing,
+        health: health.clone(),
+    };
+    agent.desk.hear(Said::Paths(vec![seen])).expect("alive");
+    assert_eq!(agent.desk.lifts["uid-b"].groups[0].health, health);
+    assert_ne!(group.health, health);
 }
