@@ -1,5 +1,6 @@
 //! Fences, un-fences and observations on threads of their own: neither a kernel that hangs nor an API server that hangs holds the other up.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,6 +15,7 @@ use super::hook::keeping;
 use super::journal::{Journal, Record, Standings, Turn, Waits, Wanted};
 use super::observe::{Kept, observe_again, observe_to_fence};
 use super::restore;
+use super::restore::paths::{Paths, Waiting};
 use crate::fence::report::{FenceReport, LocksOutcome, Outcome};
 use crate::fence::selection::RefusalReason;
 use crate::fence::unfence::{UnfenceOrder, UnfenceReport};
@@ -33,6 +35,8 @@ pub enum Said {
     GaveWay(Box<Known>, Box<Record>),
     /// The report of an attempt to give storage back has changed.
     Unfence(Box<UnfenceReport>),
+    /// The paths of those that wait for their turn were looked at meanwhile.
+    Paths(Vec<Waiting>),
     /// The attempt has ended, with that report.
     UnfenceEnded(Box<UnfenceReport>),
     /// The guard of standing fences has seen something.
@@ -177,12 +181,19 @@ impl Actor {
         })
     }
 
-    /// The un-fences that an earlier agent began and did not end; the one that was at work last comes last.
+    /// The un-fences that were begun and have not ended, by this agent or an earlier one; the one that was at work last comes last. Not while anything
+    /// is going on.
     #[must_use]
     pub fn lifting(&self) -> Vec<UnfenceReport> {
         let journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
-        let left = journal.lifts().all().unwrap_or_default();
+        let left = journal.half_way().unwrap_or_default();
         left.into_iter().map(|lift| lift.report).collect()
+    }
+
+    /// What un-fences had lifted, and have left devices of, is watched over again. Not while anything is going on.
+    pub fn watch_again(&self) {
+        let journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
+        restore::watch_again(&self.host, &journal);
     }
 
     /// Whether a fence was proven and lifted since. Unknown is no.
@@ -194,7 +205,8 @@ impl Actor {
         report.outcome == Outcome::Proven && journal.standings().all().is_ok_and(gone)
     }
 
-    /// Begins an attempt to give storage back. Called off, it is interrupted. `previous` is the report of the attempt before.
+    /// Begins an attempt to give storage back. Called off, it is interrupted. `previous` is the report of the attempt before; the paths of the `others`
+    /// are looked at meanwhile.
     ///
     /// # Errors
     /// When the system has no thread to give.
@@ -202,26 +214,37 @@ impl Actor {
         &self,
         order: UnfenceOrder,
         previous: Option<UnfenceReport>,
+        others: Paths,
     ) -> std::io::Result<Arc<Reins>> {
         let reins = Arc::new(Reins::default());
         let told = Arc::clone(&reins);
         let me = self.clone();
+        let others = RefCell::new(others);
         self.host.system.spawn(
             "unfence",
             Box::new(move || {
                 let mut obituary = Obituary(Some(me.said.clone()));
                 // Not the turn: a kill hook that has to fence another volume group must not wait for a lockspace to be joined.
                 let journal = me.journal.lock().unwrap_or_else(PoisonError::into_inner);
+                // Asked all along.
+                let interrupted = || {
+                    if let Some(seen) = others.borrow_mut().look(&me.host) {
+                        let _ = me.said.send(Said::Paths(seen));
+                    }
+                    told.called_off()
+                };
                 let report = restore::attempt(
                     &me.host,
                     &journal,
                     &order,
                     previous.as_ref(),
-                    &|| told.called_off(),
+                    &interrupted,
                     &mut |report| {
                         let _ = me.said.send(Said::Unfence(Box::new(report.clone())));
                     },
                 );
+                // What came late.
+                interrupted();
                 drop(journal);
                 let _ = me.said.send(Said::UnfenceEnded(Box::new(report)));
                 obituary.0 = None;

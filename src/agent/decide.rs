@@ -14,8 +14,12 @@ use crate::api::{StorageFenceRequest, StorageFenceRequestSpec, UNFENCE_FINALIZER
 use crate::fence::order::{self, Order, Selection};
 use crate::fence::report::{FenceReport, Outcome};
 use crate::fence::selection::{self, RefusalReason};
-use crate::fence::unfence::{UnfenceOrder, UnfenceOutcome, UnfenceReport, left_standing};
+use crate::fence::unfence::{UnfenceOrder, UnfenceReport, left_standing};
 use crate::fence::{Inventory, Monotonic};
+
+mod returning;
+
+use returning::{abandoned, overtaken, returning, unfence_order};
 
 /// UID of a request.
 pub type Uid = String;
@@ -78,6 +82,8 @@ pub struct View<'a> {
     pub inventory: Option<&'a Inventory>,
     /// Fences that are in hand.
     pub hanging: &'a [Hanging],
+    /// Un-fences that were left half-way, and whose requests are gone: each with what is left of it.
+    pub abandoned: &'a [UnfenceOrder],
 }
 
 /// Where one request stands.
@@ -163,12 +169,16 @@ pub fn decide(view: View<'_>) -> Decision {
                 view.lifts.get(uid).map(|l| l.looked)
             };
             returns.sort_by_key(|r| (looked(r), age(r)));
+            let returns = abandoned(view, requests)
+                .into_iter()
+                .chain(returns.first().map(|r| unfence_order(r)));
+            let looked_at = |o: &UnfenceOrder| view.lifts.get(&o.uid).map(|l| l.looked);
             decision.begin = candidates.first().map(|r| order(r));
             if !view.hanging.is_empty() {
                 // What hangs comes before what can wait.
                 decision.begin = decision.begin.filter(|order| !order.dry_run);
             } else if decision.begin.is_none() {
-                decision.begin_unfence = returns.first().map(|r| unfence_order(r));
+                decision.begin_unfence = returns.min_by_key(looked_at);
             }
         }
         Some(running) => {
@@ -219,44 +229,6 @@ fn gives_back(request: &StorageFenceRequest) -> bool {
     held && spec.deletion_policy == DeletionPolicy::Unfence
 }
 
-/// Where a request stands that wants the storage given back; None when it is its turn to be tried.
-fn returning(
-    view: View<'_>,
-    uid: &str,
-    request: &StorageFenceRequest,
-    requests: &BTreeMap<Uid, StorageFenceRequest>,
-) -> Option<Stand> {
-    let lift = view.lifts.get(uid);
-    let generation = request.metadata.generation.unwrap_or_default();
-    // What was given back was given back, whatever another has fenced since: it waits for nobody, and does not begin once more when that one goes.
-    match lift {
-        Some(l) if l.outcome == UnfenceOutcome::Done && l.order.generation == generation => {
-            return Some(Stand::Unfence);
-        }
-        None if returned_in_status(view.boot_id, generation, request) => {
-            return Some(Stand::Settled);
-        }
-        _ => {}
-    }
-    // Deleted: what counts is what was fenced for it, and was not given back before. A fence of its own since then has ended what is known of that.
-    let owes = match lift {
-        Some(l) if l.outcome == UnfenceOutcome::Done => false,
-        Some(l) if l.started.is_some() => true,
-        _ => touched(view, uid, request),
-    };
-    if !alive(request) && !owes {
-        return Some(Stand::NothingFenced);
-    }
-    if let Some(other) = governing::kept_fenced_by(request, requests.values()) {
-        return Some(Stand::Governed(
-            other.metadata.name.clone().unwrap_or_default(),
-        ));
-    }
-    lift.and_then(UnfenceReport::again_at)
-        .is_some_and(|at| at > view.now)
-        .then_some(Stand::Unfence)
-}
-
 /// Whether anything was fenced for a request in this boot, as far as is known.
 fn touched(view: View<'_>, uid: &str, request: &StorageFenceRequest) -> bool {
     if let Some(known) = view.known.get(uid)
@@ -283,36 +255,6 @@ fn touched(view: View<'_>, uid: &str, request: &StorageFenceRequest) -> bool {
             .contains(&c.reason.as_str())
     });
     this_boot && said
-}
-
-/// Whether the status tells that the storage was given back, in this boot and for this generation.
-fn returned_in_status(boot_id: &str, generation: i64, request: &StorageFenceRequest) -> bool {
-    let Some(status) = &request.status else {
-        return false;
-    };
-    let of_this_boot = status.node.as_ref().is_some_and(|n| n.boot_id == boot_id);
-    let said = find(&status.conditions, condition_type::FENCED)
-        .is_some_and(|c| c.observed_generation == Some(generation) && c.reason == reason::UNFENCED);
-    of_this_boot && said
-}
-
-/// The order that a request gives to give storage back.
-fn unfence_order(request: &StorageFenceRequest) -> UnfenceOrder {
-    let Order {
-        name,
-        uid,
-        generation,
-        volume_groups,
-        ..
-    } = order(request);
-    let healthy = u64::try_from(request.spec.unfence_after_seconds).unwrap_or_default();
-    UnfenceOrder {
-        name,
-        uid,
-        generation,
-        volume_groups,
-        healthy_for: std::time::Duration::from_secs(healthy),
-    }
 }
 
 fn alive(request: &StorageFenceRequest) -> bool {
@@ -347,6 +289,9 @@ fn stand(
         return returning(view, uid, request, requests);
     }
     let generation = request.metadata.generation.unwrap_or_default();
+    if let Some(stand) = overtaken(view, uid, request) {
+        return Some(stand);
+    }
     let wanted = order(request);
     if let Some(known) = known {
         // An edit that changes nothing about the order is answered by what was done.

@@ -36,6 +36,7 @@ struct World {
     running: Option<Running>,
     inventory: Option<Inventory>,
     hanging: Vec<Hanging>,
+    abandoned: Vec<UnfenceOrder>,
 }
 
 impl World {
@@ -93,6 +94,7 @@ impl World {
             now: self.now,
             inventory: self.inventory.as_ref(),
             hanging: &self.hanging,
+            abandoned: &self.abandoned,
         })
     }
 
@@ -154,6 +156,7 @@ fn before_the_requests_are_listed_nothing_is_decided_or_called_off() {
         now: Monotonic::default(),
         inventory: None,
         hanging: &[],
+        abandoned: &[],
     };
     assert_eq!(decide(view), Decision::default());
 }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::fence::unfence::UnfenceReport;
+use crate::fence::unfence::{UnfenceOutcome, UnfenceReport};
 
 impl World {
     fn lift(mut self, name: &str, outcome: UnfenceOutcome) -> Self {
@@ -279,4 +279,32 @@ fn one_that_waits_for_long_lets_the_younger_ones_have_their_turn() {
         turns.push(name);
     }
     assert_eq!(turns, ["a", "b", "c", "a", "b", "c", "a", "b", "c"]);
+}
+
+#[test]
+fn one_that_nobody_asks_for_any_more_goes_on_unless_somebody_wants_the_node_fenced() {
+    let left = || UnfenceOrder {
+        name: "gone".into(),
+        uid: "uid-gone".into(),
+        ..UnfenceOrder::default()
+    };
+    let mut world = World::of([unfenced("a", 1)]);
+    world.now = Monotonic::from_secs(100);
+    world.abandoned = vec![left()];
+    assert_eq!(world.gives_back().as_deref(), Some("gone"));
+    // By turns, like the others.
+    let looked = UnfenceReport {
+        order: left(),
+        looked: world.now,
+        ..UnfenceReport::default()
+    };
+    world.lifts.insert("uid-gone".into(), looked);
+    assert_eq!(world.gives_back().as_deref(), Some("a"));
+    let mut world = world.lift("a", UnfenceOutcome::Waiting);
+    assert_eq!(world.gives_back(), None);
+    world.now = Monotonic::from_secs(102);
+    assert!(world.gives_back().is_some());
+    let mut world = fenced_one();
+    world.abandoned = vec![left()];
+    assert_eq!(world.gives_back(), None);
 }

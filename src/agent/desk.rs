@@ -4,12 +4,13 @@ mod alone;
 mod ends;
 mod hanging;
 mod publishing;
+mod seeing;
 mod telling;
 mod unfence;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
@@ -127,6 +128,7 @@ impl Desk {
                 desk.known.insert(known.order.uid.clone(), known);
             }
         }
+        desk.overtake();
         let (unfinished, ended) = match left {
             Some(record) if record.unfinished() => (Some(record), None),
             ended => (None, ended),
@@ -146,9 +148,8 @@ impl Desk {
             desk.keep(record);
         }
         desk.look_aside();
-        if desk.queue.is_empty() {
-            desk.lift_on()?;
-        } else {
+        desk.lift_on()?;
+        if !desk.queue.is_empty() {
             tracing::warn!("completing the fence of an earlier agent");
             desk.go_on();
         }
@@ -200,65 +201,6 @@ impl Desk {
         }
     }
 
-    fn see(&mut self, seen: Seen<StorageFenceRequest>) {
-        let uid = |r: &StorageFenceRequest| r.metadata.uid.clone().unwrap_or_default();
-        match seen {
-            Seen::Listing => self.listing = Some(BTreeMap::new()),
-            Seen::Is(request, true) => {
-                self.adopt(&request);
-                if let Some(listing) = &mut self.listing {
-                    listing.insert(uid(&request), *request);
-                }
-            }
-            Seen::Is(request, false) => {
-                self.adopt(&request);
-                self.requests.insert(uid(&request), *request);
-            }
-            Seen::Gone(request) => {
-                self.requests.remove(&uid(&request));
-                self.gone(&uid(&request));
-            }
-            Seen::Listed => {
-                let listing = self.listing.take().unwrap_or_default();
-                let before = std::mem::replace(&mut self.requests, listing);
-                for uid in before
-                    .keys()
-                    .filter(|uid| !self.requests.contains_key(*uid))
-                    .cloned()
-                    .collect::<Vec<_>>()
-                {
-                    self.gone(&uid);
-                }
-                for (uid, request) in &self.requests {
-                    self.tools.board.stored(uid, stored(request));
-                }
-                self.listed = true;
-                self.tools.listed.store(true, Ordering::Relaxed);
-            }
-            Seen::Unreadable(name, why) => {
-                tracing::error!(
-                    request = name,
-                    why,
-                    "a request is not understood and not acted upon; was it made by a newer version?"
-                );
-            }
-            Seen::Broken(why) => {
-                tracing::warn!(why, "the requests cannot be watched; trying again");
-                self.tools.metrics.api_error("watch");
-            }
-        }
-    }
-
-    fn gone(&mut self, uid: &str) {
-        self.tools.board.forget(uid);
-        if !self.runs(uid) && !self.queue.has(uid) {
-            self.known.remove(uid);
-            self.started.remove(uid);
-            self.lifts.remove(uid);
-            self.lifts_started.remove(uid);
-        }
-    }
-
     fn runs(&self, uid: &str) -> bool {
         self.running.as_ref().is_some_and(|(r, _)| r.uid == uid)
     }
@@ -270,6 +212,10 @@ impl Desk {
             Said::GaveWay(known, record) => (*known, false, Some(*record)),
             Said::Noticed(news) => {
                 self.noticed(&news);
+                return Ok(());
+            }
+            Said::Paths(seen) => {
+                self.hear_paths(seen);
                 return Ok(());
             }
             Said::Unfence(report) => {
@@ -434,6 +380,7 @@ impl Desk {
             .map(|(standings, inventory)| with_standings(inventory.clone(), &standings));
         let inventory = with_standings.as_ref().or(inventory);
         let hanging = self.hanging();
+        let abandoned = self.abandoned();
         let Decision {
             stands,
             begin,
@@ -450,6 +397,7 @@ impl Desk {
             now: self.tools.host.system.monotonic(),
             inventory,
             hanging: &hanging,
+            abandoned: &abandoned,
         });
         if call_off {
             self.call_off();

@@ -210,12 +210,25 @@ pub fn observe_to_fence(host: &Host) -> Result<Inventory> {
 /// # Errors
 /// When device mapper cannot be read.
 pub fn physical_volumes(host: &Host, group: &Standing) -> Result<Vec<PhysicalVolume>> {
+    let all = physical_volumes_of(host, std::iter::once(group))?;
+    Ok(all.into_iter().next().unwrap_or_default())
+}
+
+/// The same of several, by one look.
+///
+/// # Errors
+/// As [`physical_volumes`].
+pub fn physical_volumes_of<'a>(
+    host: &Host,
+    groups: impl Iterator<Item = &'a Standing>,
+) -> Result<Vec<Vec<PhysicalVolume>>> {
     let mut kept = Kept::default();
     kept.read_all(host)?;
     let stacks = kept.stacks;
     let maps = maps(host.device_mapper.as_ref(), &stacks);
     let disks = disks(host.system.as_ref(), &stacks, &maps);
-    Ok(recorded_volumes(host, &stacks, &maps, &disks, group))
+    let of = |group| recorded_volumes(host, &stacks, &maps, &disks, group);
+    Ok(groups.map(of).collect())
 }
 
 /// The same, in what a look has seen.

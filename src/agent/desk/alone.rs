@@ -88,6 +88,11 @@ impl Desk {
         if let Some(started) = self.started.remove(&local) {
             self.started.insert(uid.clone(), started);
         }
+        if let Some(mut lift) = self.lifts.remove(&local) {
+            lift.order.uid.clone_from(&uid);
+            lift.order.generation = generation;
+            self.lifts.insert(uid.clone(), lift);
+        }
         self.queue.rename(&local, &uid);
         if self.tried_out.remove(&local) {
             self.tried_out.insert(uid.clone());

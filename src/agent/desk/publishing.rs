@@ -7,7 +7,7 @@ use super::{Desk, stored};
 use crate::agent::affected::Subject;
 use crate::agent::decide::{Stand, Uid};
 use crate::agent::outlived::{governed, restarted, still_stands};
-use crate::agent::report::{Context, from_report};
+use crate::agent::report::{AgentPart, Context, from_report};
 use crate::agent::restore::report::nothing_fenced;
 use crate::api::StorageFenceRequest;
 use crate::fence::report::Outcome;
@@ -35,6 +35,22 @@ impl Desk {
         });
     }
 
+    /// What is known of a fence, where a status that is to tell of its un-fence has nothing of it yet: a record that is late.
+    fn evidence(&mut self, uid: &str, before: &AgentPart, now: Timestamp) -> Option<AgentPart> {
+        let known = self.known.get(uid).filter(|_| before.node.is_none())?;
+        let known = known.clone();
+        self.begun(&known);
+        let (_, started) = self.started.get(uid)?;
+        let context = Context {
+            generation: known.report.generation,
+            current_generation: known.report.generation,
+            started: *started,
+            now,
+            before,
+        };
+        Some(from_report(&known.report, context))
+    }
+
     pub(super) fn publish(&mut self, uid: &str, stand: &Stand) {
         let Some(request) = self.requests.get(uid) else {
             return;
@@ -59,7 +75,10 @@ impl Desk {
                 nothing_fenced(&self.tools.boot_id, current_generation, now, &before)
             }
             Stand::Unfence => match self.lifts.get(uid).cloned() {
-                Some(report) => self.unfence_part(uid, &report, now, &before),
+                Some(report) => {
+                    let before = self.evidence(uid, &before, now).unwrap_or(before);
+                    self.unfence_part(uid, &report, now, &before)
+                }
                 None => return,
             },
             Stand::Report(generation) => {

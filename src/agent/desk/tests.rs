@@ -1,5 +1,6 @@
 //! The desk on a simulated node, on the wall's clock: a fence that hangs, and others.
 
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -15,7 +16,9 @@ use crate::api::condition::find;
 use crate::api::policy::StorageFencePolicy;
 use crate::api::request::condition_type;
 use crate::fence::report::{DeviceOutcome, FenceReport, LocksOutcome};
-use crate::host::simulated::{Daemon, Group, InFlight, Layout, Simulation, State, Under, uuid_of};
+use crate::host::simulated::{
+    Daemon, Group, InFlight, Layout, Simulation, Starting, State, Under, uuid_of,
+};
 
 mod changed;
 mod late_record;

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::{Error, Standing, line};
+use crate::fence::Monotonic;
 use crate::fence::unfence::UnfenceReport;
 
 const FILE: &str = "unfence";
@@ -30,6 +31,13 @@ impl Lift {
         serde_json::from_str(line::decode(bytes).next()?).ok()
     }
 
+    /// Without the volume groups that were fenced later than it was begun; None when it was about no others.
+    pub(super) fn before(self, fences: &[(String, Monotonic)]) -> Option<Self> {
+        let report = &self.report;
+        let later: BTreeSet<String> = since(report, fences).map(str::to_owned).collect();
+        self.without(&later.iter().map(String::as_str).collect())
+    }
+
     /// The UUIDs of its volume groups.
     fn uuids(&self) -> impl Iterator<Item = &str> {
         let groups = self.report.groups.iter();
@@ -44,6 +52,24 @@ impl Lift {
         self.report.steps.retain(|s| !theirs(&s.uuid));
         (!self.report.groups.is_empty()).then_some(self)
     }
+}
+
+/// Of an un-fence's volume groups those that were fenced since it was begun.
+fn since<'a>(
+    unfence: &'a UnfenceReport,
+    fences: &'a [(String, Monotonic)],
+) -> impl Iterator<Item = &'a str> {
+    let begun = unfence.started.unwrap_or_default();
+    let later = fences.iter().filter(move |(_, at)| *at > begun);
+    let of_it = |uuid: &str| unfence.groups.iter().any(|g| g.standing.uuid == uuid);
+    later
+        .map(|(uuid, _)| uuid.as_str())
+        .filter(move |uuid| of_it(uuid))
+}
+
+/// Whether there is one.
+pub(super) fn any_since(unfence: &UnfenceReport, fences: &[(String, Monotonic)]) -> bool {
+    since(unfence, fences).next().is_some()
 }
 
 /// Where it is kept.

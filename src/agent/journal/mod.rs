@@ -26,9 +26,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use crate::fence::Order;
 use crate::fence::budget::ResetWindow;
 use crate::fence::report::{FenceReport, StepReport};
+use crate::fence::unfence::UnfenceReport;
+use crate::fence::{Monotonic, Order};
 
 use aside::{Aside, to_be_kept};
 pub use expedited::Expedited;
@@ -205,6 +206,43 @@ impl Journal {
     #[must_use]
     pub fn lifts(&self) -> Lifts {
         Lifts::new(self.directory(), &self.boot_id)
+    }
+
+    /// The un-fences that were begun in this kernel and have not ended, the one that was at work last comes last: but for volume groups that were
+    /// fenced anew since. Whoever asked to have the former fence lifted has not asked for that one (S7), and nothing of the former is left to be done.
+    ///
+    /// # Errors
+    /// When one of the files cannot be read.
+    pub fn half_way(&self) -> Result<Vec<Lift>, Error> {
+        let mut all = self.lifts().all()?;
+        if !all.is_empty() {
+            let fences = self.fences()?;
+            all = all
+                .into_iter()
+                .filter_map(|lift| lift.before(&fences))
+                .collect();
+        }
+        Ok(all)
+    }
+
+    /// Whether a volume group of an un-fence was fenced anew since that had begun.
+    ///
+    /// # Errors
+    /// As [`Self::half_way`].
+    pub fn fenced_since(&self, unfence: &UnfenceReport) -> Result<bool, Error> {
+        Ok(unfence.started.is_some() && lifts::any_since(unfence, &self.fences()?))
+    }
+
+    /// Volume groups that were fenced in this kernel, and when, as far as files tell: they stand so, or a fence of them has touched something.
+    fn fences(&self) -> Result<Vec<(String, Monotonic)>, Error> {
+        let stands = self.standings().all()?.into_iter();
+        let mut all: Vec<_> = stands.map(|s| (s.group.uuid, s.proven)).collect();
+        let records = self.left()?.into_iter().chain(self.set_aside()?);
+        for Record { begun, .. } in records.filter(Record::touched) {
+            let at = begun.report.started;
+            all.extend(begun.groups.into_iter().map(|g| (g.uuid, at)));
+        }
+        Ok(all)
     }
 
     /// What RCU's grace periods were before a fence had them expedited; None where nothing is kept.

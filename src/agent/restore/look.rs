@@ -56,7 +56,7 @@ pub(super) fn look(
     let aside = journal.set_aside().map_err(journal_error)?;
     let records: Vec<Record> = left.into_iter().chain(aside).collect();
     let guarded = journal.standings().all().map_err(journal_error)?;
-    let lifts = journal.lifts().all().map_err(journal_error)?;
+    let lifts = journal.half_way().map_err(journal_error)?;
     let of_this_boot = previous.filter(|p| p.boot_id == inventory.boot_id);
     let unfinished = of_this_boot.filter(|p| p.outcome != UnfenceOutcome::Done);
     let mut recorded = recorded(&records, &guarded);

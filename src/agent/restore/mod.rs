@@ -9,10 +9,13 @@
 
 mod join;
 mod look;
+pub mod paths;
 mod remove;
 pub mod report;
 #[cfg(test)]
 mod tests;
+mod waiting;
+mod watch;
 
 pub(in crate::agent) use look::recorded;
 
@@ -27,13 +30,13 @@ use crate::fence::unfence::{
     UnfenceStepKind, steps,
 };
 use crate::host::{Bell, Host, Result};
+use waiting::{INTERRUPTED, message, unseen, waits};
+pub use watch::watch_again;
 
 /// How long one question to the kernel or a daemon may take.
 const ASK: Duration = Duration::from_secs(3);
 /// How often to look again where nobody tells of changes.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
-
-const INTERRUPTED: &str = "Interrupted, because the node is to be fenced. It goes on later";
 
 /// Makes one attempt. Blocks; made for a thread of its own.
 ///
@@ -62,7 +65,9 @@ fn try_once(
     interrupt: &dyn Fn() -> bool,
     progress: &mut dyn FnMut(&UnfenceReport),
 ) -> UnfenceReport {
-    let previous = previous.filter(|p| p.order.uid == order.uid);
+    // Where a volume group was fenced anew since, by whomever, nothing of what was done then is done of that.
+    let anew = |p: &UnfenceReport| journal.fenced_since(p).unwrap_or(false);
+    let previous = previous.filter(|p| p.order.uid == order.uid && !anew(p));
     let looked = host.system.monotonic();
     let mut report = UnfenceReport {
         order: order.clone(),
@@ -73,9 +78,11 @@ fn try_once(
     report.notes.clear();
     let found = match look::look(host, journal, order, previous, interrupt) {
         Ok(found) => found,
-        Err(Obstacle::Interrupted) => return interrupted(report),
-        Err(Obstacle::Blocked(blockers)) => return waits(report, blockers),
-        Err(Obstacle::Failed(blocker)) => return waits(report, vec![*blocker]),
+        Err(obstacle) => {
+            // What an earlier agent had begun with is not carried on now.
+            watch_again(host, journal);
+            return unseen(report, obstacle);
+        }
     };
     let same_boot = report.boot_id == found.boot_id;
     report.boot_id = found.boot_id;
@@ -108,49 +115,6 @@ fn try_once(
     // What an earlier attempt had begun with waits again.
     lifting.note_given_up();
     waits(lifting.report, found.blockers)
-}
-
-/// Something speaks against it, and nothing was touched this time.
-fn waits(mut report: UnfenceReport, blockers: Vec<Blocker>) -> UnfenceReport {
-    report.outcome = UnfenceOutcome::Waiting;
-    report.message = message(&blockers);
-    report.blockers = blockers;
-    report.failures = 0;
-    report
-}
-
-/// It was interrupted before anything was touched.
-fn interrupted(report: UnfenceReport) -> UnfenceReport {
-    // One that was done has nothing left of its own, and was asked about something else.
-    let done = report.outcome == UnfenceOutcome::Done;
-    let kept = if done {
-        UnfenceReport {
-            order: report.order,
-            looked: report.looked,
-            ..UnfenceReport::default()
-        }
-    } else {
-        report
-    };
-    UnfenceReport {
-        outcome: UnfenceOutcome::Waiting,
-        message: INTERRUPTED.into(),
-        ..kept
-    }
-}
-
-/// The first few, in words.
-fn message(blockers: &[Blocker]) -> String {
-    const TOLD: usize = 3;
-    let mut words: Vec<String> = blockers
-        .iter()
-        .take(TOLD)
-        .map(|b| b.message.clone())
-        .collect();
-    if blockers.len() > TOLD {
-        words.push(format!("and {} more", blockers.len() - TOLD));
-    }
-    format!("Waiting: {}", words.join("; "))
 }
 
 /// What keeps an attempt from its end.

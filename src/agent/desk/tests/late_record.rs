@@ -70,9 +70,29 @@ fn it_is_no_order_to_an_agent_that_was_started_since() {
         } else {
             made
         };
+        let made = record.spec.fence_state;
         recorded(&mut agent, record);
         is_left_alone(&bench, &mut agent);
+        if made == FenceState::Fenced {
+            says_that_it_was_given_back(&agent);
+        }
     }
+}
+
+/// With the evidence of the fence. The next agent, or the same after a restart of the node, takes that for no order either.
+fn says_that_it_was_given_back(agent: &Agent<'_>) {
+    let (status, reason, _) = agent.says("uid");
+    assert_eq!(
+        (status, reason.as_str()),
+        (ConditionStatus::False, "Unfenced")
+    );
+    let part = agent.desk.tools.board.wanted("uid").expect("a status");
+    let released = find(&part.conditions, condition_type::LOCKS_RELEASED).expect("a condition");
+    assert_eq!(released.reason, "Unfenced");
+    let node = part.node.expect("evidence");
+    assert!(node.started_at.is_some() && node.finished_at.is_some());
+    assert_eq!(node.volume_groups.len(), 1);
+    assert!(node.unfence.is_some());
 }
 
 #[test]
@@ -80,7 +100,7 @@ fn it_is_no_order_once_another_request_gave_the_storage_back() {
     let bench = Bench::new();
     bench.cut("b");
     let mut agent = bench.agent();
-    let record = fenced(&mut agent);
+    let mut record = fenced(&mut agent);
     in_use_again(&bench);
     let given_back = UnfenceReport {
         order: UnfenceOrder {
@@ -98,6 +118,29 @@ fn it_is_no_order_once_another_request_gave_the_storage_back() {
         ..UnfenceReport::default()
     };
     agent.desk.hear_unfence(given_back, true);
-    recorded(&mut agent, record);
+    recorded(&mut agent, record.clone());
     is_left_alone(&bench, &mut agent);
+    says_that_it_was_given_back(&agent);
+    // Nor is it one to the next agent, which knows it by its status.
+    let part = agent.desk.tools.board.wanted("uid").expect("a status");
+    record.status = Some(crate::api::StorageFenceRequestStatus {
+        conditions: part.conditions,
+        node: part.node,
+        ..crate::api::StorageFenceRequestStatus::default()
+    });
+    agent.kill();
+    let mut agent = bench.agent();
+    recorded(&mut agent, record.clone());
+    is_left_alone(&bench, &mut agent);
+    assert!(!agent.desk.known.contains_key("uid"));
+    // An edit is.
+    agent.desk.see(Seen::Is(
+        Box::new({
+            record.metadata.uid = Some("uid".into());
+            record.metadata.generation = Some(2);
+            record
+        }),
+        false,
+    ));
+    agent.until("it is asked for", |d| d.known.contains_key("uid"));
 }

@@ -2,8 +2,11 @@
 
 use super::*;
 use crate::agent::journal::Lift;
+use crate::agent::restore::paths::Waiting;
 use crate::fence::order::Selection;
-use crate::fence::unfence::{GroupReport, Standing, UnfenceOrder, UnfenceOutcome, UnfenceReport};
+use crate::fence::unfence::{
+    GroupReport, Health, Standing, UnfenceOrder, UnfenceOutcome, UnfenceReport,
+};
 
 /// All that is left to be done is to see that the lockspace is joined.
 fn half_way(bench: &Bench, vg: &str) -> Lift {
@@ -60,4 +63,98 @@ fn each_of_them_is_ended_and_the_one_at_work_goes_first() {
     });
     let (journal, _) = Journal::open(bench.state.path(), &boot_id).expect("open");
     assert_eq!(journal.lifts().all().expect("read"), []);
+}
+
+/// Puts it there as an earlier agent, or an earlier attempt, would have left it.
+fn leave(bench: &Bench, vg: &str) {
+    journal(bench)
+        .lifts()
+        .put(&half_way(bench, vg))
+        .expect("put");
+}
+
+fn journal(bench: &Bench) -> Journal {
+    let boot_id = bench.node.host().system.boot_id().expect("boot ID");
+    Journal::open(bench.state.path(), &boot_id).expect("open").0
+}
+
+/// The storage of a volume group is to be joined, and nothing else is left to be done.
+fn not_joined(bench: &Bench, vg: &str) {
+    bench.node.state(|s| {
+        for lv in ["lv0", "lv1"] {
+            s.deactivate(&format!("{vg}-{lv}"));
+        }
+        s.lockspaces.retain(|l| l.lockspace.vg_uuid != uuid_of(vg));
+    });
+}
+
+#[test]
+fn one_whose_request_is_gone_is_ended_by_the_agent_that_runs() {
+    let bench = Bench::new();
+    leave(&bench, "b");
+    not_joined(&bench, "c");
+    let mut left = half_way(&bench, "c");
+    let map = bench
+        .node
+        .state(|s| s.device("mpath-c-0").expect("a map").dm.uuid.clone());
+    left.report.groups[0].standing.maps = vec![(map, "mpath-c-0".into())];
+    journal(&bench).lifts().put(&left).expect("put");
+    bench.node.state(|s| s.start = Starting::Fails);
+    let mut agent = bench.agent();
+    agent.until("a step fails", |d| {
+        d.lifts.get("uid-c").is_some_and(|l| l.failures > 0)
+    });
+    bench.node.state(|s| s.start = Starting::Works);
+    // Neither has a request: they were deleted with deletionPolicy: Retain, or by force.
+    agent.requests([]);
+    let lifts = journal(&bench).lifts();
+    agent.until("both are ended", |d| {
+        lifts.all().expect("read").is_empty() && d.lifts.is_empty()
+    });
+    assert!(bench.held("b") && bench.held("c"));
+}
+
+#[test]
+fn one_that_was_fenced_anew_since_is_not_given_back_by_the_next_agent() {
+    let bench = Bench::new();
+    leave(&bench, "b");
+    let mut agent = bench.agent();
+    agent.until("nothing is left to be done", |d| d.running.is_none());
+    leave(&bench, "b");
+    bench.cut("b");
+    agent.policies(&["b"]);
+    agent.until("b is released", released("b"));
+    agent.kill();
+    bench
+        .node
+        .state(|s| s.device("mpath-b-0").expect("a map").active_paths = 1);
+    let mut agent = bench.agent();
+    let began = Instant::now();
+    agent.until("some time", |desk| {
+        let lifts = |(r, _): &(Running, Arc<Reins>)| r.work == Work::Unfence;
+        assert!(!desk.running.as_ref().is_some_and(lifts));
+        began.elapsed() > Duration::from_secs(2)
+    });
+    let standing = journal(&bench).standings().of(&uuid_of("b"));
+    assert!(standing.expect("read").is_some(), "it stands");
+}
+
+/// A turn may take longer than two looks may be apart.
+#[test]
+fn what_is_seen_of_the_paths_of_those_that_wait_is_kept_for_their_turn() {
+    let bench = Bench::new();
+    let mut agent = bench.agent();
+    let mut report = half_way(&bench, "b").report;
+    agent.desk.lifts.insert("uid-b".into(), report.clone());
+    let at = Monotonic::from_secs(7);
+    let group = report.groups.remove(0);
+    let health = Health::look(None, &[], at);
+    let seen = Waiting {
+        uid: "uid-b".into(),
+        group: group.standing,
+        health: health.clone(),
+    };
+    agent.desk.hear(Said::Paths(vec![seen])).expect("alive");
+    assert_eq!(agent.desk.lifts["uid-b"].groups[0].health, health);
+    assert_ne!(group.health, health);
 }

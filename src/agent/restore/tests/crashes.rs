@@ -1,8 +1,8 @@
 //! kill -9 at every call of an un-fence, and its successor (S4).
 
 use super::Bench;
-use crate::fence::unfence::UnfenceReport;
-use crate::host::simulated::{Group, Layout};
+use crate::fence::unfence::{UnfenceOutcome, UnfenceReport};
+use crate::host::simulated::{Daemon, Group, Layout};
 
 fn layout() -> Layout {
     Layout {
@@ -65,4 +65,39 @@ fn a_second_kill_of_an_un_fence_is_survived_too() {
             "{report:#?}"
         );
     }
+}
+
+/// Until a complete look says otherwise the guard keeps what it watched: the next agent has a fence to carry out first, or cannot tell how things stand.
+#[test]
+fn what_a_killed_one_has_left_is_watched_over_before_the_next_look_has_ended() {
+    let mut left = 0;
+    for at in 1..40 {
+        for unknown in [false, true] {
+            let mut bench = Bench::ready(&layout());
+            bench.once();
+            bench.wait(11);
+            bench.node.kill_at_call(at);
+            let _ = bench.try_once(&|| false);
+            if !bench.node.restart_agent() {
+                continue;
+            }
+            if unknown {
+                bench.node.state(|s| s.lvmlockd = Daemon::Dead);
+            }
+            let report = bench.try_once(&|| !unknown).expect("not killed");
+            assert_eq!(report.outcome, UnfenceOutcome::Waiting);
+            let devices = bench.devices("vg1");
+            left += usize::from(devices.len() == 1);
+            assert_eq!(
+                bench.guarded("vg1"),
+                !devices.is_empty(),
+                "{at}: {devices:?}"
+            );
+            bench.node.state(|s| s.lvmlockd = Daemon::Alive);
+            let report = succeed(&mut bench);
+            bench.assert_done(&report, &format!("killed at call {at}"));
+            assert!(!bench.guarded("vg1"));
+        }
+    }
+    assert!(left > 1, "half-way");
 }

@@ -101,3 +101,28 @@ fn what_another_request_has_taken_on_is_not_put_back_by_the_one_before() {
     assert_eq!(bench.devices("vg1"), ["vg1-lv9"]);
     assert!(!bench.guarded("vg1"));
 }
+
+/// Only its join was missing. It was joined by hand, used, and fenced anew: nobody has asked to have that fence lifted.
+#[test]
+fn what_was_left_of_a_former_fence_is_none_of_the_one_that_came_since() {
+    let mut bench = bench();
+    let former = fails_to_join(&mut bench, "vg1");
+    assert_eq!(bench.journal().0.half_way().expect("read").len(), 1);
+    bench.node.state(|s| {
+        s.join_now("vg1");
+        s.add_volume_on("vg1", "new", "mpath-vg1-0");
+        s.allow(&uuid_of("vg1"));
+    });
+    bench.fence();
+    bench.close_all();
+    bench.wait(3);
+    let fenced = bench.node.now();
+    assert_eq!(bench.journal().0.half_way().expect("read"), []);
+    // The same request asks for that one too: nothing of what was done before is done.
+    bench.last = Some(former);
+    let report = bench.until_done(120);
+    assert_eq!(report.outcome, UnfenceOutcome::Done, "{report:#?}");
+    assert!(report.started.is_some_and(|at| at.0 >= fenced));
+    assert_eq!(report.groups[0].devices_removed, 1);
+    assert_eq!(left(&bench), None);
+}

@@ -4,6 +4,7 @@ mod bench;
 mod crashes;
 mod interleaved;
 mod interrupted;
+mod many;
 mod passed_on;
 mod properties;
 mod refusals;
