@@ -7,6 +7,7 @@ use super::bench::{seconds, step};
 use crate::agent::executor::run;
 use crate::agent::hook;
 use crate::agent::journal::{Journal, Waits, Wanted};
+use crate::agent::report::happened;
 use crate::fence::Monotonic;
 use crate::fence::report::{FenceReport, LocksOutcome, Outcome, StepKind, StepResult};
 use crate::fence::selection::RefusalReason;
@@ -153,6 +154,42 @@ fn what_may_have_been_frozen_is_not_called_off() {
         "{report:#?}"
     );
     assert_eq!(asked.get(), 2);
+}
+
+/// Nor is it refused as if nothing could come of it: lvmlockd may work off what it was told when the order is long gone.
+#[test]
+fn a_refusal_says_what_may_be_frozen_yet() {
+    for sent in [true, false] {
+        let bench = bench();
+        let asked = std::cell::Cell::new(0);
+        let from = if sent { 2 } else { 1 };
+        let report = called_off_at(&bench, 9999, |s| {
+            asked.set(asked.get() + 1);
+            if asked.get() == from {
+                s.lvmlockd = Daemon::Hangs;
+                s.later(seconds(25), |s| s.lvmlockd = Daemon::Alive);
+            }
+        });
+        let refused = Outcome::Refused(RefusalReason::LvmlockdUnavailable);
+        assert_eq!(report.outcome, refused, "{report:#?}");
+        let host = bench.node.host();
+        let until = host.system.monotonic() + seconds(10);
+        host.system.wait(&crate::host::Bell::default(), 0, until);
+        bench.check();
+        let frozen = bench.node.state(|s| {
+            let mut all = s.lockspaces.iter().map(|l| &l.lockspace);
+            all.any(|l| l.vg_name == "vg1" && l.frozen)
+        });
+        assert_eq!(frozen, sent, "{:#?}", bench.node.log());
+        let says = "kill_vg of vg1 was sent and not confirmed";
+        assert_eq!(report.message.contains(says), sent, "{}", report.message);
+        // It is told whatever becomes of the status: the next refusal has its own reason.
+        let told = happened(None, &report);
+        let event = told.iter().find(|h| h.reason == "FenceRefused");
+        let note = &event.expect("an event").note;
+        assert_eq!(note.contains("lvmlockctl --drop vg1"), sent, "{note}");
+        assert!(note.chars().count() <= 1024, "it is cut: {note}");
+    }
 }
 
 /// From one second after its start a daemon is silent, and long after the proof it answers again.
