@@ -385,7 +385,16 @@ impl Guard {
                 ),
             );
         }
-        let maps: Vec<_> = standing.iter().flat_map(|s| s.group.maps.clone()).collect();
+        let mut maps = Vec::new();
+        for one in standing {
+            let sieve = self.sieve(one);
+            if sieve.joined(&self.host) {
+                // In use anew: what waits there for a path does so under its lock. What the fence left behind is on the error target, queueing or not.
+                self.joined(one, &sieve, list);
+            } else {
+                maps.extend(one.group.maps.clone());
+            }
+        }
         let (with, found) = (self.host.clone(), self.queueing.clone());
         if !maps.is_empty() && found.start() {
             let work = move || {
@@ -397,12 +406,6 @@ impl Guard {
             };
             if self.host.system.spawn("queueing", Box::new(work)).is_err() {
                 self.queueing.put(Vec::new());
-            }
-        }
-        for one in standing {
-            let sieve = self.sieve(one);
-            if sieve.joined(&self.host) {
-                self.joined(one, &sieve, list);
             }
         }
     }

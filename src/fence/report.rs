@@ -181,7 +181,7 @@ pub enum Outcome {
     /// It is going on.
     #[default]
     InProgress,
-    /// Nothing was touched, and nothing will be.
+    /// No device was touched, and none will be. Its message says so where a `kill_vg` was sent that may be carried out yet.
     Refused(RefusalReason),
     /// Only the plan was made.
     DryRun,

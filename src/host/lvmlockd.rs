@@ -108,6 +108,10 @@ fn meaning(result: i64) -> &'static str {
         -116 => "the lockspace is stopping",
         -115 => "it is in progress",
         -16 => "locks are held",
+        // Its buffer for `info` is 1 MiB, and a lock takes some 140 bytes of it (dump_info in lvmlockd-core.c).
+        -28 => {
+            "its own list of lockspaces and locks is too long for its buffer of 1 MiB: deactivate volumes, or move some to another node"
+        }
         _ => "see lvmlockd-client.h of lvm2",
     }
 }
@@ -263,7 +267,7 @@ impl Socket {
         if let Some(result) = reply.number("result").filter(|r| *r < 0) {
             return Err(Error::Refused {
                 what: self.asked("info"),
-                detail: format!("result {result}"),
+                detail: format!("result {result}: {}", meaning(result)),
             });
         }
         let length = reply

@@ -224,6 +224,20 @@ fn info_longer_than_promised_or_believable_is_refused() {
 }
 
 #[test]
+fn more_locks_than_the_daemon_can_tell_are_said_to_be_too_many() {
+    let root = tempfile::tempdir().unwrap();
+    let client = patient(root.path());
+    listen(root.path(), 1, |mut stream: UnixStream| {
+        request(&mut stream);
+        let no_space = b"response = \"OK\"\nresult = -28\ndump_len = 0\n##\n";
+        stream.write_all(no_space).unwrap();
+    });
+    let error = client.lockspaces().unwrap_err().to_string();
+    assert!(error.contains("too long for its buffer"), "{error}");
+    assert!(error.contains("deactivate volumes"), "{error}");
+}
+
+#[test]
 fn a_stranger_cannot_forge_info() {
     let root = tempfile::tempdir().unwrap();
     let mut client = quick(root.path());

@@ -64,7 +64,8 @@ impl Fence<'_> {
             } else {
                 When::First
             };
-            match self.freeze_group(group, when) {
+            let mut sent = false;
+            match self.freeze_group(group, when, &mut sent) {
                 Ok((result, message)) => {
                     self.journal.signs().give();
                     // Where nothing was frozen, nothing keeps from leaving it at that.
@@ -90,7 +91,10 @@ impl Fence<'_> {
                         self.report.message = format!(
                             "The locks could not be frozen, so no device was touched: {why}. \
                              Check lvmlockd on the node; if the SAN stays away, the watchdog \
-                             resets the host"
+                             resets the host{}",
+                            self.may_be_frozen(group)
+                                .filter(|_| sent)
+                                .unwrap_or_default()
                         );
                         self.report.locks = LocksOutcome::Kept;
                         self.report.locks_message = "Nothing was released".into();
@@ -100,6 +104,16 @@ impl Fence<'_> {
             }
         }
         true
+    }
+
+    /// What else there is to be said of a volume group that is left alone after lvmlockd was told to freeze it.
+    fn may_be_frozen(&self, group: usize) -> Option<String> {
+        let vg = self.groups.get(group)?.vg();
+        Some(format!(
+            ". But kill_vg of {vg} was sent and not confirmed, and lvmlockd may carry it out yet: then {vg} gets no new locks (-217), fenced or not. \
+             Its lockspace is Killed in this node's NodeStorage if so: have {vg} fenced, or, once nothing of it is active, join it anew \
+             (lvmlockctl --drop {vg}, vgchange --lockstart {vg})"
+        ))
     }
 
     fn call_off(&mut self) {
@@ -127,7 +141,7 @@ impl Fence<'_> {
                 continue;
             }
             let step = self.step(StepKind::FreezeLocks, group);
-            if let Ok((result, message)) = self.freeze_group(group, when) {
+            if let Ok((result, message)) = self.freeze_group(group, when, &mut false) {
                 self.begin(step);
                 self.end(step, result, message);
                 any = true;
@@ -143,12 +157,18 @@ impl Fence<'_> {
     /// to its lockspace since: then it is fenced as what it is by now, in that lockspace. Where lvmlockd does not answer nothing of it is held, and it
     /// is not waited for.
     ///
-    /// Until then it may be called off at any time, but for one: a kill that was not answered may still be carried out, and leave a trace.
-    fn freeze_group(&mut self, group: usize, when: When) -> Result<(StepResult, String), Obstacle> {
+    /// Until then it may be called off at any time, but for one: a kill that was not answered may still be carried out, and leave a trace. `sent`: there
+    /// was one.
+    fn freeze_group(
+        &mut self,
+        group: usize,
+        when: When,
+        sent: &mut bool,
+    ) -> Result<(StepResult, String), Obstacle> {
         let began = self.host.system.monotonic();
         let committed = when != When::First;
         let limit = if committed { LIMIT_COMMITTED } else { LIMIT };
-        let (mut sent, mut followed) = (false, false);
+        let mut followed = false;
         let called_off = |fence: &Self, sent: bool| !committed && !sent && (fence.cancel)();
         loop {
             // Until it turns out to have been joined meanwhile.
@@ -188,7 +208,7 @@ impl Fence<'_> {
                     if (renamed || unlocked) && l.state == LockspaceState::Removing {
                         format!("the lockspace of {} is being removed", l.vg_name)
                     } else {
-                        if called_off(self, sent) {
+                        if called_off(self, *sent) {
                             return Err(Obstacle::CalledOff);
                         }
                         if renamed || unlocked {
@@ -208,7 +228,7 @@ impl Fence<'_> {
                             Ok(done) => return Ok((StepResult::Done, done.into())),
                             // The answer may have been lost after the deed: the next look shows it.
                             Err(e) => {
-                                sent = true;
+                                *sent = true;
                                 e.to_string()
                             }
                         }
@@ -220,7 +240,7 @@ impl Fence<'_> {
                 return Err(Obstacle::Daemon(failure));
             }
             self.pause();
-            if called_off(self, sent) {
+            if called_off(self, *sent) {
                 return Err(Obstacle::CalledOff);
             }
         }

@@ -13,7 +13,7 @@ use crate::agent::hook::order;
 use crate::agent::journal::Journal;
 use crate::fence::DevNo;
 use crate::fence::report::Outcome;
-use crate::host::simulated::{Daemon, Group, InFlight, Layout, Simulation, uuid_of};
+use crate::host::simulated::{Daemon, Group, InFlight, Layout, Simulation, State, uuid_of};
 
 struct Bench {
     node: Simulation,
@@ -101,6 +101,21 @@ impl Bench {
 
     fn open(&self) -> Vec<String> {
         self.node.state(|s| s.not_fenced(&uuid_of("vg1")))
+    }
+
+    /// The map of that volume group queues again, as after `multipathd restorequeueing map`.
+    fn queue_again(&self, vg: &str) {
+        let multipathd = self.node.host().multipathd;
+        let map = format!("mpath-{vg}-0");
+        multipathd.restore_queueing(&map).expect("restore");
+        self.node.state(State::requeue_now);
+    }
+
+    fn queues(&self, vg: &str) -> bool {
+        self.node.state(|s| {
+            let map = s.device(&format!("mpath-{vg}-0")).expect("map");
+            map.dm.targets[0].params.contains("queue_if_no_path")
+        })
     }
 
     fn refresh(&self) {
@@ -355,22 +370,14 @@ fn queueing_stays_off_while_a_fence_stands() {
     let bench = Bench::new();
     let mut guard = bench.guard();
     bench.watch(&mut guard, SPAN);
-    let host = bench.node.host();
-    host.multipathd
-        .restore_queueing("mpath-vg1-0")
-        .expect("restore");
-    bench.node.state(crate::host::simulated::State::requeue_now);
+    bench.queue_again("vg1");
     bench.watch(&mut guard, SPAN * 2);
     assert!(
         bench.reasons().contains(&"QueueingCameBack"),
         "{:?}",
         bench.reasons()
     );
-    let queues = bench.node.state(|s| {
-        let map = s.device("mpath-vg1-0").expect("map");
-        map.dm.targets[0].params.contains("queue_if_no_path")
-    });
-    assert!(!queues);
+    assert!(!bench.queues("vg1"));
 }
 
 #[test]

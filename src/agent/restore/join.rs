@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::look::now;
 use super::{Lifting, Obstacle, Step};
 use crate::agent::executor::limited::Pending;
+use crate::fence::DmDevice;
 use crate::fence::report::StepResult;
 use crate::fence::unfence::{GroupReport, LockState, UnfenceStepKind, lock_state};
 use crate::host::lvm::dashed;
@@ -29,7 +30,7 @@ impl Lifting<'_> {
             Ok(inventory) => inventory,
             Err(e) => return Err(self.fail_all(KIND, &e.to_string())),
         };
-        self.nothing_is_left()?;
+        self.nothing_is_left(None)?;
         // From here on it forks.
         self.go_on()?;
         let bell = Bell::default();
@@ -55,8 +56,9 @@ impl Lifting<'_> {
         self.side_by_side(finds, |me, group, names| {
             let vg = me.found(group, names)?;
             me.go_on()?;
-            // Once more: to find the name takes LVM its time, and from here on the old leases count as free for everybody.
-            me.nothing_is_left()?;
+            // Once more: to find the name takes LVM its time, and from here on the old leases count as free for everybody. Of this one only: another
+            // may have been started meanwhile, and be in use under its new locks.
+            me.nothing_is_left(Some(group))?;
             let uuid = group.standing.uuid.clone();
             let start = {
                 let vg = vg.clone();
@@ -71,11 +73,21 @@ impl Lifting<'_> {
         })
     }
 
-    fn nothing_is_left(&mut self) -> Step {
-        match self.list().map(|devices| self.first_left(&devices)) {
+    /// Of all groups that were not in use at the look, or of one.
+    fn nothing_is_left(&mut self, of: Option<&GroupReport>) -> Step {
+        const KIND: UnfenceStepKind = UnfenceStepKind::JoinLockspace;
+        let of_it = |d: &DmDevice| of.is_none_or(|group| group.standing.owns(d));
+        let left = self.list().map(|mut devices| {
+            devices.retain(of_it);
+            self.first_left(&devices)
+        });
+        match left {
             Ok(None) => Ok(()),
             Ok(Some(blocker)) => Err(Obstacle::Blocked(vec![blocker])),
-            Err(e) => Err(self.fail_all(UnfenceStepKind::JoinLockspace, &e.to_string())),
+            Err(e) => Err(match of {
+                Some(group) => self.fail(KIND, group, &e.to_string()),
+                None => self.fail_all(KIND, &e.to_string()),
+            }),
         }
     }
 

@@ -153,8 +153,10 @@ impl Sentry {
         if let Some(record) = left
             && let Some(fence) = self.records.by_uid(&record.begun.order.uid)
         {
-            fence.to_record |= record.touched();
-            if let Some(report) = record.finished.as_ref().filter(|_| !record.unfinished()) {
+            if record.unfinished() {
+                fence.to_record |= record.touched();
+            } else if let Some(report) = &record.finished {
+                // An earlier try that came to nothing goes by the same UID: it is no answer to the outage, whatever it tried.
                 fence.to_record |= worth_a_record(report);
                 fence.report = Some(report.clone());
             }

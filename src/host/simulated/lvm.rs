@@ -14,6 +14,12 @@ impl Lvm for Simulation {
     fn names_of(&self, vg_uuid: &str, vg: &str, limit: Duration) -> Result<Vec<String>> {
         let state = self.enter();
         let names = state.names(vg_uuid);
+        if let Some(takes) = state.found_after.get(vg_uuid).copied() {
+            let until = state.now + takes;
+            self.leave(state);
+            drop(self.wait_until(Some(until), None, None));
+            return Ok(names);
+        }
         if state.lvm_hangs {
             let until = state.now + limit;
             self.leave(state);

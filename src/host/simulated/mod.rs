@@ -153,6 +153,8 @@ pub struct State {
     pub start: Starting,
     /// What volume groups are called on the disks, by UUID, where that is not the layout's name: one that LVM does not find has none.
     pub called: BTreeMap<String, Vec<String>>,
+    /// What LVM needs so long to find, by UUID.
+    pub found_after: BTreeMap<String, Duration>,
     /// LVM's other tools do not end.
     pub lvm_hangs: bool,
     /// No thread of that name is given, so many times.

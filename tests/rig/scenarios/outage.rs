@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::programs::{BARE, load_ends, make, remove, send_programs, start_agent_in, start_load};
+use super::speed::took_in;
 use super::stacks::{devices, holds};
 use crate::harness::node::Node;
 use crate::harness::writer::Writer;
@@ -280,7 +281,8 @@ fn no_memory(cluster: &mut Cluster) -> Result {
     })?;
     n1.sh(ENOUGH)?;
     let outage = ended(n1)?;
-    say(format!("    {outage}"));
+    let steps = took_in(n1, "/run/bench/state")?.told();
+    say(format!("    {outage}; the steps, ms: {steps}"));
     ran_out(n1, &outage)?;
     let status = n1.sh(&format!("cat /proc/{pid}/status"))?;
     let resident = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));

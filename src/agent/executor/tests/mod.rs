@@ -8,6 +8,7 @@ mod faults;
 mod giveway;
 mod handed_on;
 mod passed_on;
+mod prolonged;
 mod properties;
 mod release_again;
 mod renamed;

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::Bench;
 use super::bench::{seconds, step};
-use super::daemons::renewed_until;
 use super::giveway::{Process, assert_released, bench as two_groups};
+use super::prolonged::renewed_until;
 use crate::agent::journal::{Record, Waits, Wanted};
 use crate::fence::report::{FenceReport, LocksOutcome, Outcome, StepKind, StepResult};
 use crate::host::simulated::{Daemon, InFlight, uuid_of};

@@ -128,6 +128,54 @@ fn what_came_into_use_after_the_volume_group_was_renamed_is_never_fenced() {
     }
 }
 
+/// What is in use under new locks waits for its paths as it is configured to, and gets no errors that nobody asked for.
+#[test]
+fn a_map_queues_again_once_its_volume_group_was_joined_again_and_that_of_no_other() {
+    for looks in [true, false] {
+        let bench = Bench::of(&["vg1", "vg2"]);
+        let mut guard = bench.guard();
+        bench.watch(&mut guard, SPAN);
+        bench.join();
+        bench.activate_anew("vg1-lv0");
+        if looks {
+            bench.watch(&mut guard, SPAN);
+        }
+        bench.queue_again("vg1");
+        bench.queue_again("vg2");
+        bench.watch(&mut guard, SPAN * 2);
+        assert_eq!((bench.queues("vg1"), bench.queues("vg2")), (true, false));
+        // The next agent knows it too, and closes what the fence left behind without it.
+        bench.node.state(|s| s.refresh("vg1-lv1", PV));
+        bench.watch(&mut bench.guard(), SPAN);
+        assert!(bench.queues("vg1"));
+        assert_eq!(bench.open(), ["vg1-lv0"]);
+        assert!(bench.standing().joined, "{:?}", bench.reasons());
+        let told = bench.news.lock().expect("lock").clone();
+        let queueing = told.iter().filter(|n| n.reason == "QueueingCameBack");
+        let maps: Vec<_> = queueing.map(|n| n.note.contains("mpath-vg2-0 ")).collect();
+        assert_eq!(maps, [true], "{told:?}");
+    }
+}
+
+/// It was issued without a lock, and would be written when the paths return: nothing but the map's queueing holds its device open.
+#[test]
+fn what_waits_in_the_map_for_what_a_fence_left_behind_is_failed_and_its_device_closed() {
+    let bench = Bench::new();
+    let mut guard = bench.guard();
+    bench.watch(&mut guard, SPAN);
+    bench.join();
+    bench.activate_anew("vg1-lv0");
+    bench.watch(&mut guard, SPAN);
+    bench.queue_again("vg1");
+    bench.node.state(|s| {
+        let map = s.device("mpath-vg1-0").expect("map").dm.dev;
+        s.refresh("vg1-lv1", map);
+    });
+    bench.watch(&mut guard, SPAN);
+    assert_eq!(bench.open(), ["vg1-lv0"]);
+    assert!(!bench.queues("vg1"));
+}
+
 #[test]
 fn a_closing_that_goes_on_leaves_alone_what_came_into_use_under_new_locks() {
     let bench = Bench::new();

@@ -5,6 +5,7 @@ use crate::agent::restore::look;
 use crate::fence::order::Selection;
 use crate::fence::report::StepResult;
 use crate::fence::unfence::{UnfenceOutcome, UnfenceReport, UnfenceStep, UnfenceStepKind};
+use crate::fence::{Lockspace, LockspaceState};
 use crate::host::simulated::{Daemon, Group, Layout, Under, uuid_of};
 
 #[test]
@@ -197,6 +198,33 @@ fn what_was_done_for_one_is_not_told_of_the_one_after_it() {
         assert_eq!(report.outcome, UnfenceOutcome::Done, "{report:#?}");
         assert_eq!(steps_of(&report), (vec![uuid_of(vg)], true), "{report:#?}");
     }
+}
+
+/// LVM is still searching for the other one.
+#[test]
+fn what_is_in_use_under_the_new_locks_of_one_is_not_in_the_way_of_another() {
+    let layout = Layout {
+        groups: vec![Group::target("vg1"), Group::target("vg2")],
+    };
+    let mut bench = Bench::ready(&layout);
+    bench.once();
+    bench.wait(11);
+    bench.node.state(|s| {
+        s.found_after.insert(uuid_of("vg2"), seconds(40));
+        s.later(seconds(30), |s| {
+            let mut all = s.lockspaces.iter().map(|l| &l.lockspace);
+            let joined = |l: &Lockspace| l.vg_name == "vg1" && l.state == LockspaceState::Healthy;
+            if all.any(joined) && !s.held(&uuid_of("vg2")) {
+                s.add_volume_on("vg1", "lv9", "mpath-vg1-0");
+            }
+        });
+    });
+    let report = bench.once();
+    assert_eq!(report.outcome, UnfenceOutcome::Done, "{report:#?}");
+    let starts = ["lockstart vg1", "lockstart vg2"];
+    assert_eq!(bench.log_of("lockstart"), starts);
+    assert_eq!(bench.devices("vg1"), ["vg1-lv9"]);
+    assert!(!bench.guarded("vg1") && !bench.guarded("vg2"));
 }
 
 #[test]

@@ -64,3 +64,52 @@ fn what_a_successor_goes_on_with_is_recorded_when_it_leaves_a_trace() {
         assert_eq!(again.map(|(o, _)| o.name), (!proven).then_some(order.name));
     }
 }
+
+/// What the journal has of a fence that had begun to freeze, by one step that stands so, and has ended so.
+fn left(order: &Order, freeze: StepResult, finished: Option<Outcome>) -> Record {
+    let mut report = known(order, Outcome::InProgress).report;
+    report.steps[0].result = StepResult::Planned;
+    let mut steps = report.steps.clone();
+    steps[0].result = freeze;
+    let finished = finished.map(|outcome| FenceReport {
+        steps: steps.clone(),
+        outcome,
+        ..report.clone()
+    });
+    let begun = crate::agent::journal::Begun {
+        order: order.clone(),
+        groups: vec![],
+        reset: None,
+        report,
+    };
+    Record {
+        begun,
+        steps,
+        finished,
+    }
+}
+
+/// The agent is killed between the two: it had noted that the fence begins anew, and its journal still has the try before, which goes by the same UID.
+#[test]
+fn what_came_to_nothing_is_no_answer_for_the_next_agent_either() {
+    let refused = Outcome::Refused(RefusalReason::LvmlockdUnavailable);
+    for (freeze, finished, answered) in [
+        (StepResult::Failed, Some(refused), false),
+        (StepResult::Skipped, Some(Outcome::CalledOff), false),
+        // Whoever died in it may have frozen the locks: that one is completed.
+        (StepResult::Running, None, true),
+        (StepResult::Done, Some(Outcome::NotProven), true),
+    ] {
+        let mut node = Node::new(vec![policy("p", &json!({}))]);
+        let (order, _) = node.down(&["san"]).fence.unwrap();
+        let left = left(&order, freeze, finished);
+        assert!(left.touched());
+        assert_eq!(left.unfinished(), answered);
+        assert_eq!(node.restart(1012, Some(&left)), []);
+        assert_eq!(node.to_make.try_recv().is_ok(), answered, "{freeze:?}");
+        let again = node.look(1013, vec![group("san", false)]).fence;
+        let names = again.map(|(again, _)| again.name);
+        let due = (!answered).then(|| order.name.clone());
+        assert_eq!(names, due, "{freeze:?}");
+    }
+}
