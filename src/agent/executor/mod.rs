@@ -14,6 +14,7 @@ mod nowhere;
 mod quiesce;
 mod refence;
 mod release;
+mod reopened;
 mod resumed;
 mod stands;
 mod swap;

@@ -10,17 +10,14 @@
 use std::time::Duration;
 
 use super::incarnation::{Held, held, same_incarnation, surely_same};
-use super::limited::{self, Pending};
+use super::limited::Pending;
 use super::nowhere::Nowhere;
-use super::telling::telling;
 use super::track::Proof;
-use super::{Fence, LIST_LIMIT, LOOK_AGAIN};
+use super::{Fence, LOOK_AGAIN};
 use crate::agent::hook;
 use crate::agent::journal::{GroupRecord, Waits};
 use crate::fence::budget::watchdog_client;
-use crate::fence::report::{
-    LocksOutcome, Outcome, StepKind, StepReport, StepResult, VolumeGroupReport,
-};
+use crate::fence::report::{LocksOutcome, StepKind, StepReport, StepResult, VolumeGroupReport};
 use crate::fence::unlocked::is_client_of;
 use crate::fence::{Monotonic, Watchdog};
 use crate::host::{Bell, SanlockStatus};
@@ -171,66 +168,6 @@ impl Fence<'_> {
             self.release_waits();
         }
         Next::Ended
-    }
-
-    /// Whether everything is closed, by a proof that is no older than that: had anew if need be. None: the devices cannot be listed just now.
-    fn still_closed(&mut self, proof: &mut Proof, age: Duration) -> Option<bool> {
-        let now = self.host.system.monotonic();
-        if proof.age(now) <= age {
-            return Some(true);
-        }
-        // Tried again, it gets nothing done.
-        let signs = proof.first_look().then(|| self.journal.signs());
-        let list = limited::call(
-            self.host,
-            "listing the devices",
-            LIST_LIMIT,
-            move |h| match &signs {
-                Some(signs) => telling(h, signs).device_mapper.devices(),
-                None => h.device_mapper.devices(),
-            },
-        );
-        let again = match list {
-            Ok(list) => {
-                self.hand_on_open(&list);
-                let mark = |dev| self.host.system.mark(dev);
-                proof.again(&self.groups, &self.handed_on, &list, &mark, now)
-            }
-            Err(e) => {
-                self.note(format!(
-                    "Listing the devices before the release failed and was tried again: {e}"
-                ));
-                return None;
-            }
-        };
-        match again {
-            Ok(again) => *proof = again,
-            Err(open) => {
-                for group in open {
-                    self.tell_open(group);
-                }
-                self.publish();
-                return Some(false);
-            }
-        }
-        Some(true)
-    }
-
-    fn tell_open(&mut self, group: usize) {
-        let name = self.groups.get(group).map_or("", |g| g.name.as_str());
-        let open = format!("A device of volume group {name} could reach the SAN again");
-        // Not proven any more, until it is again.
-        self.report.outcome = Outcome::InProgress;
-        self.report.message =
-            format!("{open} after it had been proven: it is closed, and all of it proven again");
-        self.note(if self.unguarded.contains(&group) {
-            format!(
-                "{open} when nobody held its locks any more: another host may use its volumes. Nothing is called released before it is closed; \
-                 if it is not, reset this host"
-            )
-        } else {
-            format!("{open} before the locks were released: it is closed first")
-        });
     }
 
     /// How long to go on: while sanlock holds a lockspace, for as long as the host may live.

@@ -1,10 +1,13 @@
 //! Fences in which a daemon, or the journal, does not do as it should.
 
+use jiff::Timestamp;
+
 use super::Bench;
 use super::bench::{seconds, step};
 use crate::agent::executor::run;
 use crate::agent::journal::Journal;
-use crate::agent::report::happened;
+use crate::agent::report::{AgentPart, Context, from_report, happened};
+use crate::api::ConditionStatus;
 use crate::fence::Monotonic;
 use crate::fence::report::{FenceReport, LocksOutcome, Outcome, StepKind, StepResult};
 use crate::fence::selection::RefusalReason;
@@ -248,6 +251,20 @@ fn what_is_open_again_is_not_called_proven_before_it_is_closed() {
             let open = |s: &mut State| s.device("vg1-lv0").is_some_and(|d| !d.dm.is_error_only());
             let (at, open) = (node.now().as_secs(), node.state(open));
             told.push((at, r.outcome.clone(), open, r.message.clone()));
+            let context = Context {
+                generation: 1,
+                current_generation: 1,
+                started: Timestamp::UNIX_EPOCH,
+                now: Timestamp::UNIX_EPOCH,
+                before: &AgentPart::default(),
+            };
+            let part = from_report(r, context);
+            let fenced = part.conditions.iter().find(|c| c.type_ == "Fenced");
+            let is_true = fenced.is_some_and(|c| c.status == ConditionStatus::True);
+            assert!(
+                !is_true || r.outcome == Outcome::Proven || !open,
+                "{at}: {fenced:?}"
+            );
         },
     );
     assert_eq!(report.locks, LocksOutcome::Released, "{report:#?}");
