@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::Fence;
 use super::incarnation::{Held, held, surely_same};
 use crate::fence::inventory::present;
+use crate::fence::order::ReleaseLocks;
 use crate::fence::report::{LocksOutcome, Outcome, StepKind, StepReport, StepResult};
 use crate::fence::selection::RefusalReason;
 use crate::fence::{Lockspace, LockspaceState};
@@ -261,6 +262,12 @@ impl Fence<'_> {
             }
             Some((of, sanlock)) => matches!(held(of, &sanlock), Held::Anew),
         }
+    }
+
+    /// Whether locks may have been given away, in this turn or by an agent that was killed: what was joined since is in use under others.
+    pub(super) fn has_begun_to_release(&self) -> bool {
+        let begun = |s: &StepReport| s.kind == StepKind::Release && s.result != StepResult::Planned;
+        self.order.release_locks != ReleaseLocks::Never && self.report.steps.iter().any(begun)
     }
 
     fn touched(&self) -> bool {

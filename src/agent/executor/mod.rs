@@ -194,7 +194,7 @@ pub fn resume(
     } else {
         fence.reset = fence.current_reset().or(fence.reset);
         // What could not be frozen before the release began is frozen with the care that this takes by now.
-        if releases_again || fence.freeze() {
+        if fence.has_begun_to_release() || fence.freeze() {
             fence.cut_off();
         }
     }
@@ -257,7 +257,7 @@ impl Fence<'_> {
     fn cut_off(&mut self) {
         let guard = self.quiesce();
         let mut proof = self.swap(guard);
-        if proof.is_some() && self.freeze_missing(self.releases_again) {
+        if proof.is_some() && self.freeze_missing(self.has_begun_to_release()) {
             // Until just now a volume could come into use: look again.
             let guard = self.quiesce();
             proof = self.swap(guard);

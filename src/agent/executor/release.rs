@@ -95,7 +95,7 @@ impl Fence<'_> {
             drops,
             prolonged,
         } = release;
-        loop {
+        'rounds: loop {
             let seen = bell.rings();
             for (group, drop) in drops.iter_mut().enumerate() {
                 self.drop_answered(group, drop);
@@ -120,7 +120,11 @@ impl Fence<'_> {
                         match self.release_group(group, sanlock, &watchdog, drop.is_some()) {
                             Then::Wait => {}
                             Then::Freeze => {
-                                if self.host.system.monotonic() < self.release_until(*began) {
+                                let now = self.host.system.monotonic();
+                                if self.is_minded(now.since(*began), Some(sanlock), *prolonged) {
+                                    break 'rounds;
+                                }
+                                if now < self.release_until(*began) {
                                     return Next::ProveAgain;
                                 }
                             }
@@ -147,9 +151,7 @@ impl Fence<'_> {
             let now = self.host.system.monotonic();
             let known = self.release_until(*began);
             let holds = self.holds(sanlock.as_ref().ok());
-            if self.release_gives_way(now.since(*began), holds, *prolonged)
-                || ((self.releases_again || *prolonged) && (self.cancel)())
-            {
+            if self.is_minded(now.since(*began), sanlock.as_ref().ok(), *prolonged) {
                 break;
             }
             if now >= known && holds {
@@ -187,6 +189,18 @@ impl Fence<'_> {
             held && !self.handed_on.contains(&at)
         };
         self.report.volume_groups.iter().enumerate().any(ours)
+    }
+
+    /// Whether to end it for others: another fence that waits goes first, or whoever asked for this one wants the storage back.
+    fn is_minded(
+        &mut self,
+        waited: Duration,
+        sanlock: Option<&SanlockStatus>,
+        prolonged: bool,
+    ) -> bool {
+        let holds = self.holds(sanlock);
+        self.release_gives_way(waited, holds, prolonged)
+            || ((self.releases_again || prolonged) && (self.cancel)())
     }
 
     /// Time is up by the reset that was known. Where the leases go on being renewed it has moved: nothing resets the host, nobody else would have the

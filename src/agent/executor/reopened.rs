@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::telling::telling;
-use super::track::Proof;
+use super::track::{Proof, closed};
 use super::{Fence, LIST_LIMIT, limited};
 use crate::fence::DmDevice;
+use crate::fence::remembered::ReadMark;
 use crate::fence::report::{DeviceOutcome, Outcome, StepKind, StepResult};
 
 impl Fence<'_> {
@@ -50,6 +51,21 @@ impl Fence<'_> {
             }
         }
         Some(true)
+    }
+
+    /// Of a fence that was proven in an earlier turn, by that list.
+    pub(super) fn tell_reopened(&mut self, list: &[DmDevice], mark: ReadMark<'_>) {
+        let all = self.groups.iter().enumerate();
+        let open: Vec<usize> = all
+            .filter(|(at, g)| !self.handed_on.contains(at) && !closed(g, list, mark))
+            .map(|(at, _)| at)
+            .collect();
+        for group in &open {
+            self.tell_open(*group, list);
+        }
+        if !open.is_empty() {
+            self.publish();
+        }
     }
 
     /// It is not proven any more, until it is again.

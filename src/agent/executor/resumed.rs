@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Fence;
 use super::incarnation::same_incarnation;
 use crate::fence::order::{Order, ReleaseLocks};
-use crate::fence::report::{DeviceOutcome, FenceReport, StepKind, StepReport, StepResult};
+use crate::fence::report::{DeviceOutcome, FenceReport, Outcome, StepKind, StepReport, StepResult};
 use crate::fence::{Lockspace, LockspaceState};
 use crate::host::SanlockStatus;
 
@@ -32,7 +32,9 @@ pub(super) fn tell_released(report: &mut FenceReport, order: &Order) {
         group.released_after = Some(at);
         for device in Arc::make_mut(&mut group.devices) {
             // Nothing is released before that.
-            device.outcome = DeviceOutcome::Error;
+            if device.outcome != DeviceOutcome::Gone {
+                (device.outcome, device.message) = (DeviceOutcome::Error, None);
+            }
         }
     }
 }
@@ -64,7 +66,11 @@ impl Fence<'_> {
                 continue;
             };
             let group = self.report.volume_groups.get(at);
-            if group.is_none_or(|g| g.released_after.is_none()) {
+            let released = group.is_some_and(|g| g.released_after.is_some());
+            // One that was proven has given its turn away in its release: others of it may wait yet for the lock manager.
+            let others = self.groups.len() > self.handed_on.len() + 1;
+            let proven = self.report.outcome == Outcome::Proven && others;
+            if !released && !proven {
                 return Some(why);
             }
             self.handed_on_by_now(at);

@@ -130,8 +130,13 @@ impl Fence<'_> {
                 swap.book.leave_out(&self.handed_on);
                 swap.list_rest = (now.since(started) * LIST_REST).clamp(LIST_EVERY, LIST_LIMIT);
                 let mark = |dev| self.host.system.mark(dev);
-                swap.book
-                    .see(&mut self.groups, &list, epoch, &mark, started, now)
+                let proof = swap
+                    .book
+                    .see(&mut self.groups, &list, epoch, &mark, started, now);
+                if proof.is_none() && self.report.outcome == Outcome::Proven {
+                    self.tell_reopened(&list, &mark);
+                }
+                proof
             }
             Some(Err(e)) => {
                 swap.list = None;

@@ -1,7 +1,7 @@
 //! The hook itself: hands over, or fences; and looks for itself before it says that it is proven.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::client::{Asked, ask};
 use super::protocol::is_name;
@@ -271,11 +271,18 @@ fn open(
     let directory = &options.state_directory;
     // One that fences this volume group, or is not known to fence another one, has its time as long as it gets something done.
     let others = |left: &Option<Record>| {
-        // One that was given up goes on without signs, or is put aside for what gives them.
-        let going_on = left.as_ref().filter(|r| r.unfinished() && !r.given_up());
+        let going_on = left.as_ref().filter(|r| r.unfinished());
         going_on.is_some_and(|r| !covers(r))
     };
-    let worth = || Journal::open(directory, boot_id).is_ok_and(|(_, left)| !others(&left));
+    let came = Instant::now();
+    // One of another that was given up may still stand there while its holder begins something else: that has a moment more, and no longer.
+    let begins = |left: &Option<Record>| {
+        left.as_ref().is_some_and(Record::given_up) && came.elapsed() < limit * 2
+    };
+    let worth = || {
+        let left = Journal::open(directory, boot_id);
+        left.is_ok_and(|(_, left)| !others(&left) || begins(&left))
+    };
     let turn = Turn::take_where(directory, "kill-hook", limit, &worth)
         .map_err(|e| tell(&e.to_string()))
         .ok();

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Begun, line};
+use crate::fence::order::ReleaseLocks;
 use crate::fence::report::{FenceReport, LocksOutcome, Outcome, StepKind, StepReport, StepResult};
 
 #[derive(Serialize, Deserialize)]
@@ -71,7 +72,8 @@ impl Record {
     #[must_use]
     pub fn begun_to_release(&self) -> bool {
         let begun = |s: &StepReport| s.kind == StepKind::Release && s.result != StepResult::Planned;
-        self.given_up() && self.steps.iter().any(begun)
+        let releases = self.begun.order.release_locks != ReleaseLocks::Never;
+        self.given_up() && releases && self.steps.iter().any(begun)
     }
 
     /// Whether it was reported as not proven: until then nothing goes before it.

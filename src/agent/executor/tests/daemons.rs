@@ -269,15 +269,16 @@ fn what_is_open_again_is_not_called_proven_before_it_is_closed() {
     );
     assert_eq!(report.locks, LocksOutcome::Released, "{report:#?}");
     assert!(bench.node.now() >= seconds(1050));
-    let known = |(at, outcome, open, _): &&(u64, Outcome, bool, String)| {
-        *open && *at >= 1020 && *outcome == Outcome::Proven
-    };
-    // Until it is looked at nobody knows.
-    assert_eq!(told.iter().filter(known).count(), 0, "{told:#?}");
-    let said = |(_, outcome, open, message): &(u64, Outcome, bool, String)| {
+    let said = |(_, outcome, open, message): &&(u64, Outcome, bool, String)| {
         *open && *outcome == Outcome::InProgress && message.contains("could reach the SAN again")
     };
-    assert!(told.iter().any(said), "{told:#?}");
+    assert!(told.iter().filter(said).count() > 3, "{told:#?}");
+    // Until it is looked at nobody knows.
+    let known = told.iter().skip_while(|t| !said(t)).filter(|t| t.2);
+    assert!(
+        known.clone().all(|t| t.1 == Outcome::InProgress),
+        "{told:#?}"
+    );
 }
 
 #[test]

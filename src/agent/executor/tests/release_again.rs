@@ -129,9 +129,15 @@ fn what_was_opened_meanwhile_is_closed_before_the_drop() {
         s.refresh("a-lv0", below);
         s.device("a-lv0").expect("a device").in_flight = InFlight::Until(seconds(1200));
     });
+    process.told.clear();
     let (report, _) = process.resume(record, Waits::Nobody);
     assert_released(&bench, "a", &report);
     assert!(bench.node.now() >= seconds(1200));
+    // What is seen to be open is not called proven.
+    let open = |r: &FenceReport| r.message.contains("could reach the SAN again");
+    let known: Vec<_> = process.told.iter().filter(|r| open(r)).collect();
+    assert!(known.len() > 3, "{:#?}", process.told);
+    assert!(known.iter().all(|r| r.outcome == Outcome::InProgress));
     assert_eq!(bench.count("drop_vg a"), 1);
 }
 

@@ -157,16 +157,52 @@ fn what_is_open_without_locks_and_cannot_be_closed_is_not_left_to_the_watchdog()
 
 /// lvmlockd is dead when the locks of the second volume group are to be frozen, something happens half a minute after the proof, and then it answers.
 fn late(tells: bool, happens: impl FnOnce(&mut State) + Send + 'static) -> (Bench, FenceReport) {
+    late_and_killed(tells, happens, false)
+}
+
+/// The same; the agent may be killed in between, in its release.
+fn late_and_killed(
+    tells: bool,
+    happens: impl FnOnce(&mut State) + Send + 'static,
+    killed: bool,
+) -> (Bench, FenceReport) {
     let bench = killed_after_the_first_freeze();
     bench.node.state(|s| {
         s.lvmlockd = Daemon::Dead;
         s.tells_generation = tells;
     });
     bench.node.at(seconds(1040), happens);
-    bench.node.at(seconds(1050), |s| s.lvmlockd = Daemon::Alive);
+    if killed {
+        bench.node.at(seconds(1045), State::kill_now);
+        assert!(bench.try_fence().is_none() && bench.node.restart_agent());
+        bench.node.state(|s| s.lvmlockd = Daemon::Alive);
+    } else {
+        bench.node.at(seconds(1050), |s| s.lvmlockd = Daemon::Alive);
+    }
     let report = bench.fence();
     assert_eq!(report.outcome, Outcome::Proven, "{report:#?}");
     (bench, report)
+}
+
+/// A successor takes the same care, whether or not its predecessor had told how far it got.
+#[test]
+fn nor_is_it_by_the_successor_of_an_agent_that_was_killed_in_the_release() {
+    let rejoin: fn(&mut State) = |s| {
+        s.rejoin(&uuid_of("vg1"));
+        renew(s);
+    };
+    for happens in [rejoin, renew] {
+        let (bench, report) = late_and_killed(false, happens, true);
+        assert!(bench.held("vg1") && !bench.held("vg0"), "{report:#?}");
+        assert_eq!(report.locks, LocksOutcome::NotConfirmed, "{report:#?}");
+        let log = bench.node.log();
+        let touched = bench.count("kill_vg vg1") + bench.count("drop_vg vg1");
+        assert_eq!(touched, 0, "{log:#?}");
+    }
+    // One that surely is the same is released by the successor too.
+    let (bench, report) = late_and_killed(false, |_| (), true);
+    assert_eq!(report.locks, LocksOutcome::Released, "{report:#?}");
+    assert!(!bench.held("vg1") && bench.count("drop_vg vg1") == 1);
 }
 
 #[test]

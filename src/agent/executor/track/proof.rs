@@ -52,7 +52,10 @@ impl Proof {
             .map(|(at, _)| at)
             .collect();
         if open.is_empty() {
-            Ok(Self::of(begun.max(self.as_of)))
+            Ok(Self {
+                as_of: begun.max(self.as_of),
+                tried: self.tried,
+            })
         } else {
             Err(open)
         }

@@ -6,7 +6,7 @@ use crate::agent::executor::FIND_OUT;
 use crate::agent::journal::GroupRecord;
 use crate::fence::remembered::{ReadMark, Stranger, strangers};
 use crate::fence::topology;
-use crate::fence::{DevNo, DmDevice, PvRecord};
+use crate::fence::{DevNo, DiskMark, DmDevice, PvRecord};
 
 /// Whether nothing of a volume group can reach the SAN, by that list of all devices. What may stand on a physical volume counts as if it did: this
 /// is what locks are released on (S1).
@@ -35,7 +35,10 @@ pub(super) fn learn(
     for dev in below.into_iter().filter(|dev| !numbers.contains(dev)) {
         let device = list.iter().find(|d| d.dev == dev);
         let found = PvRecord::new(dev, device.map_or("", |d| &d.uuid), mark);
-        if !group.pvs.contains(&found) {
+        // A disk whose folder has gone tells nothing any more, and is known already.
+        let tells = !found.uuid.is_empty() || found.disk != DiskMark::default();
+        let known = |pv: &PvRecord| *pv == found || (!tells && pv.dev == dev);
+        if !group.pvs.iter().any(known) {
             group.pvs.push(found);
         }
     }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::others::beside_another;
 use super::*;
+use crate::fence::report::FenceReport;
 
 const TICK: Duration = Duration::from_millis(50);
 
@@ -48,4 +49,36 @@ fn the_fence_of_another_volume_group_is_not_waited_for_however_much_it_gets_done
     assert!(!agent.join().expect("join"), "it lost its turn");
     let says = |t: &String| t.contains("fences another volume group");
     assert!(told.iter().any(says), "{told:?}");
+}
+
+/// Nor is that of one that was reported as not proven, though its devices are settled one by one.
+#[test]
+fn one_of_another_volume_group_that_was_given_up_is_waited_for_a_moment_only() {
+    let bench = beside_another();
+    let mut journal = bench.journal();
+    let boot_id = bench.node.host().system.boot_id().expect("boot ID");
+    let (_, left) = Journal::open(bench.state.path(), &boot_id).expect("open");
+    let record = left.expect("it was killed");
+    journal.resume(&record).expect("written");
+    journal
+        .finish(&FenceReport {
+            outcome: Outcome::NotProven,
+            ..record.begun.report.clone()
+        })
+        .expect("written");
+    drop(journal);
+    let fenced = Arc::new(AtomicBool::new(false));
+    let ends = Arc::clone(&fenced);
+    let agent = slow(&bench, move || ends.load(Ordering::Relaxed));
+    let began = Instant::now();
+    let (verdict, _) = bench.hook();
+    fenced.store(true, Ordering::Relaxed);
+    assert!(matches!(verdict, Verdict::Proven(_)), "{verdict:?}");
+    assert!(!agent.join().expect("join"), "it lost its turn");
+    // A quarter of what the watchdog leaves, at most, besides what the hook does itself.
+    assert!(
+        began.elapsed() < Duration::from_secs(16),
+        "{:?}",
+        began.elapsed()
+    );
 }
