@@ -159,6 +159,35 @@ fn a_change_of_mind_interrupts_and_one_that_is_gone_does_not() {
     assert!(!world.decide().call_off);
 }
 
+/// Begun before the API server had told who wants what.
+#[test]
+fn one_whose_request_is_gone_stops_while_another_wants_the_node_fenced() {
+    let mut world = fenced_one();
+    world.running = Some(Running {
+        uid: "uid-gone".into(),
+        work: Work::Unfence,
+    });
+    assert_eq!(world.begins(), None);
+    assert!(world.decide().call_off);
+    // Answered by an earlier agent.
+    world.known.clear();
+    world.requests.get_mut("uid-a").unwrap().status = serde_json::from_value(json!({
+        "node": {"observedGeneration": 1, "bootId": BOOT, "agentVersion": "1", "finishedAt": "2026-01-01T00:00:00.000Z"},
+        "conditions": [{"type": "Fenced", "status": "True", "reason": "Proven", "message": "",
+            "observedGeneration": 1, "lastTransitionTime": "2026-01-01T00:00:00Z"}],
+    }))
+    .unwrap();
+    assert_eq!(world.stand("a"), Some(Stand::Settled));
+    assert!(world.decide().call_off);
+    world.edit("a", |r| r.spec.fence_state = FenceState::Unfenced);
+    assert!(!world.decide().call_off);
+    world.edit("a", |r| {
+        r.spec.fence_state = FenceState::Fenced;
+        r.spec.dry_run = true;
+    });
+    assert!(!world.decide().call_off);
+}
+
 /// The node fenced by itself and had its storage back before the record was there, which wants a fence by its spec for ever.
 #[test]
 fn a_record_that_was_late_keeps_nobody_waiting() {
