@@ -191,13 +191,18 @@ pub fn decide(view: View<'_>) -> Decision {
                     };
                     !hook::is_ours(&running.uid) && !request.is_some_and(wanted)
                 }
-                // One whose request is gone for good goes on: half-way is the worst place to stop at.
                 Work::Unfence => {
                     candidates.iter().any(|r| !r.spec.dry_run)
-                        || request.is_some_and(|r| {
-                            !gives_back(r)
-                                || governing::kept_fenced_by(r, requests.values()).is_some()
-                        })
+                        || match request {
+                            Some(r) => {
+                                !gives_back(r)
+                                    || governing::kept_fenced_by(r, requests.values()).is_some()
+                            }
+                            // One whose request is gone for good goes on: half-way is the worst place to stop at, but for one where the node is to
+                            // stay fenced.
+                            None => governing::governing(view.node_name, requests.values())
+                                .is_some_and(|g| g.spec.fence_state == FenceState::Fenced),
+                        }
                 }
             };
         }

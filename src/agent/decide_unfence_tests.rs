@@ -159,6 +159,69 @@ fn a_change_of_mind_interrupts_and_one_that_is_gone_does_not() {
     assert!(!world.decide().call_off);
 }
 
+/// Begun before the API server had told who wants what.
+#[test]
+fn one_whose_request_is_gone_stops_while_another_wants_the_node_fenced() {
+    let mut world = fenced_one();
+    world.running = Some(Running {
+        uid: "uid-gone".into(),
+        work: Work::Unfence,
+    });
+    assert_eq!(world.begins(), None);
+    assert!(world.decide().call_off);
+    // Answered by an earlier agent.
+    world.known.clear();
+    world.requests.get_mut("uid-a").unwrap().status = serde_json::from_value(json!({
+        "node": {"observedGeneration": 1, "bootId": BOOT, "agentVersion": "1", "finishedAt": "2026-01-01T00:00:00.000Z"},
+        "conditions": [{"type": "Fenced", "status": "True", "reason": "Proven", "message": "",
+            "observedGeneration": 1, "lastTransitionTime": "2026-01-01T00:00:00Z"}],
+    }))
+    .unwrap();
+    assert_eq!(world.stand("a"), Some(Stand::Settled));
+    assert!(world.decide().call_off);
+    world.edit("a", |r| r.spec.fence_state = FenceState::Unfenced);
+    assert!(!world.decide().call_off);
+    world.edit("a", |r| {
+        r.spec.fence_state = FenceState::Fenced;
+        r.spec.dry_run = true;
+    });
+    assert!(!world.decide().call_off);
+}
+
+/// The node fenced by itself and had its storage back before the record was there, which wants a fence by its spec for ever.
+#[test]
+fn a_record_that_was_late_keeps_nobody_waiting() {
+    let late = || {
+        let mut world = World::of([
+            request("a", 1, &json!({})),
+            request("b", 2, &json!({})),
+            unfenced("c", 3),
+        ]);
+        let a = world.requests.get_mut("uid-a").unwrap();
+        a.status = serde_json::from_value(json!({
+            "node": {"observedGeneration": 1, "bootId": BOOT, "agentVersion": "1"},
+            "conditions": [{"type": "Fenced", "status": "False", "reason": "Unfenced", "message": "",
+                "observedGeneration": 1, "lastTransitionTime": "2026-01-01T00:00:00Z"}],
+        }))
+        .unwrap();
+        world
+    };
+    let mut world = late();
+    assert_eq!(world.stand("a"), Some(Stand::Settled));
+    assert_eq!(world.begins().as_deref(), Some("b"));
+    assert_eq!(world.stand("c"), Some(Stand::Governed("b".into())));
+    world.requests.remove("uid-b");
+    assert_eq!(
+        (world.begins(), world.gives_back()),
+        (None, Some("c".into()))
+    );
+    // An edit is an order.
+    let mut world = late();
+    world.edit("a", |_| ());
+    assert_eq!(world.begins().as_deref(), Some("a"));
+    assert_eq!(world.stand("b"), Some(Stand::Governed("a".into())));
+}
+
 #[test]
 fn a_fence_whose_request_wants_the_contrary_is_called_off() {
     let mut world = World::of([request("a", 1, &json!({}))]).runs("a");

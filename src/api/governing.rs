@@ -15,7 +15,7 @@ pub fn competes(request: &StorageFenceRequest) -> bool {
     request.metadata.deletion_timestamp.is_none() && !request.spec.dry_run && !is_over(request)
 }
 
-/// Whether the agent has said that nothing was fenced for this spec, and that it will not look again.
+/// Whether the agent has said that nothing was fenced for this spec, or that nothing of it stands any more, and that it will not look again.
 fn is_over(request: &StorageFenceRequest) -> bool {
     let status = request.status.as_ref();
     let fenced = status.and_then(|s| find(&s.conditions, condition_type::FENCED));
@@ -23,15 +23,22 @@ fn is_over(request: &StorageFenceRequest) -> bool {
         fenced.status == ConditionStatus::False
             && fenced.observed_generation.is_some()
             && fenced.observed_generation == request.metadata.generation
-            && [
-                reason::VOLUME_GROUP_UNKNOWN,
-                reason::VOLUME_GROUP_NOT_SHARED,
-                reason::NOT_SUPPORTED,
-                reason::CALLED_OFF,
-                reason::NODE_RESTARTED,
-            ]
-            .contains(&fenced.reason.as_str())
+            && (is_late(request, &fenced.reason)
+                || [
+                    reason::VOLUME_GROUP_UNKNOWN,
+                    reason::VOLUME_GROUP_NOT_SHARED,
+                    reason::NOT_SUPPORTED,
+                    reason::CALLED_OFF,
+                    reason::NODE_RESTARTED,
+                ]
+                .contains(&fenced.reason.as_str()))
     })
+}
+
+/// Whether `said` is what the agent says of a record whose fence was given back before the record was there: it wants the node fenced by its spec, and
+/// is no order to. What was given back since the spec asked for that says so of another generation once the spec asks for a fence again.
+fn is_late(request: &StorageFenceRequest, said: &str) -> bool {
+    request.spec.fence_state == FenceState::Fenced && said == reason::UNFENCED
 }
 
 /// The request that governs a node: one that wants it fenced before one that does not, of these the oldest by creation, then the first by name.
@@ -190,6 +197,10 @@ mod tests {
             ("VolumeGroupUnknown", 1, "b"),
             ("CalledOff", 1, "b"),
             ("NodeRestarted", 1, "b"),
+            // A record that was late.
+            ("Unfenced", 1, "b"),
+            // It was given back, and is wanted fenced again.
+            ("Unfenced", 0, "a"),
             // The spec was edited since: it deserves another look.
             ("VolumeGroupUnknown", 0, "a"),
             // It may still act by itself, or has left something.
@@ -201,6 +212,40 @@ mod tests {
             let kept = name_of(kept_fenced_by(&all[1], &all));
             assert_eq!(kept, (governs == "a").then_some("a"), "{reason}");
         }
+    }
+
+    /// What the agent said of one spec says nothing about the next.
+    #[test]
+    fn one_that_is_wanted_fenced_again_is_not_over() {
+        let mut all = [request("a", "n1", 1), request("b", "n1", 2)];
+        let said = |status: &str, reason: &str, generation: i64| {
+            serde_json::from_value(serde_json::json!({ "conditions": [{
+                "type": "Fenced", "status": status, "reason": reason, "message": "", "observedGeneration": generation,
+                "lastTransitionTime": "2026-01-01T00:00:00Z",
+            }]}))
+            .unwrap()
+        };
+        let (fenced, unfenced) = (FenceState::Fenced, FenceState::Unfenced);
+        for (generation, state, status, governs) in [
+            (1, fenced, ("True", "Proven", 1), "a"),
+            (2, unfenced, ("True", "Proven", 1), "b"),
+            (2, unfenced, ("False", "Unfenced", 2), "b"),
+            (3, fenced, ("False", "Unfenced", 2), "a"),
+            (3, fenced, ("Unknown", "InProgress", 3), "a"),
+            (3, fenced, ("True", "Proven", 3), "a"),
+            // Not even one that stands, whatever else is said.
+            (3, fenced, ("True", "Unfenced", 3), "a"),
+        ] {
+            all[0].metadata.generation = Some(generation);
+            all[0].spec.fence_state = state;
+            all[0].status = Some(said(status.0, status.1, status.2));
+            let says = format!("{generation} {status:?}");
+            assert_eq!(name_of(governing("n1", &all)), Some(governs), "{says}");
+        }
+        // One that has its storage back counts as before among those that want none fenced.
+        all[0].spec.fence_state = unfenced;
+        all[0].status = Some(said("False", "Unfenced", 3));
+        assert!(competes(&all[0]));
     }
 
     #[test]

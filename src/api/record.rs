@@ -2,7 +2,7 @@
 //! requests like any other. Agent and controller both ask here what is one.
 
 use super::condition::find;
-use super::request::{FenceState, condition_type, reason};
+use super::request::{condition_type, reason};
 use super::{ConditionStatus, StorageFenceRequest};
 
 /// Annotations and the label of a record.
@@ -44,8 +44,8 @@ pub fn has_ended(request: &StorageFenceRequest) -> bool {
     let Some(fenced) = conditions.and_then(|c| find(c, condition_type::FENCED)) else {
         return false;
     };
-    let given_back =
-        fenced.reason == reason::UNFENCED && request.spec.fence_state == FenceState::Unfenced;
+    // Whatever the spec wants: one that was late wants a fence, and is no order to. Who wants one again has edited it.
+    let given_back = fenced.reason == reason::UNFENCED;
     let planned = fenced.reason == reason::DRY_RUN && request.spec.dry_run;
     fenced.status == ConditionStatus::False
         && fenced.observed_generation.is_some()
@@ -123,14 +123,17 @@ mod tests {
             ("False", "Unfenced", 2, back, true),
             ("False", "NodeRestarted", 2, &[][..], true),
             ("False", "DryRun", 2, dry, true),
+            // It was late: the storage had been given back before.
+            ("False", "Unfenced", 2, &[][..], true),
             // It is wanted fenced again, or the agent has not seen the spec as it is.
-            ("False", "Unfenced", 2, &[][..], false),
+            ("False", "Unfenced", 1, &[][..], false),
             ("False", "Unfenced", 1, back, false),
             ("False", "NodeRestarted", 1, &[][..], false),
             ("False", "DryRun", 2, &[][..], false),
             // It stands, or may.
             ("True", "Proven", 2, back, false),
             ("True", "UnfenceWaiting", 2, back, false),
+            ("True", "Unfenced", 2, &[][..], false),
             ("Unknown", "Unfencing", 2, back, false),
             ("Unknown", "InProgress", 2, &[][..], false),
             ("False", "NotProven", 2, back, false),

@@ -30,6 +30,7 @@ fn standing(vg: &str, locks: LocksOutcome) -> Standing {
         host_id: None,
         generation: None,
         proven: Monotonic::from_secs(1),
+        proven_anew: None,
         locks,
         keep_locks: false,
         newest: None,

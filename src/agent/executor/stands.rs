@@ -65,12 +65,13 @@ pub(super) fn tell_released(
     }
 }
 
-/// A fence that stood before keeps its history: when it was proven first, and how often it did not hold.
+/// A fence that stood before keeps its history: when it was proven first, and how often it did not hold. That this one came later is told beside it.
 pub(super) fn carried_on(new: Standing, before: Option<Standing>) -> Standing {
     match before {
         Some(old) if (&old.lockspace, old.generation) == (&new.lockspace, new.generation) => {
             Standing {
                 proven: old.proven,
+                proven_anew: Some(new.proven),
                 told: old.told,
                 openings: old.openings,
                 last_opening: old.last_opening,

@@ -236,7 +236,9 @@ impl Journal {
     /// Volume groups that were fenced in this kernel, and when, as far as files tell: they stand so, or a fence of them has touched something.
     fn fences(&self) -> Result<Vec<(String, Monotonic)>, Error> {
         let stands = self.standings().all()?.into_iter();
-        let mut all: Vec<_> = stands.map(|s| (s.group.uuid, s.proven)).collect();
+        // By the last that had it fenced: the journal may tell of another volume group's by now.
+        let last = |s: Standing| (s.group.uuid, s.proven_anew.unwrap_or(s.proven));
+        let mut all: Vec<_> = stands.map(last).collect();
         let records = self.left()?.into_iter().chain(self.set_aside()?);
         for Record { begun, .. } in records.filter(Record::touched) {
             let at = begun.report.started;

@@ -46,6 +46,9 @@ pub struct Standing {
     pub generation: Option<u64>,
     /// When it was proven.
     pub proven: Monotonic,
+    /// When a fence that came later proved it anew; None while none has. An un-fence that was begun before that has nothing to do with it any more.
+    #[serde(default)]
+    pub proven_anew: Option<Monotonic>,
     /// What became of the locks.
     pub locks: LocksOutcome,
     /// Whether the order was to keep the locks, so that nobody may release them on its account (`releaseLocks: Never`).
@@ -88,6 +91,7 @@ impl Standing {
                 host_id: told.host_id,
                 generation: told.generation,
                 proven: now,
+                proven_anew: None,
                 locks: report.locks,
                 keep_locks: false,
                 newest: None,
@@ -267,6 +271,7 @@ mod tests {
             host_id: Some(1),
             generation: Some(2),
             proven: Monotonic::from_secs(3),
+            proven_anew: None,
             locks: LocksOutcome::Pending,
             keep_locks: false,
             newest: None,

@@ -7,6 +7,8 @@ use crate::api::UNFENCE_FINALIZER;
 use crate::kubernetes::mock;
 
 const BACK: (&str, &str) = ("Unfenced", "False/Unfenced");
+/// What the agent says is of the spec before.
+const AGAIN_WANTED: (&str, &str) = ("Fenced", "False/Unfenced");
 
 /// A record of policy `p`, made in that second: what is wanted, and what the agent says.
 fn record(name: &str, made: i64, (wanted, says): (&str, &str)) -> StorageFenceRequest {
@@ -107,9 +109,12 @@ fn what_stands_governs_or_is_being_given_back_stays() {
         ("Unfenced", "True/UnfenceWaiting"),
         ("Unfenced", "Unknown/Unfencing"),
         // Wanted fenced again.
-        ("Fenced", "False/Unfenced"),
+        AGAIN_WANTED,
     ] {
-        let records = [record("auto-n1-a", 1, says), record("auto-n1-b", 2, BACK)];
+        let mut records = [record("auto-n1-a", 1, says), record("auto-n1-b", 2, BACK)];
+        if says == AGAIN_WANTED {
+            records[0].metadata.generation = Some(2);
+        }
         assert_eq!(
             without_agent(&records, &limit(0)),
             ["auto-n1-b"],
@@ -124,6 +129,8 @@ fn what_stands_governs_or_is_being_given_back_stays() {
     for says in [
         ("Fenced", "False/NodeRestarted"),
         ("Fenced", "False/DryRun"),
+        // It was late: the storage had been given back before.
+        ("Fenced", "False/Unfenced"),
     ] {
         let over = [record("auto-n1-a", 1, says)];
         assert_eq!(without_agent(&over, &limit(0)), ["auto-n1-a"], "{says:?}");

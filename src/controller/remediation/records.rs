@@ -126,7 +126,10 @@ pub fn governs_instead(
         return governing(node, requests).cloned();
     };
     let mut wanted = own.clone();
-    wanted.metadata.deletion_timestamp = None;
+    if wanted.metadata.deletion_timestamp.take().is_some() {
+        // Nor had the agent said anything of the deletion then.
+        wanted.status = None;
+    }
     outranked_by(&wanted, requests).cloned()
 }
 

@@ -1,6 +1,7 @@
 //! A remediation that is deleted before the controller has noted what its success rests on, and one whose own request a person deleted before.
 
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::json;
 
 use super::super::dereference::Facts;
@@ -279,4 +280,18 @@ fn one_that_has_nothing_goes_at_once() {
     assert!(known.is_news);
     let plan = planned(&gone, &known);
     assert_eq!((plan.finalizer, plan.status), (Finalizer::Free, None));
+}
+
+/// A person's request governs; the remediation's own was deleted, and the agent has answered that: it had nothing fenced.
+#[test]
+fn what_the_agent_says_of_a_deleted_request_does_not_change_who_governed() {
+    let mut own = fenced(request(&json!({})), ConditionStatus::False, said::UNFENCED);
+    own.metadata.deletion_timestamp = own.metadata.creation_timestamp.clone();
+    let mut older = fenced(request(&json!({})), TRUE, said::PROVEN);
+    older.metadata.name = Some("a-persons".into());
+    older.metadata.uid = Some("uid of a person's".into());
+    older.metadata.creation_timestamp = Some(Time(Timestamp::UNIX_EPOCH));
+    let requests = [own.clone(), older.clone()];
+    let governs = governs_instead(Some(&own), "n1", &requests);
+    assert_eq!(governs.and_then(|r| r.uid()), older.uid());
 }

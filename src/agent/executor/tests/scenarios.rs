@@ -6,6 +6,7 @@ use crate::agent::executor::run;
 use crate::fence::order::{ReleaseLocks, Selection, WhenPathsRemain};
 use crate::fence::report::{DeviceOutcome, LocksOutcome, Outcome, StepKind, StepResult};
 use crate::fence::selection::RefusalReason;
+use crate::host::Bell;
 use crate::host::simulated::{Dropping, Group, InFlight, Layout, Under};
 
 fn only(group: Group) -> Layout {
@@ -382,9 +383,13 @@ fn what_stands_fenced_already_is_read_back_and_told_again() {
     let first = bench.journal().0.standings().all().expect("standings");
     let count = |bench: &Bench| bench.count("drop_vg vg1");
     assert_eq!(count(&bench), 1);
+    assert_eq!(first[0].proven_anew, None);
+    let mut last = None;
     // Somebody else asks, or the same with another spec: paths that are back change nothing about what stands.
     bench.order.when_paths_remain = WhenPathsRemain::Refuse;
     for uid in ["another", "a third"] {
+        let system = bench.node.host().system;
+        system.wait(&Bell::default(), 0, system.monotonic() + seconds(1));
         bench.order.uid = uid.into();
         let report = bench.fence();
         assert_eq!(
@@ -402,6 +407,9 @@ fn what_stands_fenced_already_is_read_back_and_told_again() {
             (&first[0].group, first[0].proven)
         );
         assert_eq!(now[0].uid, bench.order.uid, "it is this one's from now on");
+        let anew = now[0].proven_anew;
+        assert!(anew > last && anew > Some(first[0].proven), "{anew:?}");
+        last = anew;
     }
     assert_eq!(count(&bench), 1, "nothing is dropped twice");
     assert!(bench.held("other"));

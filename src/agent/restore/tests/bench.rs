@@ -90,6 +90,17 @@ impl Bench {
         self.fence_with(&self.fence, LocksOutcome::Released);
     }
 
+    /// Another request has a volume group fenced.
+    pub(super) fn fence_for(&self, uid: &str, vg: &str) {
+        let order = Order {
+            name: uid.into(),
+            uid: uid.into(),
+            volume_groups: Selection::Named(vec![vg.into()]),
+            ..self.fence.clone()
+        };
+        self.fence_with(&order, LocksOutcome::Released);
+    }
+
     /// A fence that keeps the locks.
     pub(super) fn fence_keeping_locks(&self) {
         let order = Order {

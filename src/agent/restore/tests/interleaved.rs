@@ -126,3 +126,36 @@ fn what_was_left_of_a_former_fence_is_none_of_the_one_that_came_since() {
     assert_eq!(report.groups[0].devices_removed, 1);
     assert_eq!(left(&bench), None);
 }
+
+/// Killed while devices were left, it stands again; then another request fenced it once more, and the journal tells of a third fence by now. That the
+/// fence has stood since before does not make it the one that the un-fence was about.
+#[test]
+fn what_stands_and_was_fenced_once_more_is_not_lifted_by_what_was_left_before() {
+    let killed = |at: u64| {
+        let mut bench = bench();
+        bench.order = order("vg1");
+        bench.once();
+        bench.wait(11);
+        bench.node.kill_at_call(at);
+        let _ = bench.try_once(&|| false);
+        bench.node.restart_agent();
+        // The next agent has a fence to carry out first.
+        bench.try_once(&|| true).expect("nobody killed it");
+        (left(&bench).is_some() && bench.guarded("vg1")).then_some(bench)
+    };
+    let bench = (1..60).find_map(killed).expect("one with devices left");
+    let half_way = || bench.journal().0.half_way().expect("read");
+    assert_eq!(half_way().len(), 1);
+    let before = left(&bench).expect("one is left").report;
+    let fenced_since = || {
+        let (journal, _) = bench.journal();
+        journal.fenced_since(&before).expect("read")
+    };
+    assert!(!fenced_since());
+    bench.wait(1);
+    bench.fence_for("uid-second", "vg1");
+    assert_eq!((half_way(), fenced_since()), (vec![], true));
+    bench.fence_for("uid-third", "vg2");
+    assert_eq!((half_way(), fenced_since()), (vec![], true));
+    assert!(bench.guarded("vg1"));
+}
