@@ -85,6 +85,8 @@ pub struct Desk {
     started: BTreeMap<Uid, (Monotonic, Timestamp)>,
     lifts: BTreeMap<Uid, UnfenceReport>,
     lifts_started: BTreeMap<Uid, (Monotonic, Timestamp)>,
+    /// Requests that went with `deletionPolicy: Retain`, and when what they may have left half-way is to be let go of.
+    retained: BTreeMap<Uid, Monotonic>,
     /// A fence of our own that waits for an un-fence to be interrupted.
     after_unfence: Option<Order>,
     running: Option<(Running, Arc<Reins>)>,
@@ -113,6 +115,7 @@ impl Desk {
             started: BTreeMap::new(),
             lifts: BTreeMap::new(),
             lifts_started: BTreeMap::new(),
+            retained: BTreeMap::new(),
             after_unfence: None,
             running: None,
             queue: Queue::default(),
