@@ -155,6 +155,13 @@ impl Desk {
         }
     }
 
+    /// What is half-way and was put out of mind for a fence that came to nothing. Not while anything is going on.
+    pub(super) fn remember_half_way(&mut self) {
+        for report in self.tools.actor.lifting() {
+            self.lifts.entry(report.order.uid.clone()).or_insert(report);
+        }
+    }
+
     /// A request has gone whose storage is not to be given back: nor is the rest of it, where that was begun. Its attempt ends, as one does whose
     /// request wants a fence.
     pub(super) fn retain(&mut self, uid: &str) {

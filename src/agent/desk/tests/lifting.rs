@@ -178,6 +178,29 @@ fn one_at_work_whose_request_is_deleted_with_retain_is_interrupted_and_let_go_of
 }
 
 #[test]
+fn one_whose_request_had_a_fence_refused_in_between_is_ended() {
+    let bench = Bench::new();
+    let (mut agent, mut request) = fails_to_join(&bench);
+    request.metadata.generation = Some(2);
+    request.spec.fence_state = FenceState::Fenced;
+    agent.desk.see(Seen::Is(Box::new(request.clone()), false));
+    agent.until("it is refused", |d| {
+        let refused = |k: &Known| matches!(k.report.outcome, Outcome::Refused(_));
+        d.known.get("uid-c").is_some_and(refused) && d.running.is_none()
+    });
+    assert!(agent.desk.lifts.contains_key("uid-c"), "still half-way");
+    request.metadata.deletion_timestamp = Some(Time(Timestamp::UNIX_EPOCH));
+    request.metadata.finalizers = Some(vec![crate::api::UNFENCE_FINALIZER.into()]);
+    agent.desk.see(Seen::Is(Box::new(request), false));
+    agent.until("it is given back", |d| {
+        let done = |l: &UnfenceReport| l.outcome == UnfenceOutcome::Done;
+        d.lifts.get("uid-c").is_some_and(done)
+    });
+    assert!(bench.held("c"));
+    assert_eq!(journal(&bench).lifts().all().expect("read"), []);
+}
+
+#[test]
 fn one_that_was_fenced_anew_since_is_not_given_back_by_the_next_agent() {
     let bench = Bench::new();
     leave(&bench, "b");
