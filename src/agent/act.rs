@@ -1,5 +1,7 @@
 //! Fences, un-fences and observations on threads of their own: neither a kernel that hangs nor an API server that hangs holds the other up.
 
+mod half_way;
+
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -179,21 +181,6 @@ impl Actor {
             tracing::error!(%error, "fences that wait for their turn are not known");
             Vec::new()
         })
-    }
-
-    /// The un-fences that were begun and have not ended, by this agent or an earlier one; the one that was at work last comes last. Not while anything
-    /// is going on.
-    #[must_use]
-    pub fn lifting(&self) -> Vec<UnfenceReport> {
-        let journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
-        let left = journal.half_way().unwrap_or_default();
-        left.into_iter().map(|lift| lift.report).collect()
-    }
-
-    /// What un-fences had lifted, and have left devices of, is watched over again. Not while anything is going on.
-    pub fn watch_again(&self) {
-        let journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
-        restore::watch_again(&self.host, &journal);
     }
 
     /// Whether a fence was proven and lifted since. Unknown is no.

@@ -36,7 +36,7 @@ use super::sentry::in_force::Learned;
 use super::sentry::records::worth_a_record;
 use crate::api::StorageFenceRequest;
 use crate::fence::report::Outcome;
-use crate::fence::unfence::UnfenceReport;
+use crate::fence::unfence::{UnfenceReport, left_standing};
 use crate::fence::{Monotonic, Order};
 use crate::host::Host;
 use crate::kubernetes::events::Events;
@@ -85,6 +85,8 @@ pub struct Desk {
     started: BTreeMap<Uid, (Monotonic, Timestamp)>,
     lifts: BTreeMap<Uid, UnfenceReport>,
     lifts_started: BTreeMap<Uid, (Monotonic, Timestamp)>,
+    /// Requests that went with `deletionPolicy: Retain`, and when what they may have left half-way is to be let go of.
+    retained: BTreeMap<Uid, Monotonic>,
     /// A fence of our own that waits for an un-fence to be interrupted.
     after_unfence: Option<Order>,
     running: Option<(Running, Arc<Reins>)>,
@@ -113,6 +115,7 @@ impl Desk {
             started: BTreeMap::new(),
             lifts: BTreeMap::new(),
             lifts_started: BTreeMap::new(),
+            retained: BTreeMap::new(),
             after_unfence: None,
             running: None,
             queue: Queue::default(),
@@ -282,6 +285,10 @@ impl Desk {
         self.hooks.ended(known);
         // What NodeStorage says of the volume groups is no longer so.
         self.tools.observer.look();
+        if !left_standing(&known.report.outcome) {
+            // It has touched nothing, so what was half-way before still is.
+            self.remember_half_way();
+        }
         let fenced = matches!(known.report.outcome, Outcome::Proven | Outcome::NotProven);
         let asked_for = Self::recorded(uid) && !hook::is_ours(uid);
         let alive = |r: &StorageFenceRequest| r.metadata.deletion_timestamp.is_none();

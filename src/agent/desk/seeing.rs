@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use super::{Desk, stored};
 use crate::api::StorageFenceRequest;
+use crate::api::request::DeletionPolicy;
 use crate::fence::unfence::{UnfenceOutcome, UnfenceReport};
 use crate::kubernetes::watch::Seen;
 
@@ -25,18 +26,15 @@ impl Desk {
             }
             Seen::Gone(request) => {
                 self.requests.remove(&uid(&request));
-                self.gone(&uid(&request));
+                self.gone(&uid(&request), &request);
             }
             Seen::Listed => {
                 let listing = self.listing.take().unwrap_or_default();
                 let before = std::mem::replace(&mut self.requests, listing);
-                for uid in before
-                    .keys()
-                    .filter(|uid| !self.requests.contains_key(*uid))
-                    .cloned()
-                    .collect::<Vec<_>>()
-                {
-                    self.gone(&uid);
+                for (uid, request) in before {
+                    if !self.requests.contains_key(&uid) {
+                        self.gone(&uid, &request);
+                    }
                 }
                 for (uid, request) in &self.requests {
                     self.tools.board.stored(uid, stored(request));
@@ -58,8 +56,12 @@ impl Desk {
         }
     }
 
-    fn gone(&mut self, uid: &str) {
+    /// `request` is what was last seen of it.
+    fn gone(&mut self, uid: &str, request: &StorageFenceRequest) {
         self.tools.board.forget(uid);
+        if request.spec.deletion_policy == DeletionPolicy::Retain {
+            self.retain(uid);
+        }
         if !self.runs(uid) && !self.queue.has(uid) {
             self.known.remove(uid);
             self.started.remove(uid);

@@ -15,6 +15,9 @@ use crate::fence::report::{Outcome, VolumeGroupReport};
 use crate::fence::unfence::{GroupReport, Standing, UnfenceOrder, UnfenceOutcome, UnfenceReport};
 use crate::fence::{Monotonic, Order};
 
+/// Until what is half-way is let go of anew, where it was not known what is left of it: the question may take its time, and the desk waits for it.
+const LET_GO_AGAIN: Duration = Duration::from_secs(30);
+
 impl Desk {
     /// Goes on with an un-fence that was killed: at once, whatever the API server does, since half-way is the worst place to stop at. Only a fence comes
     /// before it.
@@ -152,8 +155,49 @@ impl Desk {
         }
     }
 
+    /// What is half-way and was put out of mind for a fence that came to nothing. Not while anything is going on.
+    pub(super) fn remember_half_way(&mut self) {
+        for report in self.tools.actor.lifting() {
+            self.lifts.entry(report.order.uid.clone()).or_insert(report);
+        }
+    }
+
+    /// A request has gone whose storage is not to be given back: nor is the rest of it, where that was begun. Its attempt ends, as one does whose
+    /// request wants a fence.
+    pub(super) fn retain(&mut self, uid: &str) {
+        if let Some((running, reins)) = &self.running
+            && running.uid == uid
+            && running.work == Work::Unfence
+        {
+            reins.call_off();
+        }
+        self.retained.insert(uid.to_owned(), Monotonic::default());
+    }
+
+    /// Not while anything is going on.
+    fn let_go(&mut self) {
+        let now = self.tools.host.system.monotonic();
+        let due = self.retained.iter().filter(|(_, at)| **at <= now);
+        for uid in due.map(|(uid, _)| uid.clone()).collect::<Vec<_>>() {
+            if self.tools.actor.let_go(&uid) {
+                tracing::info!(
+                    uid,
+                    "a request is gone with deletionPolicy: Retain: what it left is not given back"
+                );
+                self.retained.remove(&uid);
+                self.lifts.remove(&uid);
+                self.lifts_started.remove(&uid);
+            } else {
+                self.retained.insert(uid, now + LET_GO_AGAIN);
+            }
+        }
+    }
+
     /// Un-fences that were left half-way and that no request asks for any more. What is known of others that are gone is forgotten.
     pub(super) fn abandoned(&mut self) -> Vec<UnfenceOrder> {
+        if self.running.is_none() {
+            self.let_go();
+        }
         // What is not recorded yet has no request.
         let gone = |uid: &String| !self.requests.contains_key(uid) && Self::recorded(uid);
         if self.running.is_some() || !self.listed || !self.lifts.keys().any(gone) {
@@ -161,6 +205,7 @@ impl Desk {
         }
         let mut left = self.tools.actor.lifting();
         left.retain(|l| !self.requests.contains_key(&l.order.uid));
+        left.retain(|l| !self.retained.contains_key(&l.order.uid));
         let of_it = |uid: &String| left.iter().any(|l| l.order.uid == *uid);
         self.lifts.retain(|uid, _| !gone(uid) || of_it(uid));
         // Not whatever else its order would mean by now.

@@ -31,7 +31,7 @@ use crate::fence::unfence::{
 };
 use crate::host::{Bell, Host, Result};
 use waiting::{INTERRUPTED, message, unseen, waits};
-pub use watch::watch_again;
+pub use watch::{let_go, watch_again};
 
 /// How long one question to the kernel or a daemon may take.
 const ASK: Duration = Duration::from_secs(3);

@@ -3,6 +3,7 @@
 use super::*;
 use crate::agent::journal::Lift;
 use crate::agent::restore::paths::Waiting;
+use crate::api::request::{DeletionPolicy, FenceState};
 use crate::fence::order::Selection;
 use crate::fence::unfence::{
     GroupReport, Health, Standing, UnfenceOrder, UnfenceOutcome, UnfenceReport,
@@ -53,7 +54,7 @@ fn each_of_them_is_ended_and_the_one_at_work_goes_first() {
     assert_eq!(known, ["uid-b", "uid-c"]);
     let unfenced = |name: &str| {
         let mut request = request(name, 1);
-        request.spec.fence_state = crate::api::request::FenceState::Unfenced;
+        request.spec.fence_state = FenceState::Unfenced;
         request
     };
     agent.requests([unfenced("b"), unfenced("c")]);
@@ -79,39 +80,124 @@ fn journal(bench: &Bench) -> Journal {
 }
 
 /// The storage of a volume group is to be joined, and nothing else is left to be done.
-fn not_joined(bench: &Bench, vg: &str) {
-    bench.node.state(|s| {
+fn leave_to_join(bench: &Bench, vg: &str) {
+    let map = format!("mpath-{vg}-0");
+    let uuid = bench.node.state(|s| {
         for lv in ["lv0", "lv1"] {
             s.deactivate(&format!("{vg}-{lv}"));
         }
         s.lockspaces.retain(|l| l.lockspace.vg_uuid != uuid_of(vg));
+        s.device(&map).expect("a map").dm.uuid.clone()
     });
+    let mut left = half_way(bench, vg);
+    left.report.groups[0].standing.maps = vec![(uuid, map)];
+    journal(bench).lifts().put(&left).expect("put");
 }
 
 #[test]
 fn one_whose_request_is_gone_is_ended_by_the_agent_that_runs() {
     let bench = Bench::new();
     leave(&bench, "b");
-    not_joined(&bench, "c");
-    let mut left = half_way(&bench, "c");
-    let map = bench
-        .node
-        .state(|s| s.device("mpath-c-0").expect("a map").dm.uuid.clone());
-    left.report.groups[0].standing.maps = vec![(map, "mpath-c-0".into())];
-    journal(&bench).lifts().put(&left).expect("put");
+    leave_to_join(&bench, "c");
     bench.node.state(|s| s.start = Starting::Fails);
     let mut agent = bench.agent();
     agent.until("a step fails", |d| {
         d.lifts.get("uid-c").is_some_and(|l| l.failures > 0)
     });
     bench.node.state(|s| s.start = Starting::Works);
-    // Neither has a request: they were deleted with deletionPolicy: Retain, or by force.
+    // Neither has a request: they were deleted by force, and nobody has said that their storage is to stay fenced.
     agent.requests([]);
     let lifts = journal(&bench).lifts();
     agent.until("both are ended", |d| {
         lifts.all().expect("read").is_empty() && d.lifts.is_empty()
     });
     assert!(bench.held("b") && bench.held("c"));
+}
+
+/// An un-fence of `c` whose last step has failed, and that would work by now. With the request that asks for it.
+fn fails_to_join(bench: &Bench) -> (Agent<'_>, StorageFenceRequest) {
+    leave_to_join(bench, "c");
+    bench.node.state(|s| s.start = Starting::Fails);
+    let mut agent = bench.agent();
+    let mut request = request("c", 1);
+    request.spec.fence_state = FenceState::Unfenced;
+    agent.requests([request.clone()]);
+    agent.until("a step fails", |d| {
+        let failed = d.lifts.get("uid-c").is_some_and(|l| l.failures > 0);
+        failed && d.running.is_none()
+    });
+    bench.node.state(|s| s.start = Starting::Works);
+    (agent, request)
+}
+
+#[test]
+fn one_whose_request_is_deleted_with_retain_is_let_go_of() {
+    for listed_anew in [false, true] {
+        let bench = Bench::new();
+        let (mut agent, mut request) = fails_to_join(&bench);
+        request.spec.deletion_policy = DeletionPolicy::Retain;
+        agent.desk.see(Seen::Is(Box::new(request.clone()), false));
+        if listed_anew {
+            agent.requests([]);
+        } else {
+            agent.desk.see(Seen::Gone(Box::new(request)));
+        }
+        let lifts = journal(&bench).lifts();
+        agent.until("it is let go of", |d| {
+            lifts.all().expect("read").is_empty() && d.lifts.is_empty()
+        });
+        assert!(!bench.held("c"), "given back");
+        // Nor does the next agent go on with it.
+        agent.kill();
+        let agent = bench.agent();
+        assert!(agent.desk.running.is_none() && agent.desk.lifts.is_empty());
+    }
+}
+
+#[test]
+fn one_at_work_whose_request_is_deleted_with_retain_is_interrupted_and_let_go_of() {
+    let bench = Bench::new();
+    let (mut agent, mut request) = fails_to_join(&bench);
+    bench.node.state(|s| s.start = Starting::Hangs);
+    let starts = |bench: &Bench| {
+        let log = bench.node.log();
+        log.iter().filter(|l| l.contains("lockstart")).count()
+    };
+    let before = starts(&bench);
+    agent.until("it is tried again", |_| starts(&bench) > before);
+    request.spec.deletion_policy = DeletionPolicy::Retain;
+    agent.desk.see(Seen::Gone(Box::new(request)));
+    assert!(agent.desk.runs("uid-c"), "at work");
+    let began = Instant::now();
+    let lifts = journal(&bench).lifts();
+    agent.until("it is let go of", |d| {
+        lifts.all().expect("read").is_empty() && d.lifts.is_empty()
+    });
+    assert!(began.elapsed() < Duration::from_secs(10));
+    assert!(!bench.held("c"), "given back");
+}
+
+#[test]
+fn one_whose_request_had_a_fence_refused_in_between_is_ended() {
+    let bench = Bench::new();
+    let (mut agent, mut request) = fails_to_join(&bench);
+    request.metadata.generation = Some(2);
+    request.spec.fence_state = FenceState::Fenced;
+    agent.desk.see(Seen::Is(Box::new(request.clone()), false));
+    agent.until("it is refused", |d| {
+        let refused = |k: &Known| matches!(k.report.outcome, Outcome::Refused(_));
+        d.known.get("uid-c").is_some_and(refused) && d.running.is_none()
+    });
+    assert!(agent.desk.lifts.contains_key("uid-c"), "still half-way");
+    request.metadata.deletion_timestamp = Some(Time(Timestamp::UNIX_EPOCH));
+    request.metadata.finalizers = Some(vec![crate::api::UNFENCE_FINALIZER.into()]);
+    agent.desk.see(Seen::Is(Box::new(request), false));
+    agent.until("it is given back", |d| {
+        let done = |l: &UnfenceReport| l.outcome == UnfenceOutcome::Done;
+        d.lifts.get("uid-c").is_some_and(done)
+    });
+    assert!(bench.held("c"));
+    assert_eq!(journal(&bench).lifts().all().expect("read"), []);
 }
 
 #[test]

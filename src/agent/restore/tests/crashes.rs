@@ -1,6 +1,7 @@
 //! kill -9 at every call of an un-fence, and its successor (S4).
 
 use super::Bench;
+use crate::agent::restore::let_go;
 use crate::fence::unfence::{UnfenceOutcome, UnfenceReport};
 use crate::host::simulated::{Daemon, Group, Layout};
 
@@ -98,6 +99,41 @@ fn what_a_killed_one_has_left_is_watched_over_before_the_next_look_has_ended() {
             bench.assert_done(&report, &format!("killed at call {at}"));
             assert!(!bench.guarded("vg1"));
         }
+    }
+    assert!(left > 1, "half-way");
+}
+
+/// Its request is gone, and was to keep the storage fenced: what is left of the fence is as if nothing had been begun, and the rest is nobody's.
+#[test]
+fn what_is_let_go_of_half_way_is_watched_over_and_not_gone_on_with() {
+    let mut left = 0;
+    for at in 1..40 {
+        let mut bench = Bench::ready(&layout());
+        bench.once();
+        bench.wait(11);
+        bench.node.kill_at_call(at);
+        let _ = bench.try_once(&|| false);
+        if !bench.node.restart_agent() {
+            continue;
+        }
+        let (journal, _) = bench.journal();
+        let half_way = journal.lifts().all().expect("read");
+        let host = bench.node.host();
+        assert!(let_go(&host, &journal, "another"));
+        assert_eq!(
+            journal.lifts().all().expect("read"),
+            half_way,
+            "not its own"
+        );
+        assert!(let_go(&host, &journal, "uid"));
+        assert_eq!(journal.lifts().all().expect("read"), [], "{at}");
+        let devices = bench.devices("vg1");
+        left += usize::from(devices.len() == 1);
+        assert_eq!(
+            bench.guarded("vg1"),
+            !devices.is_empty(),
+            "{at}: {devices:?}"
+        );
     }
     assert!(left > 1, "half-way");
 }
