@@ -216,9 +216,12 @@ impl Lifting<'_> {
     }
 
     fn note_lift(&self) -> std::result::Result<(), crate::agent::journal::Error> {
+        let mut report = self.report.clone();
+        // One that goes on with what another has left, and waits first: it is older than whatever is fenced from now on, and than nothing else.
+        report.started.get_or_insert(report.looked);
         self.journal.lifts().put(&Lift {
             lifted: self.lifted.clone(),
-            report: self.report.clone(),
+            report,
         })
     }
 

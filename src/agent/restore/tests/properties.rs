@@ -212,3 +212,35 @@ fn what_appears_while_lvm_looks_for_the_name_of_the_volume_group_is_in_the_way()
     bench.until_done(200);
     bench.check();
 }
+
+/// Found by the one above: what its successor writes of it while it waits for the paths is not older than the fence.
+#[test]
+fn killed_again_before_the_join_it_is_joined_all_the_same() {
+    let map = Under::Map {
+        active: 0,
+        queueing: true,
+    };
+    for kills in [[114, 21], [115, 21], [114, 22], [113, 21]] {
+        let layout = Layout {
+            groups: vec![
+                Group {
+                    linear: 1,
+                    thin: 0,
+                    under: vec![map],
+                    ..Group::target("vg0")
+                },
+                Group::bystander("other", true),
+                Group::bystander("local", false),
+            ],
+        };
+        let mut bench = Bench::ready(&layout);
+        killed(&mut bench, &kills);
+        let report = bench.until_done(200);
+        bench.check();
+        assert_eq!(report.outcome, UnfenceOutcome::Done);
+        let held = bench
+            .node
+            .state(|s| s.held(&crate::host::simulated::uuid_of("vg0")));
+        assert!(held, "{kills:?}: {report:#?}");
+    }
+}
