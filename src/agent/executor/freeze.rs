@@ -55,8 +55,9 @@ impl Fence<'_> {
                 return false;
             }
             let step = self.step(StepKind::FreezeLocks, group);
-            if self.result(StepKind::FreezeLocks, group) == Some(StepResult::Done) {
-                // By the agent that this one succeeds.
+            let frozen = self.result(StepKind::FreezeLocks, group) == Some(StepResult::Done);
+            if frozen || self.handed_on.contains(&group) {
+                // By the agent that this one succeeds; or in use under other locks since.
                 continue;
             }
             self.begin(step);
@@ -138,7 +139,8 @@ impl Fence<'_> {
         };
         let mut any = false;
         for group in 0..self.groups.len() {
-            if self.result(StepKind::FreezeLocks, group) != Some(StepResult::Failed) {
+            let failed = self.result(StepKind::FreezeLocks, group) == Some(StepResult::Failed);
+            if !failed || self.handed_on.contains(&group) {
                 continue;
             }
             let step = self.step(StepKind::FreezeLocks, group);

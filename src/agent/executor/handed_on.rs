@@ -82,7 +82,7 @@ impl Fence<'_> {
         let of = self.report.volume_groups.get(group);
         let name = of.map_or("", |g| g.name.as_str());
         let note = format!(
-            "Volume group {name} was joined to its lockspace again after its locks had been released: what came into use since is not touched"
+            "Volume group {name} was joined to its lockspace again after its locks had been let go: what came into use since is not touched"
         );
         self.handed_on.insert(group);
         self.note(note);

@@ -175,9 +175,12 @@ impl Fence<'_> {
     /// How long to go on: while sanlock holds a lockspace, for as long as the host may live.
     fn release_until(&self, began: Monotonic) -> Monotonic {
         let until = began + CONFIRM_LIMIT;
-        let held = |g: &VolumeGroupReport| g.released_after.is_none();
+        let held = |(at, g): (usize, &VolumeGroupReport)| {
+            g.released_after.is_none() && !self.handed_on.contains(&at)
+        };
+        let mut groups = self.report.volume_groups.iter().enumerate();
         match self.reset {
-            Some(reset) if self.report.volume_groups.iter().any(held) => until.max(reset.latest),
+            Some(reset) if groups.any(held) => until.max(reset.latest),
             _ => until,
         }
     }
@@ -378,7 +381,7 @@ impl Fence<'_> {
 
     fn all_ended(&self) -> bool {
         let confirmed = |g| self.result(StepKind::ConfirmRelease, g) == Some(StepResult::Done);
-        (0..self.groups.len()).all(confirmed)
+        (0..self.groups.len()).all(|g| confirmed(g) || self.handed_on.contains(&g))
     }
 
     fn conclude(&mut self) {

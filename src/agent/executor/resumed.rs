@@ -67,10 +67,10 @@ impl Fence<'_> {
             };
             let group = self.report.volume_groups.get(at);
             let released = group.is_some_and(|g| g.released_after.is_some());
-            // One that was proven has given its turn away in its release: others of it may wait yet for the lock manager.
+            // One whose release has begun was proven: others of it may wait yet for the lock manager.
             let others = self.groups.len() > self.handed_on.len() + 1;
-            let proven = self.report.outcome == Outcome::Proven && others;
-            if !released && !proven {
+            let proven = self.report.outcome == Outcome::Proven || self.has_begun_to_release();
+            if !released && !(proven && others) {
                 return Some(why);
             }
             self.handed_on_by_now(at);

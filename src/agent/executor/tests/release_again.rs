@@ -6,6 +6,8 @@ use super::Bench;
 use super::bench::{seconds, step};
 use super::giveway::{Process, assert_released, bench as two_groups};
 use super::prolonged::renewed_until;
+use super::renamed::killed_after_the_first_freeze;
+use crate::agent::executor::resume;
 use crate::agent::journal::{Record, Waits, Wanted};
 use crate::fence::report::{FenceReport, LocksOutcome, Outcome, StepKind, StepResult};
 use crate::host::simulated::{Daemon, InFlight, uuid_of};
@@ -184,4 +186,43 @@ fn one_that_is_not_wanted_any_more_ends_in_its_next_turn() {
     assert_eq!(report.locks, LocksOutcome::NotConfirmed);
     assert!(report.finished_after.is_some() && journal.gave_way().is_none());
     assert!(bench.node.now() < seconds(1140), "{:?}", bench.node.now());
+}
+
+/// One of two could not be frozen in time, and is in use by another name when the release is tried again: it keeps the other from nothing, and nothing
+/// is done to it.
+#[test]
+fn one_that_is_in_use_by_another_name_is_neither_frozen_nor_dropped_and_waited_for_by_nobody() {
+    let bench = killed_after_the_first_freeze();
+    renewed_until(&bench, 3000);
+    bench.node.state(|s| s.lvmlockd = Daemon::Dead);
+    let host = bench.node.host();
+    let (mut journal, left) = bench.journal();
+    let wanted = Arc::new(Wanted::default());
+    wanted.tell(Waits::First);
+    journal.ask(Arc::clone(&wanted));
+    let report = resume(
+        &host,
+        &mut journal,
+        left.expect("a record"),
+        &|| false,
+        &mut |_| (),
+    );
+    assert_waits(&report);
+    let record = journal.gave_way().expect("it gave way");
+    lvmlockd_is_back(&bench);
+    bench.node.state(|s| s.rename(&uuid_of("vg1"), "new"));
+    wanted.tell(Waits::Nobody);
+    let began = bench.node.now();
+    let report = resume(&host, &mut journal, record, &|| false, &mut |_| ());
+    bench.check();
+    assert!(bench.held("vg1") && !bench.held("vg0"), "{report:#?}");
+    let log = bench.node.log();
+    let touched = ["kill_vg new", "drop_vg new", "kill_vg vg1", "drop_vg vg1"];
+    assert!(
+        touched.iter().all(|what| bench.count(what) == 0),
+        "{log:#?}"
+    );
+    assert_eq!(report.locks, LocksOutcome::NotConfirmed, "{report:#?}");
+    let took = bench.node.now().saturating_sub(began);
+    assert!(took < seconds(30), "{took:?}");
 }

@@ -191,8 +191,8 @@ fn nor_is_it_by_the_successor_of_an_agent_that_was_killed_in_the_release() {
         s.rejoin(&uuid_of("vg1"));
         renew(s);
     };
-    for happens in [rejoin, renew] {
-        let (bench, report) = late_and_killed(false, happens, true);
+    for (tells, happens) in [(false, rejoin), (false, renew), (true, rejoin)] {
+        let (bench, report) = late_and_killed(tells, happens, true);
         assert!(bench.held("vg1") && !bench.held("vg0"), "{report:#?}");
         assert_eq!(report.locks, LocksOutcome::NotConfirmed, "{report:#?}");
         let log = bench.node.log();
