@@ -70,7 +70,8 @@ impl Fence<'_> {
             // One whose release has begun was proven: others of it may wait yet for the lock manager.
             let others = self.groups.len() > self.handed_on.len() + 1;
             let proven = self.report.outcome == Outcome::Proven || self.has_begun_to_release();
-            if !released && !(proven && others) {
+            let others_wait = proven && others;
+            if !released && !others_wait {
                 return Some(why);
             }
             self.handed_on_by_now(at);
