@@ -35,7 +35,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::agent::journal::{Begun, GroupRecord, Journal, MapRecord, Record, Standing};
+use crate::agent::journal::{GroupRecord, Journal, MapRecord, Record, Standing};
 use crate::fence::budget::ResetWindow;
 use crate::fence::order::ReleaseLocks;
 use crate::fence::plan::{self, Plan};
@@ -117,13 +117,10 @@ pub fn run(
         handed_on: BTreeSet::new(),
     };
     stands::tell_released(&mut fence.report, &groups, &standings);
+    // Of thousands of devices it takes megabytes, and the kernel is about to be asked for more.
+    drop((inventory, groups));
     fence.report.message = "Going on".into();
-    let begun = Begun {
-        order: fence.order.clone(),
-        groups: fence.groups.clone(),
-        reset: fence.reset,
-        report: fence.report.clone(),
-    };
+    let begun = fence.as_record(false).begun;
     match fence.journal.begin(begun) {
         Ok(()) => fence.journal.signs().give(),
         Err(e) => fence.note_journal(&e),
