@@ -357,23 +357,11 @@ pub struct Observer {
 }
 
 impl Observer {
-    /// As [`Self::start_with`], without a record of what stands.
-    ///
-    /// # Errors
-    /// When the system has no thread to give.
-    pub fn start(
-        host: Host,
-        pause: Duration,
-        took: impl Fn(Duration) + Send + 'static,
-    ) -> std::io::Result<Self> {
-        Self::start_with(host, None, pause, took)
-    }
-
     /// Begins to look, on a thread of its own: also below what stands fenced, as far as it is recorded. `took` is told how long each look took.
     ///
     /// # Errors
     /// When the system has no thread to give.
-    pub fn start_with(
+    pub fn start(
         host: Host,
         standings: Option<Standings>,
         pause: Duration,

@@ -43,7 +43,7 @@ async fn a_node_that_registers_anew_owns_its_report() {
         pod: None,
         boot_id: "boot".into(),
         host: host.clone(),
-        observer: Observer::start(host, Duration::from_secs(60), |_| {}).unwrap(),
+        observer: Observer::start(host, None, Duration::from_secs(60), |_| {}).unwrap(),
         standing: watch::channel(Vec::new()).1,
         outlook: watch::channel(Outlook::default()).1,
         sight,

@@ -38,7 +38,7 @@ fn it_rests_for_as_long_as_it_has_looked_however_often_somebody_rings() {
     let tell = Arc::clone(&lengths);
     let began = Instant::now();
     let took = move |length| tell.lock().expect("lock").push(length);
-    let observer = Observer::start(host, Duration::from_mins(1), took).expect("a thread");
+    let observer = Observer::start(host, None, Duration::from_mins(1), took).expect("a thread");
     while lengths.lock().expect("lock").len() < 8 {
         observer.look();
         std::thread::sleep(Duration::from_millis(1));

@@ -156,7 +156,7 @@ impl Agent {
         let counts = metrics.clone();
         let took = move |took| counts.observed(took);
         let below = Some(standings.clone());
-        let observer = Observer::start_with(host.clone(), below, pause, took).map_err(thread)?;
+        let observer = Observer::start(host.clone(), below, pause, took).map_err(thread)?;
         let facts = preflight::start(&host, &host::Paths::default(), &options.state_directory)
             .map_err(thread)?;
         let standing = guard(&host, standings, actor.said()).map_err(thread)?;

@@ -26,7 +26,9 @@ pub struct DiskMark {
 }
 
 impl DiskMark {
-    fn is_empty(&self) -> bool {
+    /// Whether it tells nothing: which partition it is alone does not.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
         self.wwid.is_none() && self.sequence.is_none()
     }
 }

@@ -69,7 +69,7 @@ impl Bench {
         let (journal, left) = Journal::open(self.state.path(), &boot_id).expect("open");
         let (actor, said) = Actor::new(host.clone(), journal);
         let pause = Duration::from_millis(200);
-        let observer = Observer::start(host.clone(), pause, |_| ()).expect("a thread");
+        let observer = Observer::start(host.clone(), None, pause, |_| ()).expect("a thread");
         let store = Store::new(self.state.path(), &boot_id);
         let (sentry, to_make) = Sentry::new("n1", store, host.system.monotonic());
         let tools = Tools {
@@ -392,6 +392,8 @@ fn a_kill_hook_of_another_volume_group_goes_first_and_that_of_the_same_waits() {
     assert!(bench.held("a") && bench.count("kill_vg a") == 1);
     bench.io_ends();
     agent.until("a is released", released("a"));
+    // That is told before its thread has ended.
+    agent.until("a has ended", |desk| !desk.runs("uid-a"));
     assert_eq!(of_a.try_recv(), Ok(Ok(())));
 }
 

@@ -147,7 +147,7 @@ pub fn resume(
     progress: &mut dyn FnMut(&FenceReport),
 ) -> FenceReport {
     let rewritten = journal.resume(&record);
-    let releases_again = record.begun_to_release();
+    let given_up = record.given_up();
     let message = "Completing the fence of an agent that was killed";
     let mut report = giveway::reported(record.finished).unwrap_or(FenceReport {
         message: message.into(),
@@ -166,7 +166,7 @@ pub fn resume(
         report,
         resumed: true,
         gave_way: false,
-        releases_again,
+        releases_again: false,
         leave: &|| false,
         cancel,
         unguarded: BTreeSet::new(),
@@ -175,6 +175,7 @@ pub fn resume(
     if let Err(e) = rewritten {
         fence.note_journal(&e);
     }
+    fence.releases_again = given_up && fence.has_begun_to_release();
     fence.hand_on_now();
     let anew = fence.in_use_anew();
     if let Some(why) = anew

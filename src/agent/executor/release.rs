@@ -121,7 +121,8 @@ impl Fence<'_> {
                             Then::Wait => {}
                             Then::Freeze => {
                                 let now = self.host.system.monotonic();
-                                if self.is_minded(now.since(*began), Some(sanlock), *prolonged) {
+                                let holds = self.holds(Some(sanlock));
+                                if self.is_minded(now.since(*began), holds, *prolonged) {
                                     break 'rounds;
                                 }
                                 if now < self.release_until(*began) {
@@ -151,7 +152,7 @@ impl Fence<'_> {
             let now = self.host.system.monotonic();
             let known = self.release_until(*began);
             let holds = self.holds(sanlock.as_ref().ok());
-            if self.is_minded(now.since(*began), sanlock.as_ref().ok(), *prolonged) {
+            if self.is_minded(now.since(*began), holds, *prolonged) {
                 break;
             }
             if now >= known && holds {
@@ -195,13 +196,7 @@ impl Fence<'_> {
     }
 
     /// Whether to end it for others: another fence that waits goes first, or whoever asked for this one wants the storage back.
-    fn is_minded(
-        &mut self,
-        waited: Duration,
-        sanlock: Option<&SanlockStatus>,
-        prolonged: bool,
-    ) -> bool {
-        let holds = self.holds(sanlock);
+    fn is_minded(&mut self, waited: Duration, holds: bool, prolonged: bool) -> bool {
         self.release_gives_way(waited, holds, prolonged)
             || ((self.releases_again || prolonged) && (self.cancel)())
     }

@@ -1,11 +1,11 @@
 //! Whether what was proven to be closed still is, right before locks are given away (S1).
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::telling::telling;
-use super::track::{Proof, closed};
+use super::track::{Proof, open_groups};
 use super::{Fence, LIST_LIMIT, limited};
 use crate::fence::DmDevice;
 use crate::fence::remembered::ReadMark;
@@ -43,10 +43,7 @@ impl Fence<'_> {
         match proof.again(&self.groups, &self.handed_on, &list, &mark, now) {
             Ok(again) => *proof = again,
             Err(open) => {
-                for group in open {
-                    self.tell_open(group, &list);
-                }
-                self.publish();
+                self.tell_open(open, &list);
                 return Some(false);
             }
         }
@@ -55,21 +52,21 @@ impl Fence<'_> {
 
     /// Of a fence that was proven in an earlier turn, by that list.
     pub(super) fn tell_reopened(&mut self, list: &[DmDevice], mark: ReadMark<'_>) {
-        let all = self.groups.iter().enumerate();
-        let open: Vec<usize> = all
-            .filter(|(at, g)| !self.handed_on.contains(at) && !closed(g, list, mark))
-            .map(|(at, _)| at)
-            .collect();
-        for group in &open {
-            self.tell_open(*group, list);
-        }
+        let open = open_groups(&self.groups, &self.handed_on, list, mark);
         if !open.is_empty() {
-            self.publish();
+            self.tell_open(open, list);
         }
     }
 
-    /// It is not proven any more, until it is again.
-    fn tell_open(&mut self, group: usize, list: &[DmDevice]) {
+    fn tell_open(&mut self, groups: BTreeSet<usize>, list: &[DmDevice]) {
+        for group in groups {
+            self.not_proven_any_more(group, list);
+        }
+        self.publish();
+    }
+
+    /// Until it is again.
+    fn not_proven_any_more(&mut self, group: usize, list: &[DmDevice]) {
         let name = self.groups.get(group).map_or("", |g| g.name.as_str());
         let open = format!("A device of volume group {name} could reach the SAN again");
         let why =

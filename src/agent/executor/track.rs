@@ -15,7 +15,7 @@ use crate::fence::remembered::{ReadMark, strangers};
 use crate::fence::topology;
 use crate::fence::{DevNo, DmDevice, Monotonic};
 
-pub(super) use proof::Proof;
+pub(super) use proof::{Proof, open_groups};
 pub(super) use strange::closed;
 use strange::{foreign, learn};
 

@@ -190,14 +190,11 @@ impl Crew {
     /// Puts down what became of the last job and takes the next one up, at one go: a thousand devices on many threads meet at this table.
     fn next(&self, host: &Host, ended: Option<(Job, Attempt)>) -> Option<Job> {
         let mut table = self.table();
-        let mut rings = false;
+        let (mut rings, mut settled) = (false, false);
         if let Some((job, attempt)) = ended {
             table.at.remove(&job.at);
             table.left.remove(&job.at);
-            let settled = matches!(attempt, Attempt::Swapped(_) | Attempt::Gone);
-            if settled {
-                self.signs.give();
-            }
+            settled = matches!(attempt, Attempt::Swapped(_) | Attempt::Gone);
             // Nothing has to be decided while all goes well and others are at it: each ring costs a switch of threads.
             let last = table.jobs.is_empty() && table.at.is_empty();
             rings = table.let_go(&job) || last || !settled;
@@ -224,6 +221,10 @@ impl Crew {
         drop(table);
         if rings {
             self.bell.ring();
+        }
+        // Not at the table, where all others would wait for the file.
+        if settled {
+            self.signs.give();
         }
         job
     }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::agent::executor::track::Book;
+use crate::agent::journal::{Journal, Turn};
 use crate::fence::DmDevice;
 use crate::host::simulated::{Layout, Simulation};
 
@@ -45,7 +46,12 @@ fn who_waits_for_a_device_is_known_and_no_physical_volume_does() {
 #[test]
 fn they_call_for_what_somebody_waits_for_and_when_none_is_at_it_any_more() {
     let host = Simulation::new(&Layout::default()).host();
-    let crew = Crew::new(&host, Signs::default());
+    let directory = tempfile::tempdir().expect("a directory");
+    let boot_id = host.system.boot_id().expect("boot ID");
+    let (mut journal, _) = Journal::open(directory.path(), &boot_id).expect("a journal");
+    let turn = Turn::take(directory.path(), "agent", Duration::ZERO);
+    journal.hold(turn.expect("the turn"));
+    let crew = Crew::new(&host, journal.signs());
     let job = |(at, below): (usize, &[u32])| Job {
         at,
         uuid: format!("LVM-{at}").into(),
@@ -75,5 +81,7 @@ fn they_call_for_what_somebody_waits_for_and_when_none_is_at_it_any_more() {
     assert!(!called(5, Attempt::Gone));
     assert!(called(0, swapped()), "it was the last");
     assert_eq!(crew.letters().len(), 2 * jobs.len());
+    // What is to be tried again is no sign that anything gets done.
+    assert_eq!(crew.signs.given(), 5);
     assert!(crew.table().held.is_empty());
 }

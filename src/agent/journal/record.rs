@@ -3,7 +3,6 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Begun, line};
-use crate::fence::order::ReleaseLocks;
 use crate::fence::report::{FenceReport, LocksOutcome, Outcome, StepKind, StepReport, StepResult};
 
 #[derive(Serialize, Deserialize)]
@@ -66,14 +65,6 @@ impl Record {
         };
         let ended = |r: &FenceReport| r.outcome != Outcome::NotProven && !releases(r);
         self.steps.iter().any(begun) && !self.finished.as_ref().is_some_and(ended)
-    }
-
-    /// Whether its release had begun when it was given up, or when another went before.
-    #[must_use]
-    pub fn begun_to_release(&self) -> bool {
-        let begun = |s: &StepReport| s.kind == StepKind::Release && s.result != StepResult::Planned;
-        let releases = self.begun.order.release_locks != ReleaseLocks::Never;
-        self.given_up() && releases && self.steps.iter().any(begun)
     }
 
     /// Whether it was reported as not proven: until then nothing goes before it.

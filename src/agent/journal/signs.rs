@@ -38,7 +38,7 @@ impl Signs {
         })))
     }
 
-    /// Something got done. Takes no lock and no time.
+    /// Something got done. Takes no lock, and no time but for a system call every [`EVERY`].
     pub fn give(&self) {
         let Some(given) = &self.0 else {
             return;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::look::{OBSERVE, now, openers};
 use super::{Lifting, Obstacle, Step};
+use crate::agent::executor::FIND_OUT;
 use crate::agent::observe::observe;
 use crate::fence::remembered::strangers;
 use crate::fence::report::StepResult;
@@ -188,10 +189,14 @@ impl Lifting<'_> {
         // a physical volume, is none of its business: it would be waited for in vain.
         let mark = |dev| self.host.system.mark(dev);
         let strange = || strangers(&devices, &standing.uuid, &standing.pvs, &mark);
-        let found = own.or_else(|| strange().first().map(|s| s.device))?;
+        let found = own.map(|d| (d, true));
+        let found = found.or_else(|| strange().first().map(|s| (s.device, s.surely)));
+        let (device, surely) = found?;
+        // Nobody is told to remove what may be somebody else's (S2).
+        let then = if surely { "remove it first" } else { FIND_OUT };
         Some(format!(
-            "{} may still use the storage that the locks protect; remove it first",
-            found.name
+            "{} may still use the storage that the locks protect; {then}",
+            device.name
         ))
     }
 

@@ -91,7 +91,7 @@ async fn outcome(node: &Simulation, task: DeclareDead, request: Value) -> Declar
         }
         (200, request.clone())
     });
-    let observer = Observer::start(node.host(), Duration::from_millis(50), |_| {}).unwrap();
+    let observer = Observer::start(node.host(), None, Duration::from_millis(50), |_| {}).unwrap();
     let mut latest = observer.latest();
     latest.wait_for(Option::is_some).await.unwrap();
     let (tell, mut told) = watch::channel(Vec::new());
@@ -312,7 +312,7 @@ async fn what_is_done_is_not_done_again() {
 #[tokio::test]
 async fn a_sanlock_that_hangs_is_given_up_and_not_asked_by_a_second_thread() {
     let node = node();
-    let observer = Observer::start(node.host(), Duration::from_millis(50), |_| {}).unwrap();
+    let observer = Observer::start(node.host(), None, Duration::from_millis(50), |_| {}).unwrap();
     let mut latest = observer.latest();
     latest.wait_for(Option::is_some).await.unwrap();
     let peer = Peer {

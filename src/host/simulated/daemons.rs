@@ -80,7 +80,14 @@ impl Lvmlockd for Simulation {
     }
 
     fn kill_vg(&self, vg: &str) -> Result<()> {
-        let mut state = self.reach("lvmlockd", |s| s.lvmlockd)?;
+        let which = |s: &State| {
+            if s.kill_hangs {
+                Daemon::Hangs
+            } else {
+                s.lvmlockd
+            }
+        };
+        let mut state = self.reach("lvmlockd", which)?;
         let Some(at) = state
             .lockspaces
             .iter()

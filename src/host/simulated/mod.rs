@@ -120,6 +120,8 @@ pub struct State {
     pub marks_read: usize,
     /// `/sys/kernel/rcu_expedited`.
     pub rcu_expedited: u32,
+    /// Whether `kill_vg` waits in the lockspace's thread, behind a lock that the SAN does not give, while lvmlockd answers all else.
+    pub kill_hangs: bool,
     /// Drops of lockspaces.
     pub drop: Dropping,
     /// sanlock's version.

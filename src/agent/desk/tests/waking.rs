@@ -36,7 +36,7 @@ fn looks(bench: &Bench, times: u32) -> Observer {
             std::thread::sleep(LIMIT);
         }
     };
-    let observer = Observer::start(bench.node.host(), LIMIT, took).expect("a thread");
+    let observer = Observer::start(bench.node.host(), None, LIMIT, took).expect("a thread");
     let began = Instant::now();
     while times > 0 && observer.latest().borrow().is_none() {
         assert!(began.elapsed() < LIMIT);

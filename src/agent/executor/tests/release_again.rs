@@ -226,3 +226,27 @@ fn one_that_is_in_use_by_another_name_is_neither_frozen_nor_dropped_and_waited_f
     let took = bench.node.now().saturating_sub(began);
     assert!(took < seconds(30), "{took:?}");
 }
+
+/// Tried again and again, a late freeze takes its time each time: the other is let go first all the same.
+#[test]
+fn a_late_freeze_that_is_not_answered_lets_another_go_first() {
+    let bench = killed_after_the_first_freeze();
+    renewed_until(&bench, 3000);
+    bench.node.state(|s| s.kill_hangs = true);
+    let (mut journal, left) = bench.journal();
+    let wanted = Arc::new(Wanted::default());
+    wanted.tell(Waits::First);
+    journal.ask(wanted);
+    let host = bench.node.host();
+    let report = resume(
+        &host,
+        &mut journal,
+        left.expect("a record"),
+        &|| false,
+        &mut |_| (),
+    );
+    assert_waits(&report);
+    assert!(journal.gave_way().is_some() && !bench.held("vg0") && bench.held("vg1"));
+    // A minute after the proof, and the try that was under way by then.
+    assert!(bench.node.now() < seconds(1085), "{:?}", bench.node.now());
+}

@@ -36,8 +36,7 @@ impl Proof {
         !std::mem::replace(&mut self.tried, true)
     }
 
-    /// The same proof, had once more from a listing that was begun then; or the places of the volume groups of which something is open by now.
-    /// But for those that are `left_out`.
+    /// The same proof, had once more from a listing that was begun then; or the [`open_groups`].
     pub(in crate::agent::executor) fn again(
         &self,
         groups: &[GroupRecord],
@@ -46,11 +45,7 @@ impl Proof {
         mark: ReadMark<'_>,
         begun: Monotonic,
     ) -> Result<Self, BTreeSet<usize>> {
-        let all = groups.iter().enumerate();
-        let open: BTreeSet<usize> = all
-            .filter(|(at, g)| !left_out.contains(at) && !closed(g, list, mark))
-            .map(|(at, _)| at)
-            .collect();
+        let open = open_groups(groups, left_out, list, mark);
         if open.is_empty() {
             Ok(Self {
                 as_of: begun.max(self.as_of),
@@ -59,5 +54,36 @@ impl Proof {
         } else {
             Err(open)
         }
+    }
+}
+
+/// The places of the volume groups of which something is open by that list. But for those that are `left_out`.
+pub(in crate::agent::executor) fn open_groups(
+    groups: &[GroupRecord],
+    left_out: &BTreeSet<usize>,
+    list: &[DmDevice],
+    mark: ReadMark<'_>,
+) -> BTreeSet<usize> {
+    let all = groups.iter().enumerate();
+    all.filter(|(at, g)| !left_out.contains(at) && !closed(g, list, mark))
+        .map(|(at, _)| at)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fence::DiskMark;
+
+    /// A release that has it anew time and again gets nothing done by that.
+    #[test]
+    fn only_the_first_look_for_a_newer_one_counts_as_one() {
+        let at = |seconds| Monotonic::default() + Duration::from_secs(seconds);
+        let mut proof = Proof::of(at(1));
+        assert!(proof.first_look() && !proof.first_look());
+        let again = proof.again(&[], &BTreeSet::new(), &[], &|_| DiskMark::default(), at(5));
+        let mut again = again.expect("nothing is open");
+        assert_eq!(again.age(at(6)), Duration::from_secs(1));
+        assert!(!again.first_look());
     }
 }

@@ -6,7 +6,7 @@ use crate::agent::executor::FIND_OUT;
 use crate::agent::journal::GroupRecord;
 use crate::fence::remembered::{ReadMark, Stranger, strangers};
 use crate::fence::topology;
-use crate::fence::{DevNo, DiskMark, DmDevice, PvRecord};
+use crate::fence::{DevNo, DmDevice, PvRecord};
 
 /// Whether nothing of a volume group can reach the SAN, by that list of all devices. What may stand on a physical volume counts as if it did: this
 /// is what locks are released on (S1).
@@ -36,7 +36,7 @@ pub(super) fn learn(
         let device = list.iter().find(|d| d.dev == dev);
         let found = PvRecord::new(dev, device.map_or("", |d| &d.uuid), mark);
         // A disk whose folder has gone tells nothing any more, and is known already.
-        let tells = !found.uuid.is_empty() || found.disk != DiskMark::default();
+        let tells = !found.uuid.is_empty() || !found.disk.is_empty();
         let known = |pv: &PvRecord| *pv == found || (!tells && pv.dev == dev);
         if !group.pvs.iter().any(known) {
             group.pvs.push(found);
@@ -93,5 +93,24 @@ mod tests {
         }
         let is = PvRecord::new(dm(1), "mpath-b", &mark);
         assert_eq!(group.pvs, [was, PvRecord::new(sd, "", &mark), is]);
+    }
+
+    #[test]
+    fn a_disk_that_the_kernel_has_dropped_is_known_by_what_it_was() {
+        let sd = DevNo { major: 8, minor: 0 };
+        let mark = |_| DiskMark {
+            sequence: Some(4),
+            ..DiskMark::default()
+        };
+        let own = DmDevice {
+            deps: vec![sd],
+            ..DmDevice::default()
+        };
+        let mut group = GroupRecord::default();
+        learn(&mut group, &[&own], &[], &mark);
+        let was = [PvRecord::new(sd, "", &mark)];
+        assert_eq!(group.pvs, was);
+        learn(&mut group, &[&own], &[], &|_| DiskMark::default());
+        assert_eq!(group.pvs, was);
     }
 }

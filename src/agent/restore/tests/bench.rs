@@ -18,6 +18,17 @@ pub(super) const fn seconds(n: u64) -> Duration {
     Duration::from_secs(n)
 }
 
+/// Of a request of its own, to give back that volume group.
+pub(super) fn order(vg: &str) -> UnfenceOrder {
+    UnfenceOrder {
+        name: format!("request-{vg}"),
+        uid: format!("uid-{vg}"),
+        generation: 2,
+        volume_groups: Selection::Named(vec![vg.into()]),
+        healthy_for: seconds(10),
+    }
+}
+
 pub(super) struct Bench {
     pub(super) node: Simulation,
     directory: tempfile::TempDir,

@@ -68,20 +68,25 @@ fn a_second_kill_of_an_un_fence_is_survived_too() {
     }
 }
 
+/// An attempt whose paths have been healthy for long enough is killed at that call, and the agent is started again. None: it made fewer.
+fn killed_at_work(at: u64) -> Option<Bench> {
+    let mut bench = Bench::ready(&layout());
+    bench.once();
+    bench.wait(11);
+    bench.node.kill_at_call(at);
+    let _ = bench.try_once(&|| false);
+    bench.node.restart_agent().then_some(bench)
+}
+
 /// Until a complete look says otherwise the guard keeps what it watched: the next agent has a fence to carry out first, or cannot tell how things stand.
 #[test]
 fn what_a_killed_one_has_left_is_watched_over_before_the_next_look_has_ended() {
     let mut left = 0;
     for at in 1..40 {
         for unknown in [false, true] {
-            let mut bench = Bench::ready(&layout());
-            bench.once();
-            bench.wait(11);
-            bench.node.kill_at_call(at);
-            let _ = bench.try_once(&|| false);
-            if !bench.node.restart_agent() {
+            let Some(mut bench) = killed_at_work(at) else {
                 continue;
-            }
+            };
             if unknown {
                 bench.node.state(|s| s.lvmlockd = Daemon::Dead);
             }
@@ -108,14 +113,9 @@ fn what_a_killed_one_has_left_is_watched_over_before_the_next_look_has_ended() {
 fn what_is_let_go_of_half_way_is_watched_over_and_not_gone_on_with() {
     let mut left = 0;
     for at in 1..40 {
-        let mut bench = Bench::ready(&layout());
-        bench.once();
-        bench.wait(11);
-        bench.node.kill_at_call(at);
-        let _ = bench.try_once(&|| false);
-        if !bench.node.restart_agent() {
+        let Some(bench) = killed_at_work(at) else {
             continue;
-        }
+        };
         let (journal, _) = bench.journal();
         let half_way = journal.lifts().all().expect("read");
         let host = bench.node.host();

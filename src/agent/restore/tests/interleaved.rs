@@ -1,20 +1,11 @@
 //! Un-fences of several requests on one node, each at its turn: none of them loses what another has left half-way (S4).
 
-use super::{Bench, seconds};
+use super::Bench;
+use super::bench::order;
 use crate::agent::journal::Lift;
 use crate::fence::order::Selection;
 use crate::fence::unfence::{BlockerReason, UnfenceOrder, UnfenceOutcome, UnfenceReport};
 use crate::host::simulated::{Group, Layout, Starting, uuid_of};
-
-fn order(vg: &str) -> UnfenceOrder {
-    UnfenceOrder {
-        name: format!("request-{vg}"),
-        uid: format!("uid-{vg}"),
-        generation: 2,
-        volume_groups: Selection::Named(vec![vg.into()]),
-        healthy_for: seconds(10),
-    }
-}
 
 fn bench() -> Bench {
     Bench::ready(&Layout {

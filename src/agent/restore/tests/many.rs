@@ -3,21 +3,11 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
+use super::bench::order;
 use super::{Bench, seconds};
 use crate::agent::restore::paths::Paths;
-use crate::fence::order::Selection;
-use crate::fence::unfence::{UnfenceOrder, UnfenceOutcome, UnfenceReport};
+use crate::fence::unfence::{UnfenceOutcome, UnfenceReport};
 use crate::host::simulated::{Group, Layout};
-
-fn order(vg: &str) -> UnfenceOrder {
-    UnfenceOrder {
-        name: format!("request-{vg}"),
-        uid: format!("uid-{vg}"),
-        generation: 2,
-        volume_groups: Selection::Named(vec![vg.into()]),
-        healthy_for: seconds(10),
-    }
-}
 
 /// Looks of two seconds each, and the one whose last look is longest ago goes first: more than fifteen seconds are between two looks of one.
 #[test]

@@ -40,11 +40,26 @@ fn a_device_on_a_physical_volume_that_came_back_keeps_the_locks_from_being_dropp
         .state(|s| s.activate(NUMBER, "stranger", "", map));
     let report = bench.until_done(60);
     assert_ne!(report.outcome, UnfenceOutcome::Done, "{report:#?}");
-    assert!(
-        report.message.contains("stranger may still use"),
-        "{}",
-        report.message
-    );
+    let told = "stranger may still use the storage that the locks protect; remove it first";
+    assert!(report.message.contains(told), "{}", report.message);
+    assert_eq!(bench.log_of("drop_vg"), Vec::<String>::new());
+}
+
+/// It may be somebody else's (S2).
+#[test]
+fn what_only_has_the_number_of_a_physical_volume_is_not_told_to_be_removed() {
+    let (mut bench, disk) = without_multipath();
+    bench.fence_keeping_locks();
+    bench.close_all();
+    bench.node.state(|s| {
+        // It would tell that it is.
+        s.deactivate("vg1-lvmlock");
+        s.activate(NUMBER, "stranger", "", disk);
+    });
+    let report = bench.until_done(60);
+    assert_ne!(report.outcome, UnfenceOutcome::Done, "{report:#?}");
+    let told = "stranger may still use the storage that the locks protect; find out whose disk";
+    assert!(report.message.contains(told), "{}", report.message);
     assert_eq!(bench.log_of("drop_vg"), Vec::<String>::new());
 }
 
@@ -56,8 +71,8 @@ fn mark(wwid: &str, sequence: u64) -> DiskMark {
     }
 }
 
-/// Without multipath, fenced, and the number of its disk.
-fn on_a_disk(mark: Option<DiskMark>) -> (Bench, DevNo) {
+/// One without multipath, and the number of its disk.
+fn without_multipath() -> (Bench, DevNo) {
     let bench = Bench::new(&Layout {
         groups: vec![Group {
             under: vec![Under::Disk(false)],
@@ -67,6 +82,12 @@ fn on_a_disk(mark: Option<DiskMark>) -> (Bench, DevNo) {
     let groups = bench.node.inventory().volume_groups;
     let vg1 = groups.iter().find(|g| g.uuid == uuid_of("vg1"));
     let disk = vg1.expect("the volume group").pvs[0].dev;
+    (bench, disk)
+}
+
+/// The same, fenced, and what the kernel told of its disk.
+fn on_a_disk(mark: Option<DiskMark>) -> (Bench, DevNo) {
+    let (bench, disk) = without_multipath();
     bench
         .node
         .state(|s| s.marks.extend(mark.map(|m| (disk, m))));
