@@ -153,16 +153,17 @@ fn devices(n: u32) -> Vec<DmDevice> {
     let device =
         |minor, name: String, uuid: String, kind: &str, params: String, deps: &[DevNo]| DmDevice {
             dev: DevNo { major: 253, minor },
-            name,
-            uuid,
+            name: name.into(),
+            uuid: uuid.into(),
             sectors: 8192,
             targets: vec![Target {
                 start: 0,
                 length: 8192,
                 kind: kind.into(),
-                params,
-            }],
-            deps: deps.to_vec(),
+                params: params.into(),
+            }]
+            .into(),
+            deps: deps.to_vec().into(),
             ..DmDevice::default()
         };
     let map = device(

@@ -20,7 +20,7 @@ static HEAP: PeakAlloc = PeakAlloc;
 
 /// Of each device: its report, its place in the swap, its line in two lists of the kernel's, and what the simulated node notes of it; without what was
 /// known of it before, which is let go of.
-const A_DEVICE: usize = 960;
+const A_DEVICE: usize = 640;
 /// Whatever the number of devices: threads, steps, files.
 const ANYWAY: usize = 64 << 10;
 

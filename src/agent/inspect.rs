@@ -295,8 +295,8 @@ mod tests {
             params: params.into(),
         };
         let two = DmDevice {
-            targets: vec![target(0, "8:0 2048"), target(8, "")],
-            deps: vec![DevNo { major: 8, minor: 0 }],
+            targets: vec![target(0, "8:0 2048"), target(8, "")].into(),
+            deps: vec![DevNo { major: 8, minor: 0 }].into(),
             ..DmDevice::default()
         };
         let json = serde_json::to_value(device(&two)).unwrap();

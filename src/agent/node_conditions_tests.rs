@@ -196,7 +196,8 @@ fn the_paths_of_a_fenced_volume_group_are_still_seen() {
             length: 8,
             kind: "error".into(),
             ..Target::default()
-        }],
+        }]
+        .into(),
         ..DmDevice::default()
     };
     let fenced = |active| VolumeGroup {

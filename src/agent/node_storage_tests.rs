@@ -140,8 +140,9 @@ fn a_group_stands_fenced_when_every_device_is_on_the_error_target() {
             start: 0,
             length: device.sectors,
             kind: "error".into(),
-            params: String::new(),
-        }];
+            params: smol_str::SmolStr::default(),
+        }]
+        .into();
     }
     let fenced = status(
         Ok(&inventory),

@@ -345,7 +345,7 @@ fn maps(device_mapper: &dyn DeviceMapper, stacks: &Stacks) -> BTreeMap<DevNo, Ma
         Ok(state) => Some((device.dev, state)),
         Err(problem) => {
             tracing::debug!(
-                map = device.name,
+                map = %device.name,
                 problem,
                 "a multipath map cannot be read; its paths count as working"
             );

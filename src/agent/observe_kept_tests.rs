@@ -88,13 +88,13 @@ impl Change {
             Self::Opened(n) => with(s, any(n), |d| d.open_count += 1),
             Self::Suspended(n) => with(s, any(n), |d| d.suspended = !d.suspended),
             Self::Wiped(n) => {
-                let name = any(n).and_then(|dev| Some(s.devices.get(&dev)?.dm.name.clone()));
+                let name = any(n).and_then(|dev| Some(s.devices.get(&dev)?.dm.name.to_string()));
                 s.wipe(&name.unwrap_or_default());
             }
             Self::Removed(n) => {
                 any(n).and_then(|dev| s.devices.remove(&dev));
             }
-            Self::IsCalled(n, name) => with(s, any(n), |d| name.clone_into(&mut d.name)),
+            Self::IsCalled(n, name) => with(s, any(n), |d| d.name = name.into()),
             Self::Appears(n) => s.add_volume("vg0", &format!("late{n}")),
         }
     }

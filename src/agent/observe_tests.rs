@@ -61,8 +61,9 @@ impl DeviceMapper for Node {
             targets: vec![target(
                 "multipath",
                 "1 queue_if_no_path 0 1 1 service-time 0 2 1 8:0 1 8:16 1",
-            )],
-            deps: vec![SDA, SDB],
+            )]
+            .into(),
+            deps: vec![SDA, SDB].into(),
             ..DmDevice::default()
         };
         let volume = DmDevice {
@@ -71,9 +72,9 @@ impl DeviceMapper for Node {
                 minor: 1,
             },
             name: "san-vm1".into(),
-            uuid: format!("LVM-{UUID}{}", "1".repeat(32)),
-            targets: vec![target("linear", "253:0 2048")],
-            deps: vec![MAP],
+            uuid: format!("LVM-{UUID}{}", "1".repeat(32)).into(),
+            targets: vec![target("linear", "253:0 2048")].into(),
+            deps: vec![MAP].into(),
             ..DmDevice::default()
         };
         [map, volume].into_iter().for_each(take);
@@ -387,7 +388,9 @@ fn what_was_read_is_good_until_a_change_is_heard_of() {
             let map = s.devices.values_mut().find(|d| is_multipath(&d.dm));
             let params = &mut map.unwrap().dm.targets[0].params;
             let queue = ["0 ", "1 queue_if_no_path "];
-            *params = params.replacen(queue[usize::from(!queues)], queue[usize::from(queues)], 1);
+            *params = params
+                .replacen(queue[usize::from(!queues)], queue[usize::from(queues)], 1)
+                .into();
         });
     };
     set(1, true);

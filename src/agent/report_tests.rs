@@ -6,7 +6,7 @@ use crate::fence::report::{DeviceReport, StepReport, VolumeGroupReport, Watchdog
 fn device(name: &str, outcome: report::DeviceOutcome) -> DeviceReport {
     DeviceReport {
         name: name.into(),
-        uuid: format!("LVM-{name}"),
+        uuid: format!("LVM-{name}").into(),
         outcome,
         open_count: 1,
         swap_took: Some(Duration::from_millis(3)),

@@ -35,7 +35,9 @@ impl Doors {
         let mut others = Vec::new();
         for device in all {
             match volume_group_uuid(&device.uuid).and_then(|g| shared.get(g)) {
-                Some(group) if device.is_error_only() && !lvmlock.contains(&device.uuid) => {
+                Some(group)
+                    if device.is_error_only() && !lvmlock.contains(device.uuid.as_str()) =>
+                {
                     leads_to.insert(device.dev, vec![Arc::clone(group)]);
                 }
                 Some(_) => {}
@@ -60,7 +62,7 @@ impl Doors {
         let open = all.iter().filter(|d| d.open_count > 0);
         let doors = open.filter_map(|device| {
             let door = Door {
-                name: device.name.clone(),
+                name: device.name.to_string(),
                 groups: leads_to.remove(&device.dev)?,
             };
             Some((device.dev, door))

@@ -13,22 +13,23 @@ fn device(minor: u32, name: &str, group: &str) -> DmDevice {
     DmDevice {
         dev: dev(minor),
         name: name.into(),
-        uuid: format!("LVM-{group}{minor:032}"),
+        uuid: format!("LVM-{group}{minor:032}").into(),
         sectors: 8,
         open_count: 1,
         targets: vec![Target {
             start: 0,
             length: 8,
             kind: "error".into(),
-            params: String::new(),
-        }],
+            params: smol_str::SmolStr::default(),
+        }]
+        .into(),
         ..DmDevice::default()
     }
 }
 
 fn on(minor: u32, name: &str, below: &[u32]) -> DmDevice {
     let mut device = device(minor, name, SAN);
-    device.uuid = format!("CRYPT-{name}");
+    device.uuid = format!("CRYPT-{name}").into();
     device.targets[0].kind = "crypt".into();
     device.deps = below.iter().map(|b| dev(*b)).collect();
     device
@@ -74,7 +75,11 @@ fn a_pod_is_affected_by_what_is_cut_off_and_by_what_lies_on_it() {
         closed,
         lease.clone(),
     ];
-    let doors = Doors::of(&set(&[SAN, NAS]), &BTreeSet::from([lease.uuid]), &all);
+    let doors = Doors::of(
+        &set(&[SAN, NAS]),
+        &BTreeSet::from([lease.uuid.into()]),
+        &all,
+    );
     let names: Vec<&str> = doors.0.values().map(|d| d.name.as_str()).collect();
     assert_eq!(names, ["san-a", "nas-a", "luks", "luks-upper", "both"]);
     let openers: Vec<Opener> = (1..=10)

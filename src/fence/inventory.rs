@@ -4,6 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
+use smol_str::SmolStr;
 
 use super::time::Monotonic;
 
@@ -24,6 +26,12 @@ impl fmt::Display for DevNo {
     }
 }
 
+/// A few device numbers: two of them take no room of their own.
+pub type DevNos = SmallVec<[DevNo; 2]>;
+
+/// A device-mapper table: a single target takes no room of its own.
+pub type Table = SmallVec<[Target; 1]>;
+
 /// One target of a device-mapper table.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Target {
@@ -32,9 +40,9 @@ pub struct Target {
     /// Number of sectors.
     pub length: u64,
     /// Target type: `linear`, `striped`, `error`, `multipath`...
-    pub kind: String,
+    pub kind: SmolStr,
     /// The rest of the table line, as the kernel prints it.
-    pub params: String,
+    pub params: SmolStr,
 }
 
 /// One device-mapper device, as its own ioctls describe it.
@@ -43,9 +51,9 @@ pub struct DmDevice {
     /// Number of the block device.
     pub dev: DevNo,
     /// Device-mapper name. For display only: devices are told apart by UUID.
-    pub name: String,
+    pub name: SmolStr,
     /// Device-mapper UUID, empty when it has none.
-    pub uuid: String,
+    pub uuid: SmolStr,
     /// Size in sectors of 512 bytes.
     pub sectors: u64,
     /// Openers: processes, mounts and devices stacked on it.
@@ -57,9 +65,9 @@ pub struct DmDevice {
     /// Whether a table waits in the inactive slot.
     pub inactive_table: bool,
     /// The live table; empty when there is none.
-    pub targets: Vec<Target>,
+    pub targets: Table,
     /// Devices that the live table uses.
-    pub deps: Vec<DevNo>,
+    pub deps: DevNos,
 }
 
 impl DmDevice {
@@ -403,7 +411,8 @@ mod tests {
                 length: 8,
                 kind: "error".into(),
                 ..Target::default()
-            }],
+            }]
+            .into(),
             ..DmDevice::default()
         }
     }

@@ -22,8 +22,8 @@ pub mod unfence;
 pub mod unlocked;
 
 pub use inventory::{
-    DevNo, DmDevice, Inventory, IoCount, LockManager, Lockspace, LockspaceState, MultipathMap,
-    Path, PhysicalVolume, PvKind, Target, VolumeGroup, Watchdog,
+    DevNo, DevNos, DmDevice, Inventory, IoCount, LockManager, Lockspace, LockspaceState,
+    MultipathMap, Path, PhysicalVolume, PvKind, Table, Target, VolumeGroup, Watchdog,
 };
 pub use order::Order;
 pub use remembered::{DiskMark, PvRecord};

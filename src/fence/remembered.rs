@@ -178,7 +178,7 @@ pub fn strangers<'a>(
         .flatten()
         .filter(|uuid| !uuid.is_empty())
         .collect();
-    let is_one = |d: &DmDevice| uuids.contains(&d.uuid);
+    let is_one = |d: &DmDevice| uuids.contains(d.uuid.as_str());
     surely.extend(others.iter().filter(|d| is_one(d)).map(|d| d.dev));
     let numbers: BTreeSet<DevNo> = pvs.iter().map(|pv| pv.dev).collect();
     let there: BTreeMap<DevNo, &DmDevice> = list

@@ -13,9 +13,9 @@ fn sd(minor: u32) -> DevNo {
 fn device(minor: u32, uuid: &str, deps: &[DevNo]) -> DmDevice {
     DmDevice {
         dev: dm(minor),
-        name: format!("d{minor}"),
+        name: format!("d{minor}").into(),
         uuid: uuid.into(),
-        deps: deps.to_vec(),
+        deps: deps.to_vec().into(),
         ..DmDevice::default()
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use smol_str::SmolStr;
 
 use super::inventory::DevNo;
 use super::selection::RefusalReason;
@@ -115,9 +116,9 @@ pub struct DeviceReport {
     /// Device number.
     pub dev: DevNo,
     /// Device-mapper name.
-    pub name: String,
+    pub name: SmolStr,
     /// Device-mapper UUID.
-    pub uuid: String,
+    pub uuid: SmolStr,
     /// What became of it.
     pub outcome: DeviceOutcome,
     /// Openers when it was first seen.

@@ -276,7 +276,10 @@ impl Stacks {
             Leaf::Bottomless(path) => Some(PvKind::Disk(path.clone())),
         };
         let kinds = leaves.iter().filter_map(kind);
-        let uuid = || self.find(dev).map_or_else(String::new, |d| d.uuid.clone());
+        let uuid = || {
+            self.find(dev)
+                .map_or_else(String::new, |d| d.uuid.to_string())
+        };
         let found = |kind| PhysicalVolume {
             dev,
             uuid: uuid(),
@@ -333,8 +336,8 @@ fn map(
     };
     MultipathMap {
         dev: device.dev,
-        name: device.name.clone(),
-        uuid: device.uuid.clone(),
+        name: device.name.to_string(),
+        uuid: device.uuid.to_string(),
         queueing,
         paths,
     }
@@ -362,12 +365,12 @@ fn path(dev: DevNo, active_in_map: bool, disks: &BTreeMap<DevNo, Disk>) -> Path 
 }
 
 fn bottomless(device: &DmDevice) -> Path {
-    let kind = device.targets.first().map(|t| t.kind.clone());
+    let kind = device.targets.first().map(|t| t.kind.as_str());
     Path {
         dev: device.dev,
-        name: device.name.clone(),
-        active: kind.as_ref().is_some_and(|k| k != "error"),
-        device_state: kind.unwrap_or_else(|| "no table".to_owned()),
+        name: device.name.to_string(),
+        active: kind.is_some_and(|k| k != "error"),
+        device_state: kind.unwrap_or("no table").to_owned(),
         io: None,
         denied: false,
     }

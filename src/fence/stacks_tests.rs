@@ -48,10 +48,10 @@ fn device() -> impl Strategy<Value = DmDevice> {
         |(minor, uuid, name, kind, deps, open_count)| DmDevice {
             dev: dm(minor),
             name: name.into(),
-            uuid,
+            uuid: uuid.into(),
             open_count,
             targets: kind.map(target).into_iter().collect(),
-            deps,
+            deps: deps.into(),
             ..DmDevice::default()
         },
     )

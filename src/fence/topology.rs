@@ -7,7 +7,9 @@ use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::inventory::{DevNo, DmDevice, Inventory, IoCount, LockManager, VolumeGroup, Watchdog};
+use super::inventory::{
+    DevNo, DevNos, DmDevice, Inventory, IoCount, LockManager, VolumeGroup, Watchdog,
+};
 use super::stacks::Stacks;
 use super::time::Monotonic;
 
@@ -110,7 +112,7 @@ pub fn build(observed: Observed) -> Inventory {
 #[must_use]
 pub fn swap_levels(group: &VolumeGroup) -> Vec<Vec<DevNo>> {
     let own: BTreeSet<DevNo> = group.devices.iter().map(|d| d.dev).collect();
-    let mut below: BTreeMap<DevNo, BTreeSet<DevNo>> = BTreeMap::new();
+    let mut below: BTreeMap<DevNo, DevNos> = BTreeMap::new();
     for device in group.devices.iter() {
         let mut under = under(device, &group.devices);
         under.retain(|d| own.contains(d));
@@ -138,10 +140,12 @@ pub fn swap_levels(group: &VolumeGroup) -> Vec<Vec<DevNo>> {
 
 /// What has to keep its table until `device` has lost its own: what it uses, and the origin of a snapshot.
 #[must_use]
-pub fn under(device: &DmDevice, all: &[impl Borrow<DmDevice>]) -> BTreeSet<DevNo> {
-    let mut under: BTreeSet<DevNo> = device.deps.iter().copied().collect();
+pub fn under(device: &DmDevice, all: &[impl Borrow<DmDevice>]) -> DevNos {
+    let mut under = device.deps.clone();
     under.extend(origins_of(device, all));
-    under.remove(&device.dev);
+    under.retain(|dev| *dev != device.dev);
+    under.sort_unstable();
+    under.dedup();
     under
 }
 

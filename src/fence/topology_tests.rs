@@ -32,9 +32,10 @@ fn device(minor: u32, name: &str, uuid: &str, kind: &str, deps: &[DevNo]) -> DmD
             start: 0,
             length: 8192,
             kind: kind.into(),
-            params: format!("{first} 2048"),
-        }],
-        deps: deps.to_vec(),
+            params: format!("{first} 2048").into(),
+        }]
+        .into(),
+        deps: deps.to_vec().into(),
         ..DmDevice::default()
     }
 }

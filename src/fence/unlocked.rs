@@ -114,7 +114,7 @@ mod tests {
         };
         Arc::new(DmDevice {
             sectors: 8,
-            targets: vec![target],
+            targets: vec![target].into(),
             ..DmDevice::default()
         })
     }

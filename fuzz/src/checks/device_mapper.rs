@@ -38,13 +38,13 @@ fn made(values: &mut Values<'_>) {
     let target = |values: &mut Values<'_>| Target {
         start: values.number(),
         length: values.number(),
-        kind: values.word(16),
-        params: values.word(60),
+        kind: values.word(16).into(),
+        params: values.word(60).into(),
     };
     let targets: Vec<Target> = (0..values.few(4)).map(|_| target(values)).collect();
     let count = u32::try_from(targets.len()).unwrap_or_default();
     let payload = targets_payload(&targets);
-    assert_eq!(decode_targets(&payload, count).as_ref(), Ok(&targets));
+    assert_eq!(decode_targets(&payload, count).as_deref(), Ok(&targets[..]));
     let devices: Vec<DevNo> = (0..values.few(4)).map(|_| values.dev()).collect();
     let count = u64::try_from(devices.len()).unwrap_or_default();
     let numbers = devices.iter().map(|d| encode_dev(*d));
@@ -53,7 +53,7 @@ fn made(values: &mut Values<'_>) {
         .chain(numbers)
         .flat_map(u64::to_ne_bytes)
         .collect();
-    assert_eq!(decode_deps(&payload).as_ref(), Ok(&devices));
+    assert_eq!(decode_deps(&payload).as_deref(), Ok(&devices[..]));
 }
 
 /// Gives the number of targets to look for.
@@ -170,7 +170,7 @@ fn deps(payload: &[u8]) {
         .take(devices.len())
         .filter_map(|n| n.try_into().ok().map(u64::from_ne_bytes).map(decode_dev))
         .collect();
-    assert_eq!(devices, told);
+    assert_eq!(devices[..], told);
     let told = u32::from_ne_bytes(payload[..4].try_into().expect("four bytes"));
     assert_eq!(u32::try_from(devices.len()), Ok(told));
     for cut in cuts(payload, payload.len()).filter(|cut| *cut > 0) {

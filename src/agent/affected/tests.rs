@@ -72,8 +72,9 @@ impl Bench {
                     start: 0,
                     length: device.dm.sectors,
                     kind: "error".into(),
-                    params: String::new(),
-                }];
+                    params: smol_str::SmolStr::default(),
+                }]
+                .into();
             }
         });
         let mut host = node.host();
@@ -379,15 +380,16 @@ fn lists_have_an_end() {
             major: 253,
             minor: n,
         },
-        name: format!("a-lv{n}"),
-        uuid: format!("LVM-{}{n:032}", uuid_of("a")),
+        name: format!("a-lv{n}").into(),
+        uuid: format!("LVM-{}{n:032}", uuid_of("a")).into(),
         sectors: 1,
         open_count: 1,
         targets: vec![Target {
             length: 1,
             kind: "error".into(),
             ..Target::default()
-        }],
+        }]
+        .into(),
         ..DmDevice::default()
     };
     let devices: Vec<DmDevice> = (0..20).map(device).collect();

@@ -218,7 +218,7 @@ pub fn record(host: &Host, vg: &VolumeGroup) -> GroupRecord {
         name: vg.name.clone(),
         called: None,
         uuid: vg.uuid.clone(),
-        lvmlock: vg.lvmlock.as_ref().map(|d| d.uuid.clone()),
+        lvmlock: vg.lvmlock.as_ref().map(|d| d.uuid.to_string()),
         pvs: PvRecord::all(&vg.pvs, &|dev| host.system.mark(dev)),
         maps: plan::maps(vg).into_iter().map(map).collect(),
     }

@@ -50,7 +50,7 @@ pub fn strangers(host: &Host, list: &[DmDevice], group: &GroupRecord) -> Strange
     let mark = |dev| host.system.mark(dev);
     let mut names = Strangers::default();
     for stranger in remembered::strangers(list, &group.uuid, &group.pvs, &mark) {
-        let name = stranger.device.name.clone();
+        let name = stranger.device.name.to_string();
         if stranger.surely {
             names.surely.push(name);
         } else {
@@ -75,7 +75,7 @@ pub fn open_devices(host: &Host, list: &[DmDevice], group: &GroupRecord) -> Vec<
             "{name} (which is none of {vg}'s, so that it was not touched, and stands on the number of a physical volume: {FIND_OUT})"
         )
     });
-    open.map(|d| d.name.clone())
+    open.map(|d| d.name.to_string())
         .chain(surely)
         .chain(perhaps)
         .collect()

@@ -9,11 +9,13 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use smol_str::SmolStr;
+
 use super::worker::{Attempt, Job, Letter, Work};
 use crate::agent::journal::GroupRecord;
 use crate::fence::remembered::{ReadMark, strangers};
 use crate::fence::topology;
-use crate::fence::{DevNo, DmDevice, Monotonic};
+use crate::fence::{DevNo, DevNos, DmDevice, Monotonic};
 
 pub(super) use proof::{Proof, open_groups};
 pub(super) use strange::closed;
@@ -56,12 +58,12 @@ pub(super) struct Tracked {
     pub(super) group: usize,
     pub(super) dev: DevNo,
     /// One for the book, its index, and who is at work: there may be thousands.
-    pub(super) uuid: Arc<str>,
-    pub(super) name: String,
+    pub(super) uuid: SmolStr,
+    pub(super) name: SmolStr,
     sectors: u64,
     open_count: u32,
     /// What has to wait for it.
-    below: BTreeSet<DevNo>,
+    below: DevNos,
     pub(super) state: State,
     late: bool,
     /// Whether the last listing showed it suspended.
@@ -85,7 +87,7 @@ pub(super) struct Book {
     /// Only grows: a device keeps its place.
     devices: Vec<Tracked>,
     /// Places by UUID.
-    places: HashMap<Arc<str>, usize>,
+    places: HashMap<SmolStr, usize>,
     /// Counts what was settled: a listing proves only what was settled before it began.
     epoch: u64,
     listed: bool,
@@ -204,14 +206,13 @@ impl Book {
     ) {
         let place = self.places.get(d.uuid.as_str());
         let Some(t) = place.and_then(|at| self.devices.get_mut(*at)) else {
-            let uuid: Arc<str> = Arc::from(d.uuid.as_str());
-            self.places.insert(Arc::clone(&uuid), self.devices.len());
+            self.places.insert(d.uuid.clone(), self.devices.len());
             let found = d.is_error_only();
             self.epoch += u64::from(found);
             self.devices.push(Tracked {
                 group,
                 dev: d.dev,
-                uuid,
+                uuid: d.uuid.clone(),
                 name: d.name.clone(),
                 sectors: d.sectors,
                 open_count: d.open_count,
@@ -289,11 +290,12 @@ impl Book {
             };
             t.state = State::Queued;
             t.work = Some(work);
+            let below = t.below.iter().filter(|dev| waiting.contains(dev));
             jobs.push(Job {
                 at,
                 uuid: t.uuid.clone(),
                 work,
-                below: t.below.intersection(&waiting).copied().collect(),
+                below: below.copied().collect(),
             });
         }
         jobs
@@ -378,7 +380,7 @@ impl Book {
             .devices
             .iter()
             .filter(|t| t.group == group && !t.settled())
-            .map(|t| t.name.clone())
+            .map(|t| t.name.to_string())
             .collect();
         all.extend(
             self.foreign
@@ -400,13 +402,14 @@ mod tests {
 
     fn device(kind: &str) -> DmDevice {
         DmDevice {
-            uuid: format!("LVM-{}{}", "v".repeat(32), "l".repeat(32)),
+            uuid: format!("LVM-{}{}", "v".repeat(32), "l".repeat(32)).into(),
             sectors: 8,
             targets: vec![Target {
                 length: 8,
                 kind: kind.into(),
                 ..Target::default()
-            }],
+            }]
+            .into(),
             ..DmDevice::default()
         }
     }

@@ -6,8 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use smol_str::SmolStr;
+
 use crate::agent::journal::Signs;
-use crate::fence::{DevNo, Monotonic};
+use crate::fence::{DevNo, DevNos, Monotonic};
 use crate::host::underway::{At, Underway};
 use crate::host::{Bell, Error, Host, Result};
 
@@ -43,10 +45,10 @@ pub(super) struct Job {
     /// Its place in the book.
     pub(super) at: usize,
     /// What it is known by to the kernel: a number may be another device's by now.
-    pub(super) uuid: Arc<str>,
+    pub(super) uuid: SmolStr,
     pub(super) work: Work,
     /// Devices of the book below it: they wait for this one to be settled, and for all others that stand on them.
-    pub(super) below: Vec<DevNo>,
+    pub(super) below: DevNos,
 }
 
 /// What the threads tell, of the device at that place in the book.
@@ -64,7 +66,7 @@ struct Table {
     /// Devices that others stand on: how many of these are queued, or have a thread.
     held: BTreeMap<DevNo, usize>,
     /// Devices that a thread is at, by their place in the book: UUID, and since when.
-    at: BTreeMap<usize, (Arc<str>, Monotonic)>,
+    at: BTreeMap<usize, (SmolStr, Monotonic)>,
     /// The same once nobody waits for these threads any more.
     left: BTreeMap<usize, At>,
 }

@@ -13,7 +13,7 @@ const fn number(minor: u32) -> DevNo {
 fn device(minor: u32, below: &[u32]) -> Arc<DmDevice> {
     Arc::new(DmDevice {
         dev: number(minor),
-        uuid: format!("LVM-{minor}"),
+        uuid: format!("LVM-{minor}").into(),
         sectors: 8,
         deps: below.iter().copied().map(number).collect(),
         ..DmDevice::default()
@@ -36,7 +36,7 @@ fn who_waits_for_a_device_is_known_and_no_physical_volume_does() {
             book.told(Letter::Ended(at, swapped()), now);
         }
         let jobs = book.start(now);
-        jobs.into_iter().map(|j| (j.at, j.below)).collect()
+        jobs.iter().map(|j| (j.at, j.below.to_vec())).collect()
     };
     assert_eq!(started(None), [(0, vec![number(2)]), (3, vec![])]);
     assert_eq!(started(Some(0)), [(1, vec![number(1)])]);

@@ -210,10 +210,10 @@ impl Sieve {
         let mut open = Open::default();
         for d in own_devices(list, &self.of.group).filter(|d| !d.is_error_only()) {
             match self.whose(host, d) {
-                Whose::Ours => open.ours.push(d.name.clone()),
-                Whose::Unknown => open.unknown.push(d.name.clone()),
+                Whose::Ours => open.ours.push(d.name.to_string()),
+                Whose::Unknown => open.unknown.push(d.name.to_string()),
                 Whose::Theirs if self.made(host, d) == Made::Untold => {
-                    open.untold.push(d.name.clone());
+                    open.untold.push(d.name.to_string());
                 }
                 Whose::Theirs => {}
             }
@@ -229,7 +229,7 @@ impl Sieve {
             Made::Untold => d.is_error_only(),
         };
         let own = own_devices(list, &self.of.group);
-        own.filter(left).map(|d| d.name.clone()).collect()
+        own.filter(left).map(|d| d.name.to_string()).collect()
     }
 
     /// The list as a closing may see it: nothing but the volume group's own devices, without those that are open under new locks. Strangers on its

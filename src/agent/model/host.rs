@@ -168,7 +168,7 @@ fn table(group: usize, table: Table) -> (Vec<Target>, Vec<DevNo>) {
         start: 0,
         length: SECTORS,
         kind: kind.into(),
-        params,
+        params: params.into(),
     };
     (vec![target], deps)
 }
@@ -178,14 +178,14 @@ fn volume(group: usize, number: usize, v: Volume) -> DmDevice {
     let (targets, deps) = table(group, v.table);
     DmDevice {
         dev: dm(group, FIRST + small(number)),
-        name: format!("{vg}-{lv}"),
-        uuid: format!("LVM-{}{lv:y<32.32}", uuid_of(vg)),
+        name: format!("{vg}-{lv}").into(),
+        uuid: format!("LVM-{}{lv:y<32.32}", uuid_of(vg)).into(),
         sectors: SECTORS,
         open_count: 1,
         suspended: v.suspended,
         inactive_table: v.inactive.is_some(),
-        targets,
-        deps,
+        targets: targets.into(),
+        deps: deps.into(),
         ..DmDevice::default()
     }
 }
@@ -195,16 +195,17 @@ fn map(group: usize, queueing: bool) -> DmDevice {
     let path = path(group);
     DmDevice {
         dev: dm(group, MAP),
-        name: format!("map-{}", VGS[group]),
-        uuid: map_uuid(group),
+        name: format!("map-{}", VGS[group]).into(),
+        uuid: map_uuid(group).into(),
         sectors: SECTORS,
         targets: vec![Target {
             start: 0,
             length: SECTORS,
             kind: "multipath".into(),
-            params: format!("{features} 0 1 1 service-time 0 1 0 {path}"),
-        }],
-        deps: vec![path],
+            params: format!("{features} 0 1 1 service-time 0 1 0 {path}").into(),
+        }]
+        .into(),
+        deps: vec![path].into(),
         ..DmDevice::default()
     }
 }
@@ -213,8 +214,8 @@ fn devices(world: &World) -> Vec<DmDevice> {
     let of_group = |(n, group): (usize, &Group)| {
         let leases = DmDevice {
             dev: dm(n, LEASES),
-            name: format!("{}-lvmlock", VGS[n]),
-            uuid: format!("LVM-{}{:y<32.32}", uuid_of(VGS[n]), "lvmlock"),
+            name: format!("{}-lvmlock", VGS[n]).into(),
+            uuid: format!("LVM-{}{:y<32.32}", uuid_of(VGS[n]), "lvmlock").into(),
             ..volume(n, 0, activated(false, 0))
         };
         let volumes = group.volumes.iter().enumerate();

@@ -141,7 +141,7 @@ fn of_record(record: &Record) -> Vec<Standing> {
             lockspace: report.lockspace.clone().unwrap_or_default(),
             host_id: report.host_id,
             generation: report.generation,
-            order: report.devices.iter().map(|d| d.uuid.clone()).collect(),
+            order: report.devices.iter().map(|d| d.uuid.to_string()).collect(),
             ..of_group(group, turned_off)
         })
         .collect()

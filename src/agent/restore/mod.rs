@@ -343,7 +343,7 @@ impl Lifting<'_> {
                 device.name
             );
             Some(Blocker {
-                device: Some(device.name.clone()),
+                device: Some(device.name.to_string()),
                 ..Blocker::new(BlockerReason::DeviceNotFenced, &standing.name, message)
             })
         })

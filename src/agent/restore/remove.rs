@@ -108,7 +108,7 @@ impl Lifting<'_> {
                     device.name
                 );
                 let blocker = Blocker {
-                    device: Some(device.name.clone()),
+                    device: Some(device.name.to_string()),
                     ..Blocker::new(BlockerReason::DeviceNotFenced, name, message)
                 };
                 Err(Obstacle::Blocked(vec![blocker]))
@@ -124,7 +124,7 @@ impl Lifting<'_> {
             let by = found.iter().find(|o| o.dev == device.dev);
             let who = by.map_or("somebody who is not to be seen", |o| o.who.as_str());
             Blocker {
-                device: Some(device.name.clone()),
+                device: Some(device.name.to_string()),
                 holder: by.map(|o| o.who.clone()),
                 pod_uid: by.and_then(|o| o.pod_uid.clone()),
                 ..Blocker::new(
@@ -266,7 +266,7 @@ impl Lifting<'_> {
             let maps: Vec<String> = turned_off
                 .iter()
                 .filter_map(|uuid| devices.iter().find(|d| d.uuid == *uuid))
-                .map(|d| d.name.clone())
+                .map(|d| d.name.to_string())
                 .collect();
             if maps.is_empty() {
                 let why = "the fence turned no queueing off".to_owned();

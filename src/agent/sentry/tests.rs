@@ -63,7 +63,8 @@ fn fenced(name: &str) -> VolumeGroup {
             length: 8,
             kind: "error".into(),
             ..Target::default()
-        }],
+        }]
+        .into(),
         ..DmDevice::default()
     };
     VolumeGroup {

@@ -144,7 +144,7 @@ pub fn blockers(group: &Standing, healthy_for: Duration, seen: Seen<'_>) -> Vec<
             .iter()
             .filter(|d| group.owns(d) && !group.is_lvmlock(d) && !d.is_error_only());
         all.extend(foreign.map(|d| Blocker {
-            device: Some(d.name.clone()),
+            device: Some(d.name.to_string()),
             ..Blocker::new(
                 BlockerReason::DeviceNotFenced,
                 name,
@@ -165,7 +165,7 @@ pub fn blockers(group: &Standing, healthy_for: Duration, seen: Seen<'_>) -> Vec<
 
 fn held_open(group: &str, device: &DmDevice, openers: &[Opener]) -> Vec<Blocker> {
     let blocker = |holder: Option<&Opener>, message: String| Blocker {
-        device: Some(device.name.clone()),
+        device: Some(device.name.to_string()),
         holder: holder.map(|h| h.who.clone()),
         pod_uid: holder.and_then(|h| h.pod_uid.clone()),
         ..Blocker::new(BlockerReason::DeviceOpen, group, message)

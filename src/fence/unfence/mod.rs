@@ -70,7 +70,7 @@ impl Standing {
             name: group.name.clone(),
             uuid: group.uuid.clone(),
             lockspace: lockspace_name(&group.name),
-            lvmlock: group.lvmlock.as_ref().map(|d| d.uuid.clone()),
+            lvmlock: group.lvmlock.as_ref().map(|d| d.uuid.to_string()),
             maps: found
                 .iter()
                 .map(|m| (m.uuid.clone(), m.name.clone()))
@@ -144,7 +144,7 @@ pub fn standing(
         let cut_off = group.devices.iter().any(|d| d.is_error_only());
         match all.iter_mut().find(|s| s.uuid == group.uuid) {
             Some(known) if known.lvmlock.is_none() => {
-                known.lvmlock = group.lvmlock.as_ref().map(|d| d.uuid.clone());
+                known.lvmlock = group.lvmlock.as_ref().map(|d| d.uuid.to_string());
             }
             None if cut_off => all.push(Standing::found(group)),
             Some(_) | None => {}

@@ -12,15 +12,16 @@ fn device(lv: char, kind: &str, open_count: u32) -> DmDevice {
             major: 253,
             minor: u32::from(lv),
         },
-        name: format!("vg1-{lv}"),
-        uuid: format!("LVM-{UUID}{}", lv.to_string().repeat(32)),
+        name: format!("vg1-{lv}").into(),
+        uuid: format!("LVM-{UUID}{}", lv.to_string().repeat(32)).into(),
         sectors: 8,
         open_count,
         targets: vec![Target {
             length: 8,
             kind: kind.into(),
             ..Target::default()
-        }],
+        }]
+        .into(),
         ..DmDevice::default()
     }
 }
@@ -189,7 +190,7 @@ fn each_thing_that_speaks_against_it_is_told_and_nothing_else() {
 fn devices_of_others_are_never_among_those_to_be_removed() {
     let mut twin = device('a', "error", 0);
     // The last character of the volume group's UUID differs.
-    twin.uuid = twin.uuid.replace("012345", "012346");
+    twin.uuid = twin.uuid.replace("012345", "012346").into();
     let mut named = device('a', "error", 0);
     named.uuid = "CRYPT-LUKS2-x".into();
     let lvmlock = DmDevice {

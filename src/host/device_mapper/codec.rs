@@ -6,7 +6,9 @@
 use std::borrow::Cow;
 use std::ffi::CStr;
 
-use crate::fence::{DevNo, Target};
+use smol_str::SmolStr;
+
+use crate::fence::{DevNo, DevNos, Table, Target};
 
 /// Size of `struct dm_ioctl`, and where our payloads begin.
 pub const HEADER: usize = 312;
@@ -245,9 +247,9 @@ pub struct Header {
     /// Device number.
     pub dev: DevNo,
     /// Name.
-    pub name: String,
+    pub name: SmolStr,
     /// UUID, may be empty.
-    pub uuid: String,
+    pub uuid: SmolStr,
 }
 
 impl Header {
@@ -304,8 +306,8 @@ pub fn decode_header(buffer: &[u8]) -> Result<Header> {
         open_count: u32_at(buffer, offset::OPEN_COUNT)?,
         flags: decode_flags(buffer)?,
         dev: decode_dev(u64_at(buffer, offset::DEV)?),
-        name: text(buffer, offset::NAME, offset::NAME + NAME_LEN)?.into_owned(),
-        uuid: text(buffer, offset::UUID, offset::UUID + UUID_LEN)?.into_owned(),
+        name: text(buffer, offset::NAME, offset::NAME + NAME_LEN)?.into(),
+        uuid: text(buffer, offset::UUID, offset::UUID + UUID_LEN)?.into(),
     })
 }
 
@@ -365,10 +367,10 @@ fn each_name(payload: &[u8], mut take: impl FnMut(DevNo, Cow<'_, str>)) -> Resul
 ///
 /// # Errors
 /// When a record leads outside of the payload, or backwards.
-pub fn decode_targets(payload: &[u8], count: u32) -> Result<Vec<Target>> {
+pub fn decode_targets(payload: &[u8], count: u32) -> Result<Table> {
     // No more room than it takes, which is kept for each of thousands of devices; nor more than there can be.
     let most = payload.len() / TARGET_SPEC;
-    let mut targets = Vec::with_capacity(size(count).min(most));
+    let mut targets = Table::with_capacity(size(count).min(most));
     let mut at = 0;
     for _ in 0..count {
         let malformed = |what| Malformed {
@@ -388,8 +390,8 @@ pub fn decode_targets(payload: &[u8], count: u32) -> Result<Vec<Target>> {
         targets.push(Target {
             start: u64_at(payload, at)?,
             length: u64_at(payload, at + 8)?,
-            kind: String::from_utf8_lossy(kind).into_owned(),
-            params: text(payload, at + TARGET_SPEC, end)?.trim().to_owned(),
+            kind: String::from_utf8_lossy(kind).into(),
+            params: text(payload, at + TARGET_SPEC, end)?.trim().into(),
         });
         at = next;
     }
@@ -400,9 +402,9 @@ pub fn decode_targets(payload: &[u8], count: u32) -> Result<Vec<Target>> {
 ///
 /// # Errors
 /// When it holds fewer than it says.
-pub fn decode_deps(payload: &[u8]) -> Result<Vec<DevNo>> {
+pub fn decode_deps(payload: &[u8]) -> Result<DevNos> {
     if payload.is_empty() {
-        return Ok(Vec::new());
+        return Ok(DevNos::new());
     }
     let count = size(u32_at(payload, 0)?);
     if count > payload.len() / 8 {

@@ -11,8 +11,9 @@ use nix::errno::Errno;
 use nix::libc::c_int;
 
 use super::codec::{self, HEADER, Header, Request, flag};
+use super::known::{Known, Labels};
 use super::{listing, table};
-use crate::fence::{DevNo, DmDevice, Target};
+use crate::fence::{DevNo, DevNos, DmDevice, Table, Target};
 use crate::host::{Device, DeviceEvents, DeviceMapper, Error, Paths, Result};
 
 /// First size of a buffer. Enough for nearly every table; the kernel copies all of it at each call, so not more.
@@ -197,6 +198,7 @@ pub struct Control {
     file: OnceLock<Arc<File>>,
     /// Threads that may read at a time.
     readers: usize,
+    known: Known,
 }
 
 impl Control {
@@ -208,6 +210,7 @@ impl Control {
             sys: paths.sys.clone(),
             file: OnceLock::new(),
             readers: listing::readers(),
+            known: Known::default(),
         }
     }
 
@@ -218,6 +221,7 @@ impl Control {
             sys: self.sys.clone(),
             file: OnceLock::new(),
             readers: self.readers,
+            known: Known::default(),
         }
     }
 
@@ -285,12 +289,7 @@ impl Control {
     }
 
     /// Header and targets; the table, or with `status` what the targets say of themselves.
-    fn table(
-        &self,
-        buffer: &mut Vec<u8>,
-        dev: Device,
-        table: u32,
-    ) -> Result<(Header, Vec<Target>)> {
+    fn table(&self, buffer: &mut Vec<u8>, dev: Device, table: u32) -> Result<(Header, Table)> {
         // Without NOFLUSH a thin pool or cache would commit its metadata to the storage before it answers.
         let request = Request {
             dev: Some(dev),
@@ -307,7 +306,7 @@ impl Control {
         ))
     }
 
-    fn deps(&self, buffer: &mut Vec<u8>, dev: Device) -> Result<Vec<DevNo>> {
+    fn deps(&self, buffer: &mut Vec<u8>, dev: Device) -> Result<DevNos> {
         let request = Request {
             dev: Some(dev),
             ..Request::default()
@@ -382,8 +381,20 @@ impl DeviceMapper for Control {
     }
 
     fn each(&self, take: &mut dyn FnMut(DmDevice)) -> Result<()> {
-        let describe = |buffer: &mut Vec<u8>, dev| self.describe(buffer, dev);
-        listing::each(&self.numbers()?, self.readers, describe, take)
+        let numbers = self.numbers()?;
+        let known = self.known.labels();
+        let mut labels = Labels::with_room_for(numbers.len());
+        let describe = |buffer: &mut Vec<u8>, dev| {
+            let mut device = self.describe(buffer, dev)?;
+            known.share(&mut device);
+            Ok(device)
+        };
+        listing::each(&numbers, self.readers, describe, &mut |device| {
+            labels.take(&device);
+            take(device);
+        })?;
+        self.known.replace(labels);
+        Ok(())
     }
 
     fn device(&self, uuid: &str) -> Result<DmDevice> {
@@ -406,7 +417,8 @@ impl DeviceMapper for Control {
 
     fn status(&self, dev: Device) -> Result<Vec<(String, String)>> {
         let (_, targets) = self.table(&mut Vec::new(), dev, 0)?;
-        Ok(targets.into_iter().map(|t| (t.kind, t.params)).collect())
+        let line = |t: Target| (t.kind.into(), t.params.into());
+        Ok(targets.into_iter().map(line).collect())
     }
 
     fn load_error(&self, uuid: &str, sectors: u64) -> Result<()> {

@@ -5,6 +5,7 @@ pub mod codec;
 mod codec_tests;
 mod control;
 mod events;
+mod known;
 mod listing;
 pub mod table;
 

@@ -4,12 +4,14 @@
 //! the devices that they print (Linux `drivers/md/dm-linear.c`, `dm-stripe.c`), by number, since that is how the kernel names them
 //! (`format_dev_t`). Of any other target, and of anything that does not read as these print it, nothing is concluded: the kernel is asked.
 
-use crate::fence::{DevNo, Target};
+use smallvec::smallvec;
+
+use crate::fence::{DevNo, DevNos, Target};
 
 /// The devices that a table uses, each once, in the order in which `DM_TABLE_DEPS` gives them; None where the table does not say.
 #[must_use]
-pub fn devices_used(targets: &[Target]) -> Option<Vec<DevNo>> {
-    let mut used = Vec::new();
+pub fn devices_used(targets: &[Target]) -> Option<DevNos> {
+    let mut used = DevNos::new();
     for target in targets {
         for dev in of_target(target)? {
             if !used.contains(&dev) {
@@ -19,17 +21,15 @@ pub fn devices_used(targets: &[Target]) -> Option<Vec<DevNo>> {
     }
     // The kernel puts what it opens in front of what it has.
     used.reverse();
-    // It is kept for each of thousands of devices.
-    used.shrink_to_fit();
     Some(used)
 }
 
-fn of_target(target: &Target) -> Option<Vec<DevNo>> {
+fn of_target(target: &Target) -> Option<DevNos> {
     let words: Vec<&str> = target.params.split(' ').collect();
     match (target.kind.as_str(), words.as_slice()) {
         ("linear", [dev, offset]) => {
             number::<u64>(offset)?;
-            Some(vec![device(dev)?])
+            Some(smallvec![device(dev)?])
         }
         ("striped", [stripes, chunk, places @ ..]) => {
             number::<u64>(chunk)?;
@@ -45,7 +45,7 @@ fn of_target(target: &Target) -> Option<Vec<DevNo>> {
                 .collect()
         }
         // They lead nowhere. Asking would tell nothing, and a fence that is read back consists of them.
-        ("error" | "zero", _) => Some(Vec::new()),
+        ("error" | "zero", _) => Some(DevNos::new()),
         _ => None,
     }
 }

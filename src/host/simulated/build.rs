@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use smallvec::smallvec;
+
 use super::{SimulatedDevice, SimulatedLockspace, Simulation, Stack, State};
 use crate::fence::{
     DevNo, DmDevice, Inventory, LockManager, Lockspace, Monotonic, MultipathMap, Path,
-    PhysicalVolume, PvKind, Target, VolumeGroup,
+    PhysicalVolume, PvKind, Table, Target, VolumeGroup,
 };
 
 pub(super) const BOOT_ID: &str = "00000000-0000-0000-0000-000000000001";
@@ -141,16 +143,16 @@ fn map_params(queueing: bool) -> &'static str {
 
 pub(super) fn set_queueing(d: &mut SimulatedDevice, on: bool) {
     for t in &mut d.dm.targets {
-        map_params(on).clone_into(&mut t.params);
+        t.params = map_params(on).into();
     }
 }
 
-fn target(kind: &str, params: String) -> Vec<Target> {
-    vec![Target {
+fn target(kind: &str, params: &str) -> Table {
+    smallvec![Target {
         start: 0,
         length: SECTORS,
         kind: kind.into(),
-        params,
+        params: params.into(),
     }]
 }
 
@@ -181,12 +183,12 @@ impl Builder {
             .join(" ");
         let dm = DmDevice {
             dev,
-            name,
-            uuid,
+            name: name.into(),
+            uuid: uuid.into(),
             sectors: SECTORS,
             open_count: 1,
-            targets: target(kind, params),
-            deps,
+            targets: target(kind, &params),
+            deps: deps.into(),
             ..DmDevice::default()
         };
         self.devices.insert(
@@ -380,7 +382,7 @@ impl State {
                 };
                 !d.dm.deps.iter().any(own)
             });
-        let deps = pv.map(|d| d.dm.deps.clone()).unwrap_or_default();
+        let deps = pv.map(|d| d.dm.deps.to_vec()).unwrap_or_default();
         let mut builder = Builder {
             devices: std::mem::take(&mut self.devices),
             minor,
@@ -476,16 +478,13 @@ impl State {
         {
             bottom = *below;
         }
+        let queues = |t: &Target| t.params.contains("queue_if_no_path");
         let kind = match self.devices.get(&bottom) {
             Some(d) => PvKind::Multipath(MultipathMap {
                 dev: bottom,
-                name: d.dm.name.clone(),
-                uuid: d.dm.uuid.clone(),
-                queueing: d
-                    .dm
-                    .targets
-                    .iter()
-                    .any(|t| t.params.contains("queue_if_no_path")),
+                name: d.dm.name.to_string(),
+                uuid: d.dm.uuid.to_string(),
+                queueing: d.dm.targets.iter().any(queues),
                 paths: (0..2).map(|n| path(n, n < d.active_paths)).collect(),
             }),
             None => PvKind::Disk(path(bottom.minor, self.working_disks.contains(&bottom))),
@@ -493,7 +492,7 @@ impl State {
         let uuid = self
             .devices
             .get(&dev)
-            .map_or_else(String::new, |d| d.dm.uuid.clone());
+            .map_or_else(String::new, |d| d.dm.uuid.to_string());
         PhysicalVolume { dev, uuid, kind }
     }
 }

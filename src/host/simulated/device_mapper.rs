@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use smallvec::smallvec;
+use smol_str::SmolStr;
+
 use super::{Simulation, State, build};
 use crate::fence::{DevNo, DmDevice, Target};
 use crate::host::{Device, DeviceEvents, DeviceMapper, Error, Result};
@@ -31,7 +34,7 @@ impl State {
                     .iter()
                     .any(|vg| above.dm.uuid.starts_with(&format!("LVM-{vg}")))
         });
-        let map = what == "message" && (below_target || self.map_of_target.contains(&name));
+        let map = what == "message" && (below_target || self.map_of_target.contains(name.as_str()));
         if !(map || (of_target && !name.ends_with("-lvmlock") && what != "message")) {
             self.violate(format!(
                 "{what} of {name}, which is none of the fence's business"
@@ -41,13 +44,13 @@ impl State {
 
     fn pass_on(&mut self, dev: DevNo) {
         if let Some(d) = self.devices.get_mut(&dev).filter(|d| d.passes_on_at_load) {
-            d.dm.uuid = build::foreign_uuid();
+            d.dm.uuid = build::foreign_uuid().into();
             d.dm.deps.clear();
-            d.dm.targets = vec![Target {
+            d.dm.targets = smallvec![Target {
                 start: 0,
                 length: d.dm.sectors,
                 kind: "zero".into(),
-                params: String::new(),
+                params: SmolStr::default(),
             }];
         }
     }
@@ -133,7 +136,7 @@ impl DeviceMapper for Simulation {
     fn status(&self, dev: Device) -> Result<Vec<(String, String)>> {
         let state = self.enter();
         let d = state.devices.get(&dev).ok_or_else(|| gone(dev))?;
-        let line = |t: &Target| (t.kind.clone(), build::status_line(d.active_paths));
+        let line = |t: &Target| (t.kind.to_string(), build::status_line(d.active_paths));
         Ok(d.dm.targets.iter().map(line).collect())
     }
 
@@ -145,11 +148,11 @@ impl DeviceMapper for Simulation {
         state.busy(dev)?;
         state.changes("load", dev);
         let d = state.devices.get_mut(&dev).ok_or_else(|| gone(dev))?;
-        d.inactive = Some(vec![Target {
+        d.inactive = Some(smallvec![Target {
             start: 0,
             length: sectors,
             kind: "error".into(),
-            params: String::new(),
+            params: SmolStr::default(),
         }]);
         self.leave(state);
         Ok(())
@@ -218,7 +221,7 @@ impl DeviceMapper for Simulation {
             .values()
             .any(|d| d.dm.deps.contains(&dev) && d.dm.uuid != uuid);
         if open > 0 || below {
-            return Err(Error::Busy { what: name });
+            return Err(Error::Busy { what: name.into() });
         }
         state.log.push(format!("remove {name}"));
         state.devices.remove(&dev);

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use smallvec::smallvec;
+use smol_str::SmolStr;
+
 use super::{SimulatedLockspace, Simulation, Starting, State, uuid_of};
 use crate::fence::unfence::Opener;
 use crate::fence::{DmDevice, Lockspace, LockspaceState, Monotonic, Target};
@@ -101,7 +104,7 @@ impl State {
             .filter(|d| d.dm.uuid.starts_with(&prefix))
             // The leases' volume may stay, as long as it leads to the leases.
             .filter(|d| d.cut_off() || !d.dm.name.ends_with("-lvmlock"))
-            .map(|d| d.dm.name.clone())
+            .map(|d| d.dm.name.to_string())
             .collect();
         if !left.is_empty() {
             self.violate(format!("lockstart of {uuid} while {left:?} are there"));
@@ -186,11 +189,11 @@ impl State {
     pub fn wipe(&mut self, name: &str) {
         if let Some(d) = self.device(name) {
             d.dm.deps.clear();
-            d.dm.targets = vec![Target {
+            d.dm.targets = smallvec![Target {
                 start: 0,
                 length: d.dm.sectors,
                 kind: "error".into(),
-                params: String::new(),
+                params: SmolStr::default(),
             }];
         }
     }
@@ -199,10 +202,10 @@ impl State {
     pub fn lead_to(&mut self, name: &str, map: &str) {
         let below = self.device(map).map(|d| d.dm.dev);
         if let (Some(below), Some(d)) = (below, self.device(name)) {
-            d.dm.deps = vec![below];
+            d.dm.deps = smallvec![below];
             for t in &mut d.dm.targets {
-                "linear".clone_into(&mut t.kind);
-                t.params = format!("{below} 0");
+                t.kind = "linear".into();
+                t.params = format!("{below} 0").into();
             }
         }
     }

@@ -28,7 +28,7 @@ pub use faults::{Daemon, Declaring, Dropping, InFlight, Starting};
 pub use stack::Stack;
 
 use super::{Error, Host, LockspaceHost, Underway};
-use crate::fence::{DevNo, DiskMark, DmDevice, LockspaceState, Monotonic, Target};
+use crate::fence::{DevNo, DiskMark, DmDevice, LockspaceState, Monotonic, Table};
 
 /// A device-mapper device.
 #[derive(Clone, Debug, Default)]
@@ -36,7 +36,7 @@ pub struct SimulatedDevice {
     /// As its ioctls describe it.
     pub dm: DmDevice,
     /// The inactive slot.
-    pub inactive: Option<Vec<Target>>,
+    pub inactive: Option<Table>,
     /// I/O that was issued. What queues in a map below comes on top.
     pub in_flight: InFlight,
     /// So many swaps are interrupted first.
@@ -359,7 +359,9 @@ impl State {
     /// multipathd synchronises its maps: queueing comes back where it was not told otherwise.
     pub fn requeue_now(&mut self) {
         for d in self.devices.values_mut() {
-            if d.dm.uuid.starts_with("mpath-") && !self.queueing_disabled.contains(&d.dm.name) {
+            if d.dm.uuid.starts_with("mpath-")
+                && !self.queueing_disabled.contains(d.dm.name.as_str())
+            {
                 build::set_queueing(d, true);
             }
         }
@@ -387,7 +389,7 @@ impl State {
             .values()
             .filter(counts)
             .filter(open)
-            .map(|d| d.dm.name.clone())
+            .map(|d| d.dm.name.to_string())
             .collect()
     }
 
@@ -398,7 +400,7 @@ impl State {
         self.devices
             .values()
             .filter(is)
-            .map(|d| d.dm.name.clone())
+            .map(|d| d.dm.name.to_string())
             .collect()
     }
 

@@ -1,5 +1,7 @@
 //! What administrators and their scripts do to the node, asking nobody.
 
+use smallvec::smallvec;
+
 use super::{SimulatedDevice, SimulatedLockspace, State, build};
 use crate::fence::{DevNo, DmDevice, Target};
 
@@ -8,12 +10,12 @@ impl State {
     pub fn refresh(&mut self, name: &str, below: DevNo) {
         if let Some(d) = self.device(name) {
             d.inactive = None;
-            d.dm.deps = vec![below];
-            d.dm.targets = vec![Target {
+            d.dm.deps = smallvec![below];
+            d.dm.targets = smallvec![Target {
                 start: 0,
                 length: d.dm.sectors,
                 kind: "linear".into(),
-                params: format!("{below} 0"),
+                params: format!("{below} 0").into(),
             }];
         }
         self.device_bell.ring();
@@ -37,11 +39,11 @@ impl State {
         self.made += 1;
         let dm = DmDevice {
             dev,
-            name: name.to_owned(),
-            uuid: uuid.to_owned(),
+            name: name.into(),
+            uuid: uuid.into(),
             sectors: 2048,
             open_count: 1,
-            targets: vec![Target {
+            targets: smallvec![Target {
                 length: 2048,
                 ..Target::default()
             }],
@@ -91,7 +93,7 @@ impl State {
             d.active_paths = 2;
             d.dm.open_count = 0;
             for t in &mut d.dm.targets {
-                "multipath".clone_into(&mut t.kind);
+                t.kind = "multipath".into();
             }
             build::set_queueing(d, true);
         }
@@ -111,7 +113,7 @@ impl State {
         let prefix = format!("LVM-{vg_uuid}");
         for d in self.devices.values_mut() {
             if d.dm.uuid.starts_with(&prefix) && d.dm.name.ends_with("-lvmlock") {
-                d.dm.name = format!("{to}-lvmlock");
+                d.dm.name = format!("{to}-lvmlock").into();
             }
         }
         if self.targets.contains(vg_uuid) {

@@ -87,7 +87,7 @@ fn leave_to_join(bench: &Bench, vg: &str) {
             s.deactivate(&format!("{vg}-{lv}"));
         }
         s.lockspaces.retain(|l| l.lockspace.vg_uuid != uuid_of(vg));
-        s.device(&map).expect("a map").dm.uuid.clone()
+        s.device(&map).expect("a map").dm.uuid.to_string()
     });
     let mut left = half_way(bench, vg);
     left.report.groups[0].standing.maps = vec![(uuid, map)];

@@ -200,7 +200,7 @@ fn a_stranger_on_a_physical_volume_is_named_and_left_alone() {
     bench.node.state(|s| {
         let pv = s.device("mpath-vg1-0").expect("map").dm.dev;
         let d = s.device("vg1-impostor").expect("impostor");
-        d.dm.deps = vec![pv];
+        d.dm.deps = vec![pv].into();
     });
     let report = bench.fence();
     assert_eq!(
@@ -246,11 +246,13 @@ fn a_table_that_comes_back_before_the_proof_is_swapped_again() {
             length: 2048,
             kind: "linear".into(),
             ..Target::default()
-        }];
+        }]
+        .into();
         d.dm.deps = vec![DevNo {
             major: 8,
             minor: 99,
-        }];
+        }]
+        .into();
     });
     let report = bench.fence();
     assert_eq!(

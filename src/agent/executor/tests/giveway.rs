@@ -123,7 +123,8 @@ fn a_fence_that_hangs_lets_another_go_first_and_is_proven_when_its_io_ends() {
     );
     let devices = |report: &FenceReport| {
         let all = report.volume_groups[0].devices.iter();
-        all.map(|d| (d.name.clone(), d.outcome)).collect::<Vec<_>>()
+        all.map(|d| (d.name.to_string(), d.outcome))
+            .collect::<Vec<_>>()
     };
     let fell_short = vec![
         ("a-lv0".to_owned(), DeviceOutcome::NotProven),

@@ -249,7 +249,7 @@ fn a_dry_run_touches_nothing_and_lists_what_the_real_run_does() {
         let mut planned: Vec<String> = plan.volume_groups[0]
             .devices
             .iter()
-            .map(|d| d.name.clone())
+            .map(|d| d.name.to_string())
             .collect();
         swapped.sort();
         planned.sort();

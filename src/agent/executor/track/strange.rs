@@ -69,8 +69,8 @@ mod tests {
         let sd = DevNo { major: 8, minor: 0 };
         let device = |minor, uuid: &str, deps: &[DevNo]| DmDevice {
             dev: dm(minor),
-            uuid: uuid.to_owned(),
-            deps: deps.to_vec(),
+            uuid: uuid.into(),
+            deps: deps.to_vec().into(),
             ..DmDevice::default()
         };
         let mark = |_| DiskMark {
@@ -103,7 +103,7 @@ mod tests {
             ..DiskMark::default()
         };
         let own = DmDevice {
-            deps: vec![sd],
+            deps: vec![sd].into(),
             ..DmDevice::default()
         };
         let mut group = GroupRecord::default();

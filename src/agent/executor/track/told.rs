@@ -43,7 +43,7 @@ impl Book {
             };
             let at = at.unwrap_or_else(|| {
                 devices.push(DeviceReport {
-                    uuid: (*t.uuid).to_owned(),
+                    uuid: t.uuid.clone(),
                     name: t.name.clone(),
                     open_count: t.open_count,
                     ..DeviceReport::default()

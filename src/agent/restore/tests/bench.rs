@@ -171,7 +171,7 @@ impl Bench {
     /// What others have in volumes: encrypted disks, partitions, volume groups.
     pub(super) fn upper(&self) -> Vec<String> {
         let names = self.node.state(|s| {
-            let all = s.devices.values().map(|d| d.dm.name.clone());
+            let all = s.devices.values().map(|d| d.dm.name.to_string());
             all.collect::<Vec<_>>()
         });
         names
@@ -269,7 +269,7 @@ impl Bench {
                 .devices
                 .values()
                 .filter(|d| d.dm.uuid.starts_with(&prefix));
-            ours.map(|d| d.dm.name.clone())
+            ours.map(|d| d.dm.name.to_string())
                 .filter(|n| !n.ends_with("-lvmlock"))
                 .collect()
         })
