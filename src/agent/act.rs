@@ -1,30 +1,27 @@
-//! Fences, un-fences and observations on threads of their own: neither a kernel that hangs nor an API server that hangs holds the other up.
+//! Fences and un-fences on threads of their own: neither a kernel that hangs nor an API server that hangs holds the other up.
 
 mod half_way;
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
 use super::decide::Known;
 use super::executor::{self, limited};
 use super::guard::News;
 use super::hook::keeping;
 use super::journal::{Journal, Record, Standings, Turn, Waits, Wanted};
-use super::observe::{Kept, observe_again, observe_to_fence};
+use super::observe::observe_to_fence;
 use super::restore;
 use super::restore::paths::{Paths, Waiting};
 use crate::fence::report::{FenceReport, LocksOutcome, Outcome};
 use crate::fence::selection::RefusalReason;
 use crate::fence::unfence::{UnfenceOrder, UnfenceReport};
-use crate::fence::unlocked;
 use crate::fence::{Inventory, Order};
-use crate::host::urgency::rest_after;
-use crate::host::{Bell, Host};
+use crate::host::Host;
 
 /// What a fence's thread says.
 #[derive(Clone, Debug)]
@@ -341,135 +338,6 @@ fn no_inventory(host: &Host, order: &Order, why: &str) -> FenceReport {
     }
 }
 
-/// An inventory, or why there is none.
-pub type Observation = Arc<Result<Inventory, String>>;
-
-/// Looks at the node again and again.
-#[derive(Clone)]
-pub struct Observer {
-    bell: Bell,
-    pause: Arc<AtomicU64>,
-    latest: watch::Receiver<Option<Observation>>,
-    at: Arc<Mutex<Instant>>,
-    /// Whether changes of devices are heard of, and how many were.
-    hears: Arc<AtomicBool>,
-    heard: Arc<AtomicU64>,
-}
-
-impl Observer {
-    /// Begins to look, on a thread of its own: also below what stands fenced, as far as it is recorded. `took` is told how long each look took.
-    ///
-    /// # Errors
-    /// When the system has no thread to give.
-    pub fn start(
-        host: Host,
-        standings: Option<Standings>,
-        pause: Duration,
-        took: impl Fn(Duration) + Send + 'static,
-    ) -> std::io::Result<Self> {
-        let (tell, latest) = watch::channel(None);
-        let me = Self {
-            bell: Bell::default(),
-            pause: Arc::default(),
-            latest,
-            at: Arc::new(Mutex::new(Instant::now())),
-            hears: Arc::default(),
-            heard: Arc::default(),
-        };
-        me.every(pause);
-        let thread = me.clone();
-        // Not one of the host's own threads: it waits on the wall's clock, for as long as the process lives.
-        std::thread::Builder::new()
-            .name("observe".into())
-            .stack_size(256 * 1024)
-            .spawn(move || {
-                let mut kept = Kept::listening(&host, standings);
-                let mut before = None;
-                let mut failing = None;
-                let mut without_lock = BTreeSet::new();
-                loop {
-                    let seen = thread.bell.rings();
-                    let began = Instant::now();
-                    // Who rings wants to know what is so now.
-                    let rung = before.replace(seen) != Some(seen);
-                    let heard = thread.heard.load(Ordering::Acquire);
-                    let heard = (thread.hears.load(Ordering::Acquire) && !rung).then_some(heard);
-                    let observation = observe_again(&host, &mut kept, heard);
-                    let mut observation = observation.map_err(|e| e.to_string());
-                    if let Ok(inventory) = &mut observation {
-                        unlocked::mark(inventory, &mut without_lock);
-                    }
-                    tell_failure(&mut failing, observation.as_ref().err());
-                    let length = began.elapsed();
-                    took(length);
-                    *thread.at.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
-                    if tell.send(Some(Arc::new(observation))).is_err() {
-                        return;
-                    }
-                    // However often somebody rings.
-                    std::thread::sleep(rest_after(length));
-                    let pause = Duration::from_millis(thread.pause.load(Ordering::Relaxed));
-                    thread.bell.wait(seen, pause);
-                }
-            })?;
-        Ok(me)
-    }
-
-    /// Sets the pause between two looks.
-    pub fn every(&self, pause: Duration) {
-        let milliseconds = pause.as_millis().try_into().unwrap_or(u64::MAX);
-        if self.pause.swap(milliseconds, Ordering::Relaxed) > milliseconds {
-            // The present pause may be a longer one.
-            self.bell.ring();
-        }
-    }
-
-    /// Whether changes of devices are heard of from now on; and that there was one. While all are heard of, and none was, a look does not read
-    /// every device anew.
-    pub fn hear(&self, hears: bool, changed: bool) {
-        if changed {
-            self.heard.fetch_add(1, Ordering::AcqRel);
-        }
-        self.hears.store(hears, Ordering::Release);
-    }
-
-    /// Looks now.
-    pub fn look(&self) {
-        self.bell.ring();
-    }
-
-    /// The latest inventory and its successors.
-    #[must_use]
-    pub fn latest(&self) -> watch::Receiver<Option<Observation>> {
-        self.latest.clone()
-    }
-
-    /// How long ago the last look ended: long, when one hangs.
-    #[must_use]
-    pub fn age(&self) -> Duration {
-        self.at
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .elapsed()
-    }
-}
-
-/// Says once that the node cannot be looked at, and why; and once that it can again. With the API server away, the log is where people look.
-fn tell_failure(before: &mut Option<String>, now: Option<&String>) {
-    if before.as_ref() == now {
-        return;
-    }
-    if let Some(why) = now {
-        tracing::error!(why, "the node cannot be looked at, so nothing is fenced");
-    } else {
-        tracing::info!("the node can be looked at again");
-    }
-    *before = now.cloned();
-}
-
-#[cfg(test)]
-#[path = "observer_tests.rs"]
-mod observer_tests;
 #[cfg(test)]
 #[path = "act_tests.rs"]
 mod tests;

@@ -6,6 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use super::*;
 use crate::agent::hook;
 use crate::fence::order::Selection;
+use crate::host::Bell;
 use crate::host::simulated::{Daemon, Group, InFlight, Layout, Simulation, State, uuid_of};
 
 struct Bench {

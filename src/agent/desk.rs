@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::ends::Ends;
 use self::hanging::Queue;
-use super::act::{Actor, Observer, Reins, Said};
+use super::act::{Actor, Reins, Said};
 use super::affected::Subject;
 use super::decide::{Decision, Known, Running, Uid, View, Work, decide, waits};
 use super::executor::with_standings;
@@ -29,6 +29,7 @@ use super::hook::server::Call;
 use super::hook::waiting::Waiting;
 use super::journal::Record;
 use super::metrics::Metrics;
+use super::observer::Observer;
 use super::publish::Board;
 use super::report::{AgentPart, Happened, happened};
 use super::sentry::Sentry;

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::act::Observer;
+use super::observer::Observer;
 use crate::host::{KernelEvents, Paths};
 
 /// Between two looks that events asked for. An outage comes as a storm of events, one for each path and each command that fails: what comes

@@ -4,7 +4,8 @@
 //! | --- | --- |
 //! | [`observe`] | asks the node everything |
 //! | [`decide`] | which request's turn it is; pure |
-//! | [`act`], `detect` | threads that fence and look, and when to look at once |
+//! | [`act`] | threads that fence and un-fence |
+//! | [`observer`], `detect` | looks again and again, and when to look at once |
 //! | [`executor`] | carries a fence out |
 //! | [`journal`] | what a successor needs to know |
 //! | [`guard`] | watches fences that stand |
@@ -34,6 +35,7 @@ pub mod node_conditions;
 pub mod node_storage;
 mod node_storage_task;
 pub mod observe;
+pub mod observer;
 mod options;
 mod outlived;
 pub mod preflight;

@@ -7,11 +7,11 @@ use k8s_openapi::api::core::v1::Node;
 use kube::{Api, Client};
 use serde_json::json;
 
-use super::act::Observer;
 use super::hook::install::State;
 use super::journal::Standing;
 use super::metrics::Metrics;
 use super::node_storage::{Moment, Reporter, fences, kill_hook, status};
+use super::observer::Observer;
 use super::run::LOOK_LIMIT;
 use super::sentry::Outlook;
 use super::sight::Sight;

@@ -1,5 +1,6 @@
 //! How often it looks, by the wall's clock.
 
+use std::cell::Cell;
 use std::time::Instant;
 
 use super::*;
@@ -51,4 +52,36 @@ fn it_rests_for_as_long_as_it_has_looked_however_often_somebody_rings() {
         elapsed + last >= looked * 2,
         "{lengths:?} within {elapsed:?}"
     );
+}
+
+#[test]
+fn it_gives_way_to_a_fence_that_gets_on_and_not_for_ever() {
+    let waited = |all: &[u64], rest: u64| {
+        let (at, slept) = (Cell::new(0), Cell::new(Duration::ZERO));
+        let swapped = || {
+            let now = all.get(at.get()).or(all.last()).copied();
+            at.set(at.get() + 1);
+            now.unwrap_or_default()
+        };
+        let rest = Duration::from_millis(rest);
+        give_way(swapped, 7, rest, |time| slept.set(slept.get() + time));
+        slept.get()
+    };
+    assert_eq!(waited(&[7], 500), Duration::ZERO, "nothing is swapped");
+    assert_eq!(
+        waited(&[9, 9], 500),
+        Duration::from_millis(500),
+        "it has ended"
+    );
+    assert_eq!(
+        waited(&[9, 10, 11, 11], 500),
+        Duration::from_millis(1500),
+        "it gets on"
+    );
+    assert_eq!(waited(&[9, 10, 10], 0), SHORTLY * 2);
+    let endless: Vec<u64> = (8..10_000).collect();
+    for rest in [0, 300, 1000] {
+        let waited = waited(&endless, rest);
+        assert!((GIVES_WAY..GIVES_WAY + Duration::from_secs(1)).contains(&waited));
+    }
 }

@@ -12,7 +12,7 @@ use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::act::{Actor, Observer, Said};
+use super::act::{Actor, Said};
 use super::desk::{Desk, Ends, Tools};
 use super::guard::{Guard, News};
 use super::hook::{
@@ -21,6 +21,7 @@ use super::hook::{
 };
 use super::journal::{self, Journal, Standing, Standings};
 use super::metrics::Metrics;
+use super::observer::Observer;
 use super::options::Options;
 use super::preflight;
 use super::publish::Board;

@@ -1,9 +1,9 @@
-//! Devices and calls at which a thread of this process was left behind. A call that hangs in the kernel cannot be called back: whoever comes to the
+//! What threads of this process are at: how a fence gets on, and devices and calls at which a thread was left behind. A call that hangs in the kernel cannot be called back: whoever comes to the
 //! same device later leaves it to the thread that is there, and whoever asks the same question is refused once some hang at it; or each attempt would
 //! leave one more behind it.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::fence::Monotonic;
@@ -19,6 +19,7 @@ struct Known {
     count: AtomicUsize,
     /// How many threads were left at calls, by what these are about.
     calls: Mutex<BTreeMap<String, usize>>,
+    swapped: AtomicU64,
 }
 
 /// A thread was left at a device. It has come back when this is dropped.
@@ -36,6 +37,17 @@ pub struct Left {
 }
 
 impl Underway {
+    /// A fence has one device less to swap.
+    pub fn swaps(&self) {
+        self.0.swapped.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many were swapped so far: while that grows, a fence gets on.
+    #[must_use]
+    pub fn swapped(&self) -> u64 {
+        self.0.swapped.load(Ordering::Relaxed)
+    }
+
     fn calls(&self) -> MutexGuard<'_, BTreeMap<String, usize>> {
         self.0.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Desk, Work};
-use crate::agent::act::Observation;
+use crate::agent::observer::Observation;
 use crate::agent::run::LOOK_LIMIT;
 use crate::agent::sentry::records::{is_local, rename};
 use crate::api::StorageFenceRequest;

@@ -41,6 +41,8 @@ pub(super) struct Swap {
     /// Epoch of the book when the last list was begun.
     listed_epoch: Option<u64>,
     began: Monotonic,
+    /// When a device was settled last, as far as it is known; and the epoch of the book since then.
+    moved: (Monotonic, u64),
     told: Monotonic,
     deadline: Monotonic,
     given_up: bool,
@@ -65,6 +67,7 @@ impl Fence<'_> {
             list_rest: LIST_EVERY,
             listed_epoch: None,
             began: now,
+            moved: (now, 0),
             told: now,
             deadline: budget::swap_deadline(now, self.order.drain_timeout, self.reset),
             given_up: false,
@@ -89,6 +92,9 @@ impl Fence<'_> {
                     self.note(format!("{name} had been left suspended, and what is stacked on it waited for it: it was resumed"));
                 }
                 swap.book.told(letter, now);
+            }
+            if swap.moved.1 != swap.book.epoch() {
+                swap.moved = (now, swap.book.epoch());
             }
             if let Some(proof) = self.take_list(&mut swap, now) {
                 self.proven(&swap, now);
@@ -357,11 +363,12 @@ impl Swap {
 
     fn start_list(&mut self, host: &Host, now: Monotonic) {
         let due = match self.last_list {
-            // Of a planned fence the first list can be the proof: it waits for the swaps, but not for those that hang.
+            // Of a planned fence the first list can be the proof: it waits for the swaps as long as they get on, but not for those that hang.
             None => {
                 !self.book.planned
                     || self.book.planned_settled()
-                    || now.since(self.began) >= LIST_EVERY
+                    || now.since(self.moved.0) >= LIST_EVERY
+                    || now.since(self.began) >= LIST_LIMIT
             }
             // Settled: only the proof is missing, at once if it was not asked for yet.
             Some(at) if self.book.all_settled() => {

@@ -226,6 +226,7 @@ impl Crew {
         }
         // Not at the table, where all others would wait for the file.
         if settled {
+            self.underway.swaps();
             self.signs.give();
         }
         job

@@ -1,16 +1,62 @@
 //! One record a line: `LENGTH CRC TEXT\n`, both numbers in hexadecimal.
 
+use std::fs::File;
+use std::io::{self, BufRead, BufWriter, Write};
+
 use serde::Serialize;
 
 /// Length of what comes before the text.
 const HEADER: usize = "LENGTH__ CHECKSUM ".len();
 
-/// CRC-32 as in zlib. By a table: the line that a fence of thousands of devices begins with has megabytes.
-fn crc32(bytes: &[u8]) -> u32 {
-    !bytes.iter().fold(!0_u32, |crc, byte| {
-        let [low, ..] = crc.to_le_bytes();
-        (crc >> 8) ^ OF_BYTE[usize::from(low ^ byte)]
-    })
+/// So many bytes are written at a time: of nearly every line all.
+const AT_A_TIME: usize = 64 << 10;
+
+/// Length and CRC-32 (as in zlib) of a text that is only counted.
+struct Sum {
+    length: usize,
+    crc: u32,
+}
+
+impl Default for Sum {
+    fn default() -> Self {
+        Self {
+            length: 0,
+            crc: !0_u32,
+        }
+    }
+}
+
+impl Sum {
+    fn of(text: &[u8]) -> Self {
+        let mut sum = Self::default();
+        sum.add(text);
+        sum
+    }
+
+    /// By a table: the line that a fence of thousands of devices begins with has megabytes.
+    fn add(&mut self, bytes: &[u8]) {
+        self.length += bytes.len();
+        self.crc = bytes.iter().fold(self.crc, |crc, byte| {
+            let [low, ..] = crc.to_le_bytes();
+            (crc >> 8) ^ OF_BYTE[usize::from(low ^ byte)]
+        });
+    }
+
+    /// What comes before the text.
+    fn header(&self) -> String {
+        format!("{:08x} {:08x} ", self.length, !self.crc)
+    }
+}
+
+impl Write for Sum {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.add(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// What each byte does to a checksum.
@@ -32,35 +78,31 @@ const OF_BYTE: [u32; 256] = {
 /// The line of `text`, which must not hold a line feed (JSON escapes them).
 #[must_use]
 pub fn encode(text: &str) -> Vec<u8> {
-    let mut lines = Vec::with_capacity(HEADER + text.len() + 1);
-    append(&mut lines, |to| to.extend(text.as_bytes()));
-    lines
+    [&Sum::of(text.as_bytes()).header(), text, "\n"]
+        .concat()
+        .into_bytes()
 }
 
-/// Appends the line of something as JSON, without a copy of it in between: it may have megabytes.
+/// Writes a line of JSON for each. No line is held as a whole, which may have megabytes: so it is made twice, first to know its length and checksum.
 ///
 /// # Errors
-/// When it is nothing that JSON has words for; `lines` is as it was then.
-pub fn append_json(lines: &mut Vec<u8>, it: &impl Serialize) -> serde_json::Result<()> {
-    let before = lines.len();
-    let mut written = Ok(());
-    append(lines, |to| written = serde_json::to_writer(to, it));
-    if written.is_err() {
-        lines.truncate(before);
-    }
+/// When one is nothing that JSON has words for, of which nothing is written then; or when not all can be written: the rest is missing.
+pub fn write_json<'a, T: Serialize + 'a>(
+    file: &File,
+    all: impl IntoIterator<Item = &'a T>,
+) -> io::Result<()> {
+    let mut to = BufWriter::with_capacity(AT_A_TIME, file);
+    let written = all.into_iter().try_for_each(|one| {
+        let mut sum = Sum::default();
+        serde_json::to_writer(&mut sum, one)?;
+        to.write_all(sum.header().as_bytes())?;
+        serde_json::to_writer(&mut to, one)?;
+        to.write_all(b"\n")
+    });
+    let written = written.and_then(|()| to.flush());
+    // What could not be written is not tried once more on the way out: it would stand behind a gap.
+    let _ = to.into_parts();
     written
-}
-
-fn append(lines: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
-    let begin = lines.len();
-    lines.resize(begin + HEADER, b' ');
-    write(lines);
-    let (header, text) = lines.split_at_mut(begin + HEADER);
-    let told = format!("{:08x} {:08x} ", text.len(), crc32(text));
-    if let Some(header) = header.get_mut(begin..) {
-        header.copy_from_slice(told.as_bytes());
-    }
-    lines.push(b'\n');
 }
 
 /// The texts of all whole lines, up to the first that is not.
@@ -74,10 +116,31 @@ pub fn decode(bytes: &[u8]) -> impl Iterator<Item = &str> {
     })
 }
 
+/// Hands on the texts of all whole lines, up to the first that is not, or of which that is said. One line at a time is held.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn read(mut lines: impl BufRead, mut take: impl FnMut(&str) -> bool) -> io::Result<()> {
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        lines.read_until(b'\n', &mut line)?;
+        let goes_on = line
+            .strip_suffix(b"\n")
+            .and_then(whole)
+            .is_some_and(&mut take);
+        if !goes_on {
+            return Ok(());
+        }
+    }
+}
+
 /// The text of a line that is, to the byte, what was written: numbers in another spelling are damage, too.
 fn whole(line: &[u8]) -> Option<&str> {
-    let text = std::str::from_utf8(line.get(HEADER..)?).ok()?;
-    (encode(text).strip_suffix(b"\n") == Some(line)).then_some(text)
+    let (header, text) = line.split_at_checked(HEADER)?;
+    let as_written = Sum::of(text).header();
+    let text = std::str::from_utf8(text).ok()?;
+    (as_written.as_bytes() == header).then_some(text)
 }
 
 #[cfg(test)]
@@ -86,7 +149,7 @@ mod tests {
 
     #[test]
     fn it_is_the_checksum_that_others_know() {
-        assert_eq!(crc32(b"123456789"), 0xcbf4_3926);
+        assert_eq!(Sum::of(b"123456789").header(), "00000009 cbf43926 ");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What a fence has done so far, in a file on tmpfs: the successor of a killed agent goes on from here (S4).
 //!
-//! One record a line, each with its length and checksum, each written by one `write`: a line that was torn by the writer's death is recognised
+//! One record a line, each with its length and checksum, each written at once: a line that was torn by the writer's death is recognised
 //! and left out, and with it whatever follows. Nothing is flushed to a disk: the file is to survive the agent, not the kernel, and a fence must
 //! not wait for a disk. It says what was tried, never what is: whoever resumes asks the kernel.
 
@@ -18,7 +18,7 @@ mod turn;
 mod wanted;
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -175,8 +175,11 @@ impl Journal {
     /// # Errors
     /// When the file cannot be read.
     pub fn left(&self) -> Result<Option<Record>, Error> {
-        let bytes = read(&self.path)?;
-        let record = bytes.and_then(|bytes| Record::decode(&bytes));
+        let record = match File::open(&self.path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            file => file.and_then(|file| Record::read(BufReader::new(file))),
+        };
+        let record = record.map_err(|e| self.error("read", e))?;
         let ours = record.filter(|r| r.begun.report.boot_id == self.boot_id);
         Ok(ours.filter(|r| !r.unfinished() || !self.given_back().covers(r)))
     }
@@ -386,16 +389,12 @@ impl Journal {
         }
         let new = self.path.with_extension("new");
         let write = || -> io::Result<File> {
-            let mut bytes = Vec::new();
-            for entry in entries {
-                line::append_json(&mut bytes, entry)?;
-            }
-            let mut file = OpenOptions::new()
+            let file = OpenOptions::new()
                 .create(true)
                 .truncate(true)
                 .write(true)
                 .open(&new)?;
-            file.write_all(&bytes)?;
+            line::write_json(&file, entries)?;
             std::fs::rename(&new, &self.path)?;
             Ok(file)
         };
@@ -411,14 +410,10 @@ impl Journal {
             return Ok(());
         }
         self.in_turn()?;
-        let Some(file) = self.file.as_mut() else {
+        let Some(file) = self.file.as_ref() else {
             return Err(self.error("written", io::Error::other("it was never begun")));
         };
-        let mut bytes = Vec::new();
-        let written = line::append_json(&mut bytes, entry)
-            .map_err(io::Error::from)
-            .and_then(|()| file.write_all(&bytes));
-        written.map_err(|e| self.error("written", e))
+        line::write_json(file, [entry]).map_err(|e| self.error("written", e))
     }
 }
 
@@ -436,12 +431,8 @@ fn write_lines<'a, T: Serialize + 'a>(
     all: impl IntoIterator<Item = &'a T>,
 ) -> Result<(), Error> {
     let write = || -> io::Result<()> {
-        let mut bytes = Vec::new();
-        for one in all {
-            line::append_json(&mut bytes, one)?;
-        }
         let new = beside(path);
-        std::fs::write(&new, bytes)?;
+        line::write_json(&File::create(&new)?, all)?;
         std::fs::rename(&new, path)
     };
     write().map_err(|e| Error::of(path, "written", e))

@@ -1,5 +1,7 @@
 //! What the lines of a journal say about a fence.
 
+use std::io::{self, BufRead};
+
 use serde::{Deserialize, Serialize};
 
 use super::{Begun, line};
@@ -28,26 +30,39 @@ impl Record {
     /// What the bytes of a journal tell, up to the first line that is torn or makes no sense.
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Option<Self> {
-        let mut record: Option<Self> = None;
-        for json in line::decode(bytes) {
-            match (serde_json::from_str(json), record.as_mut()) {
-                (Ok(Entry::Begun(begun)), None) => {
-                    let steps = begun.report.steps.clone();
-                    record = Some(Self {
-                        begun: *begun,
-                        steps,
-                        finished: None,
-                    });
-                }
-                (Ok(Entry::Step(index, step)), Some(record)) => match record.steps.get_mut(index) {
-                    Some(known) => *known = step,
-                    None => break,
-                },
-                (Ok(Entry::Finished(report)), Some(record)) => record.finished = Some(*report),
-                _ => break,
+        // From memory nothing fails to be read.
+        Self::read(bytes).unwrap_or_default()
+    }
+
+    /// The same of a file, of which one line at a time is held: each may have megabytes.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn read(lines: impl BufRead) -> io::Result<Option<Self>> {
+        let mut record = None;
+        line::read(lines, |json| Self::take(&mut record, json))?;
+        Ok(record)
+    }
+
+    /// Takes in what the next line tells. Whether it makes sense.
+    fn take(record: &mut Option<Self>, json: &str) -> bool {
+        match (serde_json::from_str(json), record) {
+            (Ok(Entry::Begun(begun)), record @ None) => {
+                let steps = begun.report.steps.clone();
+                *record = Some(Self {
+                    begun: *begun,
+                    steps,
+                    finished: None,
+                });
             }
+            (Ok(Entry::Step(index, step)), Some(record)) => match record.steps.get_mut(index) {
+                Some(known) => *known = step,
+                None => return false,
+            },
+            (Ok(Entry::Finished(report)), Some(record)) => record.finished = Some(*report),
+            _ => return false,
         }
-        record
+        true
     }
 
     /// Whether anything may have been done that leaves a trace: without that, it can still be called off.

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use self::declare::Outcome;
-use super::act::Observer;
+use super::observer::Observer;
 use super::report::cut;
 use super::run::LOOK_LIMIT;
 use crate::api::takeover::{DeclareDead, DeclareDeadResult, DeclaredDead, MOST_TASKS};

@@ -169,18 +169,15 @@ fn scale_fence(cluster: &mut Cluster) -> Result {
             format!("awk '/^{what}/ {{ print $2 }}' /proc/$(cat /run/bench/agent.pid)/status");
         Ok(n1.sh(&read)?.parse()?)
     };
-    until(
-        "the agent has seen them all",
-        Duration::from_secs(180),
-        || {
-            let looked = n1.run(
-                &format!("{METRICS} | grep -q 'observation.*_count [4-9]'"),
-                LIMIT,
-            )?;
-            Ok((looked.code == 0).then_some(()))
-        },
-    )?;
-    let before = of_agent("VmHWM")?;
+    let has_seen_all = || {
+        let what = "the agent has seen them all";
+        until(what, Duration::from_secs(180), || {
+            let looked = format!("{METRICS} | grep -q 'observation.*_count [4-9]'");
+            Ok((n1.run(&looked, LIMIT)?.code == 0).then_some(()))
+        })
+    };
+    has_seen_all()?;
+    let (before, cpu) = (of_agent("VmHWM")?, Ticks::of(n1)?);
     let hook = format!("STATE_DIRECTORY=/run/bench/state timeout 100 {OURS} kill-hook big");
     let fence = n1.run(&hook, LIMIT)?;
     ensure(
@@ -193,12 +190,29 @@ fn scale_fence(cluster: &mut Cluster) -> Result {
         errors == usize::try_from(N)?,
         format!("all {N} are fenced: {errors}"),
     )?;
+    let cpu = Ticks::of(n1)?.since(&cpu);
     let (most, now) = (of_agent("VmHWM")?, of_agent("VmRSS")?);
+    say(format!(
+        "    hundredths of a second of the node's CPU time, by thread: {}",
+        cpu.told()
+    ));
     say(format!(
         "    resident: {before} KiB before, {most} KiB at most, {now} KiB after; the steps, ms: {}",
         took_in(n1, "/run/bench/state")?.told()
     ));
-    ensure(most <= 32 << 10, "the agent never has more than 32 MiB")
+    ensure(most <= 32 << 10, "the agent never has more than 32 MiB")?;
+    // It reads what is recorded of the fence, and watches over it.
+    n1.sh("kill $(cat /run/bench/agent.pid); sleep 3")?;
+    start_agent(n1)?;
+    has_seen_all()?;
+    let successor = of_agent("VmHWM")?;
+    say(format!(
+        "    the agent that comes next: {successor} KiB at most"
+    ));
+    ensure(
+        successor <= 32 << 10,
+        "the agent that comes next never has more than 32 MiB",
+    )
 }
 
 /// Of a core, in per cent.
@@ -235,6 +249,51 @@ fn time(node: &Node, command: &str) -> Result<f64> {
     Ok(median(&times))
 }
 
+/// Hundredths of a second of CPU time that an agent has taken.
+struct Ticks {
+    /// Of all its threads, those that have ended among them.
+    all: u64,
+    by_thread: BTreeMap<String, u64>,
+}
+
+impl Ticks {
+    fn of(node: &Node) -> Result<Self> {
+        let sum = |ticks: &str| ticks.split('+').filter_map(|n| n.parse::<u64>().ok()).sum();
+        let lines = node.sh(
+            "cd /proc/$(cat /run/bench/agent.pid); for t in . task/*; do echo \"$(sed 's/.*) //' $t/stat | cut -d' ' -f12,13 | tr ' ' '+') $(cat $t/comm)\"; done",
+        )?;
+        let mut lines = lines.lines().filter_map(|l| l.split_once(' '));
+        let all = lines.next().context("a process")?.0;
+        let mut by_thread = BTreeMap::new();
+        for (ticks, name) in lines {
+            let sum: u64 = sum(ticks);
+            *by_thread.entry(name.to_owned()).or_default() += sum;
+        }
+        let all = sum(all);
+        Ok(Self { all, by_thread })
+    }
+
+    fn since(&self, before: &Self) -> Self {
+        let less = |(name, n): (&String, &u64)| {
+            let before = before.by_thread.get(name).copied().unwrap_or_default();
+            (name.clone(), n.saturating_sub(before))
+        };
+        Self {
+            all: self.all.saturating_sub(before.all),
+            by_thread: self.by_thread.iter().map(less).collect(),
+        }
+    }
+
+    /// The threads that took some, by name.
+    fn told(&self) -> String {
+        let busy = self.by_thread.iter().filter(|(_, n)| **n > 0);
+        let ended = self.all.saturating_sub(self.by_thread.values().sum());
+        let mut told: Vec<_> = busy.map(|(name, n)| format!("{name} {n}")).collect();
+        told.push(format!("those that have ended {ended}"));
+        told.join(", ")
+    }
+}
+
 /// What an agent costs.
 struct Agent {
     /// KiB.
@@ -266,30 +325,14 @@ fn agent(node: &Node, with: &str) -> Result<Agent> {
         Duration::from_secs(180),
         || Ok(looks().ok().filter(|(_, n)| *n >= 4.0).map(|_| ())),
     )?;
-    let ticks = || -> Result<u64> {
-        let stat = node.sh("cut -d' ' -f14,15 /proc/$(cat /run/bench/agent.pid)/stat")?;
-        stat.split(' ').map(|n| Ok(n.parse::<u64>()?)).sum()
-    };
-    let threads = || -> Result<BTreeMap<String, u64>> {
-        let lines = node.sh(
-            "for t in /proc/$(cat /run/bench/agent.pid)/task/*; do echo \"$(sed 's/.*) //' $t/stat | cut -d' ' -f12,13 | tr ' ' '+') $(cat $t/comm)\"; done",
-        )?;
-        let mut all = BTreeMap::new();
-        for (ticks, name) in lines.lines().filter_map(|l| l.split_once(' ')) {
-            let sum: u64 = ticks.split('+').filter_map(|n| n.parse::<u64>().ok()).sum();
-            *all.entry(name.to_owned()).or_default() += sum;
-        }
-        Ok(all)
-    };
-    let idle = threads()?;
-    let (before, cpu) = (looks()?, ticks()?);
+    let (before, cpu) = (looks()?, Ticks::of(node)?);
     node.sh_within(&format!("sleep {IDLE}"), LIMIT)?;
-    let (after, cpu) = (looks()?, ticks()? - cpu);
+    let (after, cpu) = (looks()?, Ticks::of(node)?.since(&cpu));
     let resident =
         node.sh("awk '/^VmRSS/ { print $2 }' /proc/$(cat /run/bench/agent.pid)/status")?;
     let told = Agent {
         resident: resident.parse()?,
-        ticks: cpu,
+        ticks: cpu.all,
         look: (after.0 - before.0) / (after.1 - before.1) * 1e3,
     };
     say(format!(
@@ -299,18 +342,7 @@ fn agent(node: &Node, with: &str) -> Result<Agent> {
         after.1 - before.1,
         told.look
     ));
-    let busy: Vec<String> = threads()?
-        .into_iter()
-        .map(|(name, n)| {
-            (
-                n.saturating_sub(idle.get(&name).copied().unwrap_or_default()),
-                name,
-            )
-        })
-        .filter(|(n, _)| *n > 0)
-        .map(|(n, name)| format!("{name} {n}"))
-        .collect();
-    say(format!("    by thread: {}", busy.join(", ")));
+    say(format!("    by thread: {}", cpu.told()));
     node.sh("kill $(cat /run/bench/agent.pid); sleep 3")?;
     Ok(told)
 }

@@ -1,0 +1,173 @@
+//! Looks at the node again and again, on a thread of its own: as often as is wanted, and never so often that others do not get to their work.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use super::journal::Standings;
+use super::observe::{Kept, observe_again};
+use crate::fence::{Inventory, unlocked};
+use crate::host::urgency::rest_after;
+use crate::host::{Bell, Host};
+
+/// An inventory, or why there is none.
+pub type Observation = Arc<Result<Inventory, String>>;
+
+/// Looks at the node again and again.
+#[derive(Clone)]
+pub struct Observer {
+    bell: Bell,
+    pause: Arc<AtomicU64>,
+    latest: watch::Receiver<Option<Observation>>,
+    at: Arc<Mutex<Instant>>,
+    /// Whether changes of devices are heard of, and how many were.
+    hears: Arc<AtomicBool>,
+    heard: Arc<AtomicU64>,
+}
+
+impl Observer {
+    /// Begins to look, on a thread of its own: also below what stands fenced, as far as it is recorded. `took` is told how long each look took.
+    ///
+    /// # Errors
+    /// When the system has no thread to give.
+    pub fn start(
+        host: Host,
+        standings: Option<Standings>,
+        pause: Duration,
+        took: impl Fn(Duration) + Send + 'static,
+    ) -> std::io::Result<Self> {
+        let (tell, latest) = watch::channel(None);
+        let me = Self {
+            bell: Bell::default(),
+            pause: Arc::default(),
+            latest,
+            at: Arc::new(Mutex::new(Instant::now())),
+            hears: Arc::default(),
+            heard: Arc::default(),
+        };
+        me.every(pause);
+        let thread = me.clone();
+        // Not one of the host's own threads: it waits on the wall's clock, for as long as the process lives.
+        std::thread::Builder::new()
+            .name("observe".into())
+            .stack_size(256 * 1024)
+            .spawn(move || {
+                let mut kept = Kept::listening(&host, standings);
+                let mut before = None;
+                let mut failing = None;
+                let mut without_lock = BTreeSet::new();
+                loop {
+                    let seen = thread.bell.rings();
+                    let began = Instant::now();
+                    let swapped = host.underway.swapped();
+                    // Who rings wants to know what is so now.
+                    let rung = before.replace(seen) != Some(seen);
+                    let heard = thread.heard.load(Ordering::Acquire);
+                    let heard = (thread.hears.load(Ordering::Acquire) && !rung).then_some(heard);
+                    let observation = observe_again(&host, &mut kept, heard);
+                    let mut observation = observation.map_err(|e| e.to_string());
+                    if let Ok(inventory) = &mut observation {
+                        unlocked::mark(inventory, &mut without_lock);
+                    }
+                    tell_failure(&mut failing, observation.as_ref().err());
+                    let length = began.elapsed();
+                    took(length);
+                    *thread.at.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+                    if tell.send(Some(Arc::new(observation))).is_err() {
+                        return;
+                    }
+                    // However often somebody rings.
+                    let rest = rest_after(length);
+                    std::thread::sleep(rest);
+                    let pause = Duration::from_millis(thread.pause.load(Ordering::Relaxed));
+                    thread.bell.wait(seen, pause);
+                    give_way(
+                        || host.underway.swapped(),
+                        swapped,
+                        rest,
+                        std::thread::sleep,
+                    );
+                }
+            })?;
+        Ok(me)
+    }
+
+    /// Sets the pause between two looks.
+    pub fn every(&self, pause: Duration) {
+        let milliseconds = pause.as_millis().try_into().unwrap_or(u64::MAX);
+        if self.pause.swap(milliseconds, Ordering::Relaxed) > milliseconds {
+            // The present pause may be a longer one.
+            self.bell.ring();
+        }
+    }
+
+    /// Whether changes of devices are heard of from now on; and that there was one. While all are heard of, and none was, a look does not read
+    /// every device anew.
+    pub fn hear(&self, hears: bool, changed: bool) {
+        if changed {
+            self.heard.fetch_add(1, Ordering::AcqRel);
+        }
+        self.hears.store(hears, Ordering::Release);
+    }
+
+    /// Looks now.
+    pub fn look(&self) {
+        self.bell.ring();
+    }
+
+    /// The latest inventory and its successors.
+    #[must_use]
+    pub fn latest(&self) -> watch::Receiver<Option<Observation>> {
+        self.latest.clone()
+    }
+
+    /// How long ago the last look ended: long, when one hangs.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        self.at
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .elapsed()
+    }
+}
+
+/// For no longer than that the node goes without a look for the sake of a fence.
+const GIVES_WAY: Duration = Duration::from_secs(10);
+/// Within that time at least one device is swapped, if any.
+const SHORTLY: Duration = Duration::from_millis(10);
+
+/// As long as a fence gets on with its swaps, which change what the next look would read again: thousands of devices take seconds to swap as to read,
+/// and both want the same cores. `before`: how many were swapped when the last look began.
+fn give_way(swapped: impl Fn() -> u64, mut before: u64, rest: Duration, sleep: impl Fn(Duration)) {
+    let step = rest.max(SHORTLY);
+    let mut waited = Duration::ZERO;
+    while waited < GIVES_WAY {
+        let now = swapped();
+        if now == before {
+            return;
+        }
+        before = now;
+        sleep(step);
+        waited += step;
+    }
+}
+
+/// Says once that the node cannot be looked at, and why; and once that it can again. With the API server away, the log is where people look.
+fn tell_failure(before: &mut Option<String>, now: Option<&String>) {
+    if before.as_ref() == now {
+        return;
+    }
+    if let Some(why) = now {
+        tracing::error!(why, "the node cannot be looked at, so nothing is fenced");
+    } else {
+        tracing::info!("the node can be looked at again");
+    }
+    *before = now.cloned();
+}
+
+#[cfg(test)]
+#[path = "observer_tests.rs"]
+mod tests;
