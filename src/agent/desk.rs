@@ -90,6 +90,8 @@ pub struct Desk {
     retained: BTreeMap<Uid, Monotonic>,
     /// A fence of our own that waits for an un-fence to be interrupted.
     after_unfence: Option<Order>,
+    /// When a fence ended last. While it got on with its swaps the node may not have been looked at.
+    outdated: Monotonic,
     running: Option<(Running, Arc<Reins>)>,
     queue: Queue,
     /// Fences that this process has tried to their end without proof: not worth another turn.
@@ -118,6 +120,7 @@ impl Desk {
             lifts_started: BTreeMap::new(),
             retained: BTreeMap::new(),
             after_unfence: None,
+            outdated: Monotonic::default(),
             running: None,
             queue: Queue::default(),
             tried_out: BTreeSet::new(),
@@ -284,7 +287,8 @@ impl Desk {
         self.look_aside();
         self.tools.metrics.fencing(!self.queue.is_empty());
         self.hooks.ended(known);
-        // What NodeStorage says of the volume groups is no longer so.
+        // What was seen of the volume groups is no longer so.
+        self.outdated = self.tools.host.system.monotonic();
         self.tools.observer.look();
         if !left_standing(&known.report.outcome) {
             // It has touched nothing, so what was half-way before still is.
@@ -414,7 +418,10 @@ impl Desk {
             self.begin(order);
         }
         if may_begin {
-            self.go_on();
+            // One that waits for a look only has it before those that hang have their turn.
+            if self.running.is_some() || !policy_waits {
+                self.go_on();
+            }
             self.tell_who_waits(hook_waits || policy_waits || request_waits);
         }
         if let Some(order) = begin_unfence.filter(|_| may_begin && self.running.is_none()) {

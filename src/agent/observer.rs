@@ -80,14 +80,13 @@ impl Observer {
                         return;
                     }
                     // However often somebody rings.
-                    let rest = rest_after(length);
-                    std::thread::sleep(rest);
+                    std::thread::sleep(rest_after(length));
                     let pause = Duration::from_millis(thread.pause.load(Ordering::Relaxed));
                     thread.bell.wait(seen, pause);
                     give_way(
                         || host.underway.swapped(),
                         swapped,
-                        rest,
+                        length,
                         std::thread::sleep,
                     );
                 }
@@ -134,24 +133,31 @@ impl Observer {
     }
 }
 
-/// For no longer than that the node goes without a look for the sake of a fence.
-const GIVES_WAY: Duration = Duration::from_secs(10);
-/// Within that time at least one device is swapped, if any.
-const SHORTLY: Duration = Duration::from_millis(10);
+/// A look gives way for so many times as long as it takes itself, and thousands of devices...
+const GIVES_WAY: u32 = 4;
+/// ...for no longer than that.
+const AT_MOST: Duration = Duration::from_secs(4);
+/// A fence that gets on swaps some device within that time.
+const STEP: Duration = Duration::from_millis(100);
 
 /// As long as a fence gets on with its swaps, which change what the next look would read again: thousands of devices take seconds to swap as to read,
-/// and both want the same cores. `before`: how many were swapped when the last look began.
-fn give_way(swapped: impl Fn() -> u64, mut before: u64, rest: Duration, sleep: impl Fn(Duration)) {
-    let step = rest.max(SHORTLY);
-    let mut waited = Duration::ZERO;
-    while waited < GIVES_WAY {
+/// and both want the same cores. `before`: how many were swapped when the last look began, which took that `length`.
+fn give_way(
+    swapped: impl Fn() -> u64,
+    mut before: u64,
+    length: Duration,
+    sleep: impl Fn(Duration),
+) {
+    let mut left = (length * GIVES_WAY).min(AT_MOST);
+    while !left.is_zero() {
         let now = swapped();
         if now == before {
             return;
         }
         before = now;
+        let step = left.min(STEP);
         sleep(step);
-        waited += step;
+        left -= step;
     }
 }
 

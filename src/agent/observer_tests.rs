@@ -56,32 +56,24 @@ fn it_rests_for_as_long_as_it_has_looked_however_often_somebody_rings() {
 
 #[test]
 fn it_gives_way_to_a_fence_that_gets_on_and_not_for_ever() {
-    let waited = |all: &[u64], rest: u64| {
-        let (at, slept) = (Cell::new(0), Cell::new(Duration::ZERO));
+    let waited = |all: &[u64], length: u64| {
+        let (at, slept) = (Cell::new(0), Cell::new(0));
         let swapped = || {
             let now = all.get(at.get()).or(all.last()).copied();
             at.set(at.get() + 1);
             now.unwrap_or_default()
         };
-        let rest = Duration::from_millis(rest);
-        give_way(swapped, 7, rest, |time| slept.set(slept.get() + time));
+        let length = Duration::from_millis(length);
+        give_way(swapped, 7, length, |time| {
+            slept.set(slept.get() + time.as_millis());
+        });
         slept.get()
     };
-    assert_eq!(waited(&[7], 500), Duration::ZERO, "nothing is swapped");
-    assert_eq!(
-        waited(&[9, 9], 500),
-        Duration::from_millis(500),
-        "it has ended"
-    );
-    assert_eq!(
-        waited(&[9, 10, 11, 11], 500),
-        Duration::from_millis(1500),
-        "it gets on"
-    );
-    assert_eq!(waited(&[9, 10, 10], 0), SHORTLY * 2);
+    assert_eq!(waited(&[7], 500), 0, "nothing is swapped");
+    assert_eq!(waited(&[9, 9], 500), 100, "it has ended");
+    assert_eq!(waited(&[9, 10, 11, 11], 500), 300, "it gets on");
     let endless: Vec<u64> = (8..10_000).collect();
-    for rest in [0, 300, 1000] {
-        let waited = waited(&endless, rest);
-        assert!((GIVES_WAY..GIVES_WAY + Duration::from_secs(1)).contains(&waited));
+    for (length, most) in [(0, 0), (5, 20), (300, 1200), (1000, 4000), (9000, 4000)] {
+        assert_eq!(waited(&endless, length), most);
     }
 }

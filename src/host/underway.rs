@@ -1,4 +1,4 @@
-//! What threads of this process are at: how a fence gets on, and devices and calls at which a thread was left behind. A call that hangs in the kernel cannot be called back: whoever comes to the
+//! How a fence of this process gets on, and devices and calls at which a thread of it was left behind. A call that hangs in the kernel cannot be called back: whoever comes to the
 //! same device later leaves it to the thread that is there, and whoever asks the same question is refused once some hang at it; or each attempt would
 //! leave one more behind it.
 
@@ -37,8 +37,8 @@ pub struct Left {
 }
 
 impl Underway {
-    /// A fence has one device less to swap.
-    pub fn swaps(&self) {
+    /// A fence, or who closes one again, has one device less to swap.
+    pub fn note_swapped(&self) {
         self.0.swapped.fetch_add(1, Ordering::Relaxed);
     }
 

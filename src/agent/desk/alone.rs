@@ -34,8 +34,10 @@ impl Desk {
             .running
             .as_ref()
             .is_some_and(|(r, _)| r.work == Work::Fence);
+        // What was seen before the last fence ended may not be so any more: paths of another array may have come back meanwhile.
+        let outdated = inventory.taken_at < self.outdated;
         // One waits already for the un-fence to be interrupted: there is room for one.
-        let busy = fencing || self.after_unfence.is_some() || !may_begin;
+        let busy = fencing || self.after_unfence.is_some() || outdated || !may_begin;
         let hanging = self.hanging().into_iter().flat_map(|h| h.groups);
         self.tools.sentry.in_hand(hanging.collect());
         let due = self.tools.sentry.due(inventory, now, busy);

@@ -266,6 +266,7 @@ fn a_second_array_that_fails_while_the_fence_of_the_first_hangs_is_fenced_by_its
     assert_eq!((bench.count("swap a-lv0"), agent.desk.known.len()), (1, 2));
     bench.io_ends();
     agent.until("a is released", released("a"));
+    agent.until("its end", |desk| desk.running.is_none());
     assert!(!bench.held("a") && !agent.fencing());
     assert_eq!(bench.count("kill_vg a"), 1);
 }

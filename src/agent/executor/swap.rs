@@ -21,7 +21,7 @@ use crate::fence::report::{LocksOutcome, Outcome, StepKind, StepResult, VolumeGr
 use crate::fence::{DmDevice, Monotonic};
 use crate::host::Host;
 
-/// The list is read again at least that often: new devices may have appeared...
+/// Where the swaps do not get on, the list is read again at least that often: new devices may have appeared...
 const LIST_EVERY: Duration = Duration::from_secs(1);
 /// ...but where there are thousands the threads that swap have so many times as long to themselves as a list takes.
 const LIST_REST: u32 = 4;
@@ -41,7 +41,7 @@ pub(super) struct Swap {
     /// Epoch of the book when the last list was begun.
     listed_epoch: Option<u64>,
     began: Monotonic,
-    /// When a device was settled last, as far as it is known; and the epoch of the book since then.
+    /// When the book changed last, mostly because a device was settled; and its epoch since then.
     moved: (Monotonic, u64),
     told: Monotonic,
     deadline: Monotonic,
@@ -368,7 +368,7 @@ impl Swap {
                 !self.book.planned
                     || self.book.planned_settled()
                     || now.since(self.moved.0) >= LIST_EVERY
-                    || now.since(self.began) >= LIST_LIMIT
+                    || now.since(self.began) >= self.patience()
             }
             // Settled: only the proof is missing, at once if it was not asked for yet.
             Some(at) if self.book.all_settled() => {
@@ -377,6 +377,7 @@ impl Swap {
             Some(at) => now.since(at) >= self.list_rest,
         };
         if self.list.is_none() && due {
+            self.book.ask();
             let epoch = Some(self.book.epoch());
             // One that is listed again though nothing was settled since gets nothing done: the fence hangs.
             let signs = (self.listed_epoch != epoch).then_some(&self.crew.signs);
@@ -389,11 +390,23 @@ impl Swap {
         }
     }
 
+    /// How long a planned fence waits for its swaps before it lists the devices though they get on. In time before the deadline: something may have to be
+    /// done about what is seen.
+    fn patience(&self) -> Duration {
+        let quarter = self.deadline.since(self.began) / 4;
+        self.book.takes().min(quarter).max(LIST_EVERY)
+    }
+
     fn wake_at(&self, now: Monotonic, guard: Monotonic) -> Monotonic {
         let mut at = self
             .deadline
             .min(guard.max(now + LOOK_AGAIN))
             .min(now + LIST_EVERY);
+        if self.last_list.is_none() && self.list.is_none() {
+            for due in [self.moved.0 + LIST_EVERY, self.began + self.patience()] {
+                at = at.min(due.max(now + LOOK_AGAIN));
+            }
+        }
         if let Some(retry) = self.book.next_retry(now) {
             at = at.min(retry);
         }

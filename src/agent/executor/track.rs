@@ -21,6 +21,10 @@ pub(super) use proof::{Proof, open_groups};
 pub(super) use strange::closed;
 use strange::{foreign, learn};
 
+/// A device's part of what all of them take that go quickly, on a slow machine (docs/measurements.md: 0.2 to 0.4 ms on two emulated cores)...
+const EACH: Duration = Duration::from_millis(1);
+/// ...and what is waited for them, however many there are.
+const AT_MOST: Duration = Duration::from_secs(10);
 /// Between attempts that failed.
 const RETRY: Duration = Duration::from_millis(200);
 /// Between looks whether a thread of an earlier fence has come back from a device.
@@ -81,6 +85,18 @@ impl Tracked {
     }
 }
 
+/// Lists of the devices that were taken in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum Lists {
+    /// None, and the kernel was not asked for one.
+    #[default]
+    NotAsked,
+    /// None, though the kernel was asked.
+    NoneYet,
+    One,
+    More,
+}
+
 /// All devices of a fence.
 #[derive(Debug, Default)]
 pub(super) struct Book {
@@ -90,8 +106,7 @@ pub(super) struct Book {
     places: HashMap<SmolStr, usize>,
     /// Counts what was settled: a listing proves only what was settled before it began.
     epoch: u64,
-    listed: bool,
-    listed_before: bool,
+    lists: Lists,
     /// The devices were known before the first listing.
     pub(super) planned: bool,
     /// Devices that stand on a physical volume without belonging to the volume group: (group, what to say).
@@ -117,13 +132,26 @@ impl Book {
         self.epoch += 1;
     }
 
+    /// The kernel is asked for a list.
+    pub(super) fn ask(&mut self) {
+        self.lists = self.lists.max(Lists::NoneYet);
+    }
+
+    fn listed(&self) -> bool {
+        self.lists >= Lists::One
+    }
+
+    fn listed_before(&self) -> bool {
+        self.lists == Lists::More
+    }
+
     pub(super) fn epoch(&self) -> u64 {
         self.epoch
     }
 
     /// Whether there is nothing to do for the group, as far as is known.
     pub(super) fn group_settled(&self, group: usize) -> bool {
-        self.listed
+        self.listed()
             && self
                 .devices
                 .iter()
@@ -132,7 +160,7 @@ impl Book {
     }
 
     pub(super) fn all_settled(&self) -> bool {
-        self.listed && self.planned_settled()
+        self.listed() && self.planned_settled()
     }
 
     /// The same before there was a listing: it is time for one.
@@ -152,9 +180,12 @@ impl Book {
         now: Monotonic,
     ) -> Option<Proof> {
         let current = epoch == self.epoch;
-        self.listed_before = self.listed;
-        self.listed = true;
-        let mut proven = current && (self.listed_before || self.planned);
+        self.lists = if self.listed() {
+            Lists::More
+        } else {
+            Lists::One
+        };
+        let mut proven = current && (self.listed_before() || self.planned);
         self.foreign.clear();
         for (at, group) in groups.iter_mut().enumerate() {
             if self.left_out.contains(&at) {
@@ -222,7 +253,7 @@ impl Book {
                 } else {
                     State::Waiting(now)
                 },
-                late: self.listed_before || (self.planned && self.listed),
+                late: self.listed_before() || (self.planned && self.listed()),
                 suspended: d.suspended,
                 work: None,
                 read_back: false,
@@ -318,6 +349,12 @@ impl Book {
         all
     }
 
+    /// How long they may take, all going well.
+    pub(super) fn takes(&self) -> Duration {
+        let devices = u32::try_from(self.devices.len()).unwrap_or(u32::MAX);
+        (EACH * devices).min(AT_MOST)
+    }
+
     /// What it is called.
     pub(super) fn name(&self, at: usize) -> &str {
         self.devices.get(at).map_or("", |t| &t.name)
@@ -388,7 +425,7 @@ impl Book {
                 .filter(|f| f.0 == group)
                 .map(|f| f.1.clone()),
         );
-        if !self.listed {
+        if self.lists == Lists::NoneYet {
             all.push("the devices could not be listed".into());
         }
         all

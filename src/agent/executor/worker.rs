@@ -226,7 +226,7 @@ impl Crew {
         }
         // Not at the table, where all others would wait for the file.
         if settled {
-            self.underway.swaps();
+            self.underway.note_swapped();
             self.signs.give();
         }
         job

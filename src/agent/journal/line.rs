@@ -1,6 +1,5 @@
 //! One record a line: `LENGTH CRC TEXT\n`, both numbers in hexadecimal.
 
-use std::fs::File;
 use std::io::{self, BufRead, BufWriter, Write};
 
 use serde::Serialize;
@@ -88,10 +87,10 @@ pub fn encode(text: &str) -> Vec<u8> {
 /// # Errors
 /// When one is nothing that JSON has words for, of which nothing is written then; or when not all can be written: the rest is missing.
 pub fn write_json<'a, T: Serialize + 'a>(
-    file: &File,
+    to: impl Write,
     all: impl IntoIterator<Item = &'a T>,
 ) -> io::Result<()> {
-    let mut to = BufWriter::with_capacity(AT_A_TIME, file);
+    let mut to = BufWriter::with_capacity(AT_A_TIME, to);
     let written = all.into_iter().try_for_each(|one| {
         let mut sum = Sum::default();
         serde_json::to_writer(&mut sum, one)?;
@@ -168,5 +167,69 @@ mod tests {
         }
         let spelled = String::from_utf8(line).unwrap().replacen('0', "+", 1);
         assert_eq!(decode(spelled.as_bytes()).next(), None);
+    }
+
+    /// Takes so many bytes a time; all but one of the calls work.
+    struct Fails {
+        taken: Vec<u8>,
+        calls: usize,
+        at: usize,
+    }
+
+    impl Write for &mut Fails {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.calls += 1;
+            if self.calls == self.at {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            self.taken.extend(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn long_lines_are_written_and_read_as_short_ones_are() {
+        let texts = ["short", &"long".repeat(AT_A_TIME), "last"].map(str::to_owned);
+        let mut bytes = Vec::new();
+        write_json(&mut bytes, &texts).unwrap();
+        let json = texts.map(|text| format!("{text:?}"));
+        assert_eq!(bytes, json.clone().map(|text| encode(&text)).concat());
+        assert_eq!(decode(&bytes).collect::<Vec<_>>(), json);
+        for (cut, whole) in [(0, 3), (1, 2), (30, 1), (bytes.len() - 3, 0)] {
+            let cut = bytes.get(..bytes.len() - cut).unwrap();
+            let mut found = Vec::new();
+            read(io::BufReader::with_capacity(100, cut), |text| {
+                found.push(text.to_owned());
+                true
+            })
+            .unwrap();
+            assert_eq!(found, json[..whole]);
+        }
+    }
+
+    #[test]
+    fn nothing_is_written_behind_what_could_not_be() {
+        let texts = [
+            "before".to_owned(),
+            "long".repeat(AT_A_TIME),
+            "after".into(),
+        ];
+        let mut whole = Vec::new();
+        write_json(&mut whole, &texts).unwrap();
+        for at in 1..=3 {
+            let mut to = Fails {
+                taken: Vec::new(),
+                calls: 0,
+                at,
+            };
+            let error = write_json(&mut to, &texts).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+            assert_eq!(to.calls, at, "it is not tried once more");
+            assert!(whole.starts_with(&to.taken));
+        }
     }
 }

@@ -6,7 +6,7 @@ use smallvec::smallvec;
 use smol_str::SmolStr;
 
 use super::{Simulation, State, build};
-use crate::fence::{DevNo, DmDevice, Target};
+use crate::fence::{DevNo, DmDevice, Monotonic, Target};
 use crate::host::{Device, DeviceEvents, DeviceMapper, Error, Result};
 
 fn gone(dev: DevNo) -> Error {
@@ -118,6 +118,8 @@ impl DeviceMapper for Simulation {
         if state.listing_fails {
             return Err(super::dead("/dev/mapper/control"));
         }
+        let now = Monotonic(state.now);
+        state.lists.push(now);
         let devices = state.devices.values();
         devices.map(super::SimulatedDevice::describe).for_each(take);
         Ok(())

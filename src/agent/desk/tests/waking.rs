@@ -74,3 +74,20 @@ fn a_fence_for_which_the_system_had_no_thread_begins_though_nothing_happens() {
     assert_eq!(left, Some(("fence".into(), 0)));
     assert_eq!(bench.count("kill_vg b"), 1);
 }
+
+#[test]
+fn none_begins_by_a_look_from_before_the_last_fence_ended() {
+    let bench = Bench::new();
+    let mut agent = bench.agent();
+    let now = || bench.node.host().system.monotonic();
+    // As if one had ended just then.
+    let ended = now() + Duration::from_secs(3);
+    agent.desk.outdated = ended;
+    bench.cut("b");
+    agent.policies(&["b"]);
+    agent.until("b is released", released("b"));
+    let report = report(&agent.desk, "b").expect("a report");
+    assert!(report.started >= ended, "{report:#?}");
+    let over = report.started + report.finished_after.expect("an end");
+    assert!(agent.desk.outdated >= over);
+}

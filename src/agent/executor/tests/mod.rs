@@ -7,6 +7,7 @@ mod expedite;
 mod faults;
 mod giveway;
 mod handed_on;
+mod lists;
 mod passed_on;
 mod prolonged;
 mod properties;
