@@ -119,7 +119,7 @@ impl DeviceMapper for Simulation {
             return Err(super::dead("/dev/mapper/control"));
         }
         let now = Monotonic(state.now);
-        state.lists.push(now);
+        state.lists.iter_mut().for_each(|all| all.push(now));
         let devices = state.devices.values();
         devices.map(super::SimulatedDevice::describe).for_each(take);
         Ok(())

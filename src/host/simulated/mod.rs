@@ -93,8 +93,8 @@ pub struct State {
     calls_at_last_tick: u64,
     crash_at: Option<u64>,
     crashed: bool,
-    /// When all devices were listed.
-    pub lists: Vec<Monotonic>,
+    /// When all devices were listed, where somebody wants to know.
+    pub lists: Option<Vec<Monotonic>>,
     /// Devices by number.
     pub devices: BTreeMap<DevNo, SimulatedDevice>,
     /// Lockspaces.
