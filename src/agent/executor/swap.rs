@@ -41,8 +41,6 @@ pub(super) struct Swap {
     /// Epoch of the book when the last list was begun.
     listed_epoch: Option<u64>,
     began: Monotonic,
-    /// When the book changed last, mostly because a device was settled; and its epoch since then.
-    moved: (Monotonic, u64),
     told: Monotonic,
     deadline: Monotonic,
     given_up: bool,
@@ -67,7 +65,6 @@ impl Fence<'_> {
             list_rest: LIST_EVERY,
             listed_epoch: None,
             began: now,
-            moved: (now, 0),
             told: now,
             deadline: budget::swap_deadline(now, self.order.drain_timeout, self.reset),
             given_up: false,
@@ -92,9 +89,6 @@ impl Fence<'_> {
                     self.note(format!("{name} had been left suspended, and what is stacked on it waited for it: it was resumed"));
                 }
                 swap.book.told(letter, now);
-            }
-            if swap.moved.1 != swap.book.epoch() {
-                swap.moved = (now, swap.book.epoch());
             }
             if let Some(proof) = self.take_list(&mut swap, now) {
                 self.proven(&swap, now);
@@ -367,7 +361,7 @@ impl Swap {
             None => {
                 !self.book.planned
                     || self.book.planned_settled()
-                    || now.since(self.moved.0) >= LIST_EVERY
+                    || now.since(self.moved()) >= LIST_EVERY
                     || now.since(self.began) >= self.patience()
             }
             // Settled: only the proof is missing, at once if it was not asked for yet.
@@ -397,13 +391,17 @@ impl Swap {
         self.book.takes().min(quarter).max(LIST_EVERY)
     }
 
+    fn moved(&self) -> Monotonic {
+        self.book.settled_last().max(self.began)
+    }
+
     fn wake_at(&self, now: Monotonic, guard: Monotonic) -> Monotonic {
         let mut at = self
             .deadline
             .min(guard.max(now + LOOK_AGAIN))
             .min(now + LIST_EVERY);
         if self.last_list.is_none() && self.list.is_none() {
-            for due in [self.moved.0 + LIST_EVERY, self.began + self.patience()] {
+            for due in [self.moved() + LIST_EVERY, self.began + self.patience()] {
                 at = at.min(due.max(now + LOOK_AGAIN));
             }
         }

@@ -2,6 +2,8 @@
 
 mod proof;
 mod strange;
+#[cfg(test)]
+mod tests;
 mod told;
 
 use std::borrow::Borrow;
@@ -107,6 +109,7 @@ pub(super) struct Book {
     /// Counts what was settled: a listing proves only what was settled before it began.
     epoch: u64,
     lists: Lists,
+    settled_last: Monotonic,
     /// The devices were known before the first listing.
     pub(super) planned: bool,
     /// Devices that stand on a physical volume without belonging to the volume group: (group, what to say).
@@ -389,6 +392,12 @@ impl Book {
         let Some(t) = self.devices.get_mut(*at) else {
             return;
         };
+        let settled = match (&letter, &t.state) {
+            (Letter::Ended(_, Attempt::Swapped(took)), State::Running(since)) => *since + *took,
+            (Letter::Ended(_, Attempt::Gone), _) => now,
+            _ => Monotonic::default(),
+        };
+        self.settled_last = self.settled_last.max(settled);
         t.state = match letter {
             Letter::Began(_, since) => State::Running(since),
             Letter::Ended(_, Attempt::Swapped(took)) => State::Settled(Settled::Swapped(took)),
@@ -411,6 +420,11 @@ impl Book {
         self.epoch += u64::from(t.settled());
     }
 
+    /// When a thread had settled the last of those that were settled. Its letter may be taken up much later.
+    pub(super) const fn settled_last(&self) -> Monotonic {
+        self.settled_last
+    }
+
     /// What stands in the way of proof in a group.
     pub(super) fn shortcomings(&self, group: usize) -> Vec<String> {
         let mut all: Vec<String> = self
@@ -429,57 +443,5 @@ impl Book {
             all.push("the devices could not be listed".into());
         }
         all
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::fence::Target;
-
-    fn device(kind: &str) -> DmDevice {
-        DmDevice {
-            uuid: format!("LVM-{}{}", "v".repeat(32), "l".repeat(32)).into(),
-            sectors: 8,
-            targets: vec![Target {
-                length: 8,
-                kind: kind.into(),
-                ..Target::default()
-            }]
-            .into(),
-            ..DmDevice::default()
-        }
-    }
-
-    #[test]
-    fn a_list_that_was_begun_before_the_last_swap_ended_is_no_proof() {
-        let now = Monotonic::default();
-        let mut groups = [GroupRecord {
-            name: "vg".into(),
-            uuid: "v".repeat(32),
-            ..GroupRecord::default()
-        }];
-        let mark: ReadMark<'_> = &|_| crate::fence::DiskMark::default();
-        let mut book = Book::default();
-        book.plan(0, &[Arc::new(device("linear"))], now);
-        let jobs = book.start(now);
-        assert_eq!((jobs.len(), book.start(now).len()), (1, 0), "nothing twice");
-        let before = book.epoch();
-        let swapped = Letter::Ended(0, Attempt::Swapped(Duration::ZERO));
-        book.told(swapped, now);
-        let list = [device("error")];
-        assert!(
-            book.see(&mut groups, &list, before, mark, now, now)
-                .is_none()
-        );
-        let since = book.epoch();
-        assert!(
-            book.see(&mut groups, &list, since, mark, now, now)
-                .is_some()
-        );
-        // And a plan is none either, without a list.
-        let mut planned = Book::default();
-        planned.plan(0, &[Arc::new(device("error"))], now);
-        assert!(!planned.all_settled() && planned.planned_settled());
     }
 }
