@@ -414,14 +414,13 @@ impl Desk {
         if call_off {
             self.call_off();
         }
+        // One that only waits for a look has it before anything else begins.
+        let may_begin = may_begin && (self.running.is_some() || !policy_waits);
         if let Some(order) = begin.filter(|_| may_begin) {
             self.begin(order);
         }
         if may_begin {
-            // One that waits for a look only has it before those that hang have their turn.
-            if self.running.is_some() || !policy_waits {
-                self.go_on();
-            }
+            self.go_on();
             self.tell_who_waits(hook_waits || policy_waits || request_waits);
         }
         if let Some(order) = begin_unfence.filter(|_| may_begin && self.running.is_none()) {

@@ -9,6 +9,9 @@ use crate::agent::sentry::records::{is_local, rename};
 use crate::api::StorageFenceRequest;
 use crate::fence::Order;
 
+/// So long the node is given to be looked at anew after a fence, before one of its own goes by what was seen before. It looks anew itself, too.
+const ANEW: Duration = Duration::from_secs(5);
+
 impl Desk {
     /// Has the sentry look, and begins what is due. Gives when it is worth asking again, and whether something is due that has to wait for the
     /// fence that is going on.
@@ -35,7 +38,7 @@ impl Desk {
             .as_ref()
             .is_some_and(|(r, _)| r.work == Work::Fence);
         // What was seen before the last fence ended may not be so any more: paths of another array may have come back meanwhile.
-        let outdated = inventory.taken_at < self.outdated;
+        let outdated = inventory.taken_at < self.outdated && now.since(self.outdated) < ANEW;
         // One waits already for the un-fence to be interrupted: there is room for one.
         let busy = fencing || self.after_unfence.is_some() || outdated || !may_begin;
         let hanging = self.hanging().into_iter().flat_map(|h| h.groups);

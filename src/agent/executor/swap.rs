@@ -328,6 +328,9 @@ impl Swap {
     /// What a group's proof waits for, in words.
     fn missing(&self, group: usize, now: Monotonic) -> String {
         let all = self.book.shortcomings(group);
+        if all.is_empty() && self.list.is_none() && self.last_list.is_none() {
+            return "not proven yet: the devices are listed when the others are swapped".into();
+        }
         if all.is_empty() {
             let since = self.list.as_ref().map_or(now, |(_, list)| list.started());
             let waited = now.since(since).as_secs();
@@ -387,8 +390,9 @@ impl Swap {
     /// How long a planned fence waits for its swaps before it lists the devices though they get on. In time before the deadline: something may have to be
     /// done about what is seen.
     fn patience(&self) -> Duration {
-        let quarter = self.deadline.since(self.began) / 4;
-        self.book.takes().min(quarter).max(LIST_EVERY)
+        let time = self.deadline.since(self.began);
+        let least = LIST_EVERY.min(time / 2);
+        self.book.takes().min(time / 4).max(least)
     }
 
     fn moved(&self) -> Monotonic {

@@ -23,7 +23,7 @@ pub(super) use proof::{Proof, open_groups};
 pub(super) use strange::closed;
 use strange::{foreign, learn};
 
-/// A device's part of what all of them take that go quickly, on a slow machine (docs/measurements.md: 0.2 to 0.4 ms on two emulated cores)...
+/// A device's part of what all of them take that go quickly, on a slow machine (docs/measurements.md: 0.2 to 1 ms on two emulated cores)...
 const EACH: Duration = Duration::from_millis(1);
 /// ...and what is waited for them, however many there are.
 const AT_MOST: Duration = Duration::from_secs(10);
@@ -420,7 +420,7 @@ impl Book {
         self.epoch += u64::from(t.settled());
     }
 
-    /// When a thread had settled the last of those that were settled. Its letter may be taken up much later.
+    /// When a thread had settled the last of those that were settled, as far as its swap tells. Its letter may be taken up much later.
     pub(super) const fn settled_last(&self) -> Monotonic {
         self.settled_last
     }

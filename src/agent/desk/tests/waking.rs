@@ -91,3 +91,34 @@ fn none_begins_by_a_look_from_before_the_last_fence_ended() {
     let over = report.started + report.finished_after.expect("an end");
     assert!(agent.desk.outdated >= over);
 }
+
+#[test]
+fn nothing_else_begins_before_one_that_only_waits_for_a_look() {
+    let bench = Bench::new();
+    let mut agent = bench.agent();
+    let now = || bench.node.host().system.monotonic();
+    agent.desk.outdated = now() + Duration::from_secs(4);
+    bench.cut("b");
+    bench.cut("c");
+    agent.policies(&["b"]);
+    let due = Instant::now() + Duration::from_secs(2);
+    agent.until("b is due", |_| Instant::now() > due);
+    agent.requests([request("c", 0)]);
+    agent.until("c is released", released("c"));
+    let began = |vg| report(&agent.desk, vg).map(|r| r.started);
+    assert!(began("b").is_some() && began("b") < began("c"));
+}
+
+#[test]
+fn a_look_that_does_not_come_is_not_waited_for_for_ever() {
+    let bench = Bench::new();
+    bench.cut("b");
+    let mut agent = bench.agent();
+    agent.desk.tools.observer = looks(&bench, 1);
+    agent.policies(&["b"]);
+    let ended = bench.node.host().system.monotonic();
+    agent.desk.outdated = ended;
+    agent.until("b is released", released("b"));
+    let report = report(&agent.desk, "b").expect("a report");
+    assert!(report.started.since(ended) >= Duration::from_secs(5));
+}

@@ -9,12 +9,18 @@ use crate::host::simulated::{Group, InFlight, Layout};
 
 /// Milliseconds from the begin of the swap to each list, where the devices' I/O ends so many milliseconds after it.
 fn lists(volumes: u32, ends: &[u64]) -> Vec<u128> {
-    let bench = Bench::whatever_paths(&Layout {
+    lists_within(Duration::from_mins(1), volumes, ends)
+}
+
+/// The same of an order with that drain time-out.
+fn lists_within(drain: Duration, volumes: u32, ends: &[u64]) -> Vec<u128> {
+    let mut bench = Bench::whatever_paths(&Layout {
         groups: vec![Group {
             linear: volumes,
             ..Group::target("vg1")
         }],
     });
+    bench.order.drain_timeout = drain;
     let begins = bench.node.now();
     let after = |ms: u64| begins + Duration::from_millis(ms);
     bench.node.state(|s| {
@@ -60,4 +66,14 @@ fn a_device_that_hangs_is_not_waited_for() {
         "{lists:?}"
     );
     assert!(last >= Some(&1900), "{lists:?}");
+}
+
+#[test]
+fn the_devices_are_listed_in_time_before_the_deadline() {
+    let for_long: Vec<u64> = (1..=30).map(|n| n * 100).collect();
+    for (drain, list) in [(1, 500), (2, 1000), (6, 1500)] {
+        let lists = lists_within(Duration::from_secs(drain), 2000, &for_long);
+        let first = lists.first().copied().unwrap_or_default();
+        assert!((list..=list + 100).contains(&first), "{drain} s: {lists:?}");
+    }
 }
