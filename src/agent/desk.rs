@@ -91,7 +91,7 @@ pub struct Desk {
     /// A fence of our own that waits for an un-fence to be interrupted.
     after_unfence: Option<Order>,
     /// When a fence ended last. While it got on with its swaps the node may not have been looked at.
-    outdated: Monotonic,
+    fence_ended: Monotonic,
     running: Option<(Running, Arc<Reins>)>,
     queue: Queue,
     /// Fences that this process has tried to their end without proof: not worth another turn.
@@ -120,7 +120,7 @@ impl Desk {
             lifts_started: BTreeMap::new(),
             retained: BTreeMap::new(),
             after_unfence: None,
-            outdated: Monotonic::default(),
+            fence_ended: Monotonic::default(),
             running: None,
             queue: Queue::default(),
             tried_out: BTreeSet::new(),
@@ -288,7 +288,7 @@ impl Desk {
         self.tools.metrics.fencing(!self.queue.is_empty());
         self.hooks.ended(known);
         // What was seen of the volume groups is no longer so.
-        self.outdated = self.tools.host.system.monotonic();
+        self.fence_ended = self.tools.host.system.monotonic();
         self.tools.observer.look();
         if !left_standing(&known.report.outcome) {
             // It has touched nothing, so what was half-way before still is.

@@ -1,6 +1,7 @@
-//! How a fence of this process gets on, and devices and calls at which a thread of it was left behind. A call that hangs in the kernel cannot be called back: whoever comes to the
-//! same device later leaves it to the thread that is there, and whoever asks the same question is refused once some hang at it; or each attempt would
-//! leave one more behind it.
+//! How a fence of this process gets on, and devices and calls at which a thread of it was left behind.
+//!
+//! A call that hangs in the kernel cannot be called back: whoever comes to the same device later leaves it to the thread that is there, and whoever asks
+//! the same question is refused once some hang at it; or each attempt would leave one more behind it.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -19,6 +20,7 @@ struct Known {
     count: AtomicUsize,
     /// How many threads were left at calls, by what these are about.
     calls: Mutex<BTreeMap<String, usize>>,
+    /// How many devices were swapped, or found gone.
     swapped: AtomicU64,
 }
 

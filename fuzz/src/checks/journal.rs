@@ -35,6 +35,12 @@ fn file(bytes: &[u8]) {
     // What is taken for whole is, to the byte, what was written.
     let written: Vec<u8> = texts.iter().flat_map(|t| line::encode(t)).collect();
     assert!(bytes.starts_with(&written), "{texts:?}");
+    let mut read = Vec::new();
+    let whole = line::read(bytes, |text| {
+        read.push(text.to_owned());
+        true
+    });
+    assert!(whole.is_ok() && read == texts, "as it is read from a file");
     let record = Record::decode(bytes);
     assert_eq!(record, Record::decode(&written), "nothing of what is torn");
     if let Some(record) = &record {

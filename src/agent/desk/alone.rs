@@ -14,7 +14,7 @@ const ANEW: Duration = Duration::from_secs(5);
 
 impl Desk {
     /// Has the sentry look, and begins what is due. Gives when it is worth asking again, and whether something is due that has to wait for the
-    /// fence that is going on.
+    /// fence that is going on, or for a look.
     pub(super) fn stand_guard(
         &mut self,
         observation: Option<&Observation>,
@@ -38,7 +38,7 @@ impl Desk {
             .as_ref()
             .is_some_and(|(r, _)| r.work == Work::Fence);
         // What was seen before the last fence ended may not be so any more: paths of another array may have come back meanwhile.
-        let outdated = inventory.taken_at < self.outdated && now.since(self.outdated) < ANEW;
+        let outdated = inventory.taken_at < self.fence_ended && now.since(self.fence_ended) < ANEW;
         // One waits already for the un-fence to be interrupted: there is room for one.
         let busy = fencing || self.after_unfence.is_some() || outdated || !may_begin;
         let hanging = self.hanging().into_iter().flat_map(|h| h.groups);

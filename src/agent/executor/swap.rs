@@ -328,12 +328,11 @@ impl Swap {
     /// What a group's proof waits for, in words.
     fn missing(&self, group: usize, now: Monotonic) -> String {
         let all = self.book.shortcomings(group);
-        if all.is_empty() && self.list.is_none() && self.last_list.is_none() {
-            return "not proven yet: the devices are listed when the others are swapped".into();
-        }
         if all.is_empty() {
-            let since = self.list.as_ref().map_or(now, |(_, list)| list.started());
-            let waited = now.since(since).as_secs();
+            let Some((_, list)) = &self.list else {
+                return "not proven yet: its devices are swapped, and have to be read back".into();
+            };
+            let waited = now.since(list.started()).as_secs();
             return format!(
                 "not proven yet: the kernel has been listing the devices for {waited} s"
             );
@@ -361,12 +360,7 @@ impl Swap {
     fn start_list(&mut self, host: &Host, now: Monotonic) {
         let due = match self.last_list {
             // Of a planned fence the first list can be the proof: it waits for the swaps as long as they get on, but not for those that hang.
-            None => {
-                !self.book.planned
-                    || self.book.planned_settled()
-                    || now.since(self.moved()) >= LIST_EVERY
-                    || now.since(self.began) >= self.patience()
-            }
+            None => !self.book.planned || self.book.planned_settled() || now >= self.first_list(),
             // Settled: only the proof is missing, at once if it was not asked for yet.
             Some(at) if self.book.all_settled() => {
                 self.listed_epoch != Some(self.book.epoch()) || now.since(at) >= LOOK_AGAIN
@@ -387,16 +381,14 @@ impl Swap {
         }
     }
 
-    /// How long a planned fence waits for its swaps before it lists the devices though they get on. In time before the deadline: something may have to be
-    /// done about what is seen.
-    fn patience(&self) -> Duration {
+    /// When a planned fence lists the devices though some are still at it: they do not get on, or take long. In time before the deadline, since something
+    /// may have to be done about what is seen.
+    fn first_list(&self) -> Monotonic {
+        let moved = self.book.settled_last().max(self.began);
         let time = self.deadline.since(self.began);
         let least = LIST_EVERY.min(time / 2);
-        self.book.takes().min(time / 4).max(least)
-    }
-
-    fn moved(&self) -> Monotonic {
-        self.book.settled_last().max(self.began)
+        let patience = self.book.takes().min(time / 4).max(least);
+        (moved + LIST_EVERY).min(self.began + patience)
     }
 
     fn wake_at(&self, now: Monotonic, guard: Monotonic) -> Monotonic {
@@ -405,9 +397,7 @@ impl Swap {
             .min(guard.max(now + LOOK_AGAIN))
             .min(now + LIST_EVERY);
         if self.last_list.is_none() && self.list.is_none() {
-            for due in [self.moved() + LIST_EVERY, self.began + self.patience()] {
-                at = at.min(due.max(now + LOOK_AGAIN));
-            }
+            at = at.min(self.first_list().max(now + LOOK_AGAIN));
         }
         if let Some(retry) = self.book.next_retry(now) {
             at = at.min(retry);

@@ -82,14 +82,14 @@ fn none_begins_by_a_look_from_before_the_last_fence_ended() {
     let now = || bench.node.host().system.monotonic();
     // As if one had ended just then.
     let ended = now() + Duration::from_secs(3);
-    agent.desk.outdated = ended;
+    agent.desk.fence_ended = ended;
     bench.cut("b");
     agent.policies(&["b"]);
     agent.until("b is released", released("b"));
     let report = report(&agent.desk, "b").expect("a report");
     assert!(report.started >= ended, "{report:#?}");
     let over = report.started + report.finished_after.expect("an end");
-    assert!(agent.desk.outdated >= over);
+    assert!(agent.desk.fence_ended >= over);
 }
 
 #[test]
@@ -97,7 +97,7 @@ fn nothing_else_begins_before_one_that_only_waits_for_a_look() {
     let bench = Bench::new();
     let mut agent = bench.agent();
     let now = || bench.node.host().system.monotonic();
-    agent.desk.outdated = now() + Duration::from_secs(4);
+    agent.desk.fence_ended = now() + Duration::from_secs(4);
     bench.cut("b");
     bench.cut("c");
     agent.policies(&["b"]);
@@ -117,7 +117,7 @@ fn a_look_that_does_not_come_is_not_waited_for_for_ever() {
     agent.desk.tools.observer = looks(&bench, 1);
     agent.policies(&["b"]);
     let ended = bench.node.host().system.monotonic();
-    agent.desk.outdated = ended;
+    agent.desk.fence_ended = ended;
     agent.until("b is released", released("b"));
     let report = report(&agent.desk, "b").expect("a report");
     assert!(report.started.since(ended) >= Duration::from_secs(5));

@@ -8,7 +8,7 @@ use super::giveway::{Process, assert_released, bench as two_groups};
 use super::prolonged::renewed_until;
 use super::renamed::killed_after_the_first_freeze;
 use crate::agent::executor::resume;
-use crate::agent::journal::{Record, Waits, Wanted};
+use crate::agent::journal::{Journal, Record, Waits, Wanted};
 use crate::fence::report::{FenceReport, LocksOutcome, Outcome, StepKind, StepResult};
 use crate::host::simulated::{Daemon, InFlight, uuid_of};
 
@@ -188,6 +188,18 @@ fn one_that_is_not_wanted_any_more_ends_in_its_next_turn() {
     assert!(bench.node.now() < seconds(1140), "{:?}", bench.node.now());
 }
 
+/// The successor of one that was killed goes on with it while another waits for the turn.
+fn waits_while_another_does(bench: &Bench) -> (Journal, Arc<Wanted>) {
+    let (mut journal, left) = bench.journal();
+    let wanted = Arc::new(Wanted::default());
+    wanted.tell(Waits::First);
+    journal.ask(Arc::clone(&wanted));
+    let (host, record) = (bench.node.host(), left.expect("a record"));
+    let report = resume(&host, &mut journal, record, &|| false, &mut |_| ());
+    assert_waits(&report);
+    (journal, wanted)
+}
+
 /// One of two could not be frozen in time, and is in use by another name when the release is tried again: it keeps the other from nothing, and nothing
 /// is done to it.
 #[test]
@@ -196,18 +208,7 @@ fn one_that_is_in_use_by_another_name_is_neither_frozen_nor_dropped_and_waited_f
     renewed_until(&bench, 3000);
     bench.node.state(|s| s.lvmlockd = Daemon::Dead);
     let host = bench.node.host();
-    let (mut journal, left) = bench.journal();
-    let wanted = Arc::new(Wanted::default());
-    wanted.tell(Waits::First);
-    journal.ask(Arc::clone(&wanted));
-    let report = resume(
-        &host,
-        &mut journal,
-        left.expect("a record"),
-        &|| false,
-        &mut |_| (),
-    );
-    assert_waits(&report);
+    let (mut journal, wanted) = waits_while_another_does(&bench);
     let record = journal.gave_way().expect("it gave way");
     lvmlockd_is_back(&bench);
     bench.node.state(|s| s.rename(&uuid_of("vg1"), "new"));
@@ -233,19 +234,7 @@ fn a_late_freeze_that_is_not_answered_lets_another_go_first() {
     let bench = killed_after_the_first_freeze();
     renewed_until(&bench, 3000);
     bench.node.state(|s| s.kill_hangs = true);
-    let (mut journal, left) = bench.journal();
-    let wanted = Arc::new(Wanted::default());
-    wanted.tell(Waits::First);
-    journal.ask(wanted);
-    let host = bench.node.host();
-    let report = resume(
-        &host,
-        &mut journal,
-        left.expect("a record"),
-        &|| false,
-        &mut |_| (),
-    );
-    assert_waits(&report);
+    let (mut journal, _) = waits_while_another_does(&bench);
     assert!(journal.gave_way().is_some() && !bench.held("vg0") && bench.held("vg1"));
     // A minute after the proof, and the try that was under way by then.
     assert!(bench.node.now() < seconds(1085), "{:?}", bench.node.now());
