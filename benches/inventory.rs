@@ -246,7 +246,7 @@ fn unchanged(n: u32) -> Result<(), Box<dyn Error>> {
     // As standard output is: a system call for each line, if nobody gathers them.
     let mut nowhere = LineWriter::new(File::options().write(true).open("/dev/null")?);
     tell("inspect", n, || {
-        inspect(&host, &Facts::default(), &mut nowhere)
+        inspect(&host, &Facts::default, &mut nowhere)
     });
     node.end();
     Ok(())

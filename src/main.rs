@@ -9,6 +9,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use storage_fence::agent::hook::Verdict;
 use storage_fence::api::crds;
+use storage_fence::fence::preflight::Facts;
 use storage_fence::host::{Host, Paths, host_exec, kernel_log};
 use storage_fence::telemetry::lines::Lines;
 use storage_fence::telemetry::panics;
@@ -167,12 +168,15 @@ fn inspect() -> Outcome {
     let paths = Paths::default();
     let host = Host::real(&paths);
     let state = std::path::Path::new(agent::journal::DEFAULT_DIRECTORY);
-    let mut facts = agent::preflight::gather(&host, &paths, state);
-    // Of the host, also when it runs in a container.
-    let hook = agent::hook::install::state(&paths.proc.join("1/root"));
-    facts.kill_hook = hook
-        .ok()
-        .map(|s| (s == agent::hook::install::State::InForce, s.message()));
+    let facts = || {
+        // Of the host, also when it runs in a container.
+        let hook = agent::hook::install::state(&paths.proc.join("1/root")).ok();
+        let in_force = agent::hook::install::State::InForce;
+        Facts {
+            kill_hook: hook.map(|s| (s == in_force, s.message())),
+            ..agent::preflight::gather(&host, &paths, state)
+        }
+    };
     agent::inspect::inspect(&host, &facts, &mut io::stdout())?;
     Ok(())
 }

@@ -1,9 +1,12 @@
 //! The inventory as JSON, for people and scripts: `storage-fence inspect`.
 
 use std::fmt;
-use std::io::{BufWriter, Write};
+use std::io::{self, BufWriter, Write};
+use std::sync::Arc;
+use std::thread::{self, Builder};
 
 use serde::{Serialize, Serializer};
+use serde_json::ser::Formatter;
 use serde_json::{Value, json};
 
 use super::observe::observe;
@@ -16,14 +19,29 @@ use crate::fence::{
 };
 use crate::host::{Error, Host, Result};
 
-/// Observes once and prints.
+/// Observes once and prints. What preflight has to know besides is gathered meanwhile: both wait for daemons.
 ///
 /// # Errors
 /// When device mapper or the boot ID cannot be read, or `out` not be written.
-pub fn inspect(host: &Host, facts: &Facts, out: &mut dyn Write) -> Result<()> {
-    let inventory = observe(host)?;
+pub fn inspect(
+    host: &Host,
+    gather: &(dyn Fn() -> Facts + Sync),
+    out: &mut dyn Write,
+) -> Result<()> {
+    let (inventory, facts) = thread::scope(|scope| {
+        let gathering = Builder::new().name("preflight".into());
+        let gathering = gathering.spawn_scoped(scope, gather);
+        let inventory = observe(host);
+        let facts = match gathering {
+            // Of what died nothing could be told.
+            Ok(gathering) => gathering.join().unwrap_or_default(),
+            Err(_) => gather(),
+        };
+        (inventory, facts)
+    });
+    let inventory = inventory?;
     let all = Told {
-        preflight: checks(&inventory, facts),
+        preflight: checks(&inventory, &facts),
         ..told(&inventory)
     };
     print(&all, out).map_err(|source| Error::Unavailable {
@@ -34,12 +52,95 @@ pub fn inspect(host: &Host, facts: &Facts, out: &mut dyn Write) -> Result<()> {
 }
 
 /// Standard output writes line by line by itself: a system call for each of hundreds of thousands of lines.
-fn print(all: &impl Serialize, out: &mut dyn Write) -> std::io::Result<()> {
+fn print(all: &impl Serialize, out: &mut dyn Write) -> io::Result<()> {
     let mut out = BufWriter::with_capacity(64 * 1024, out);
-    serde_json::to_writer_pretty(&mut out, all)?;
+    all.serialize(&mut serde_json::Serializer::with_formatter(
+        &mut out,
+        Layout::default(),
+    ))?;
     writeln!(out)?;
     // Here and not at its end of life, which would tell nobody of a disk that is full.
     out.flush()
+}
+
+/// Indented for people down to a group's devices, each of which is one line: so `grep` finds all of a device, and thousands can be looked through.
+#[derive(Default)]
+struct Layout {
+    depth: usize,
+    /// Whether what ends next has anything in it.
+    filled: bool,
+}
+
+impl Layout {
+    /// As deep as the fields of a volume group and what is in their lists.
+    const LINES: usize = 4;
+    const INDENT: [u8; 1 + 2 * Self::LINES] = *b"\n        ";
+
+    fn begin(&mut self, out: &mut (impl Write + ?Sized), bracket: u8) -> io::Result<()> {
+        self.depth += 1;
+        self.filled = false;
+        out.write_all(&[bracket])
+    }
+
+    fn end(&mut self, out: &mut (impl Write + ?Sized), bracket: u8) -> io::Result<()> {
+        let broken = self.filled && self.depth <= Self::LINES;
+        self.depth = self.depth.saturating_sub(1);
+        if broken {
+            self.line(out)?;
+        }
+        // What it was in has at least this one.
+        self.filled = true;
+        out.write_all(&[bracket])
+    }
+
+    /// Before each thing in a list or object.
+    fn next(&mut self, out: &mut (impl Write + ?Sized), first: bool) -> io::Result<()> {
+        self.filled = true;
+        match (self.depth <= Self::LINES, first) {
+            (true, true) => self.line(out),
+            (true, false) => {
+                out.write_all(b",")?;
+                self.line(out)
+            }
+            (false, true) => Ok(()),
+            (false, false) => out.write_all(b", "),
+        }
+    }
+
+    fn line(&self, out: &mut (impl Write + ?Sized)) -> io::Result<()> {
+        let indent = Self::INDENT.get(..=2 * self.depth);
+        out.write_all(indent.unwrap_or(&Self::INDENT))
+    }
+}
+
+impl Formatter for Layout {
+    fn begin_array<W: Write + ?Sized>(&mut self, out: &mut W) -> io::Result<()> {
+        self.begin(out, b'[')
+    }
+
+    fn end_array<W: Write + ?Sized>(&mut self, out: &mut W) -> io::Result<()> {
+        self.end(out, b']')
+    }
+
+    fn begin_array_value<W: Write + ?Sized>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
+        self.next(out, first)
+    }
+
+    fn begin_object<W: Write + ?Sized>(&mut self, out: &mut W) -> io::Result<()> {
+        self.begin(out, b'{')
+    }
+
+    fn end_object<W: Write + ?Sized>(&mut self, out: &mut W) -> io::Result<()> {
+        self.end(out, b'}')
+    }
+
+    fn begin_object_key<W: Write + ?Sized>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
+        self.next(out, first)
+    }
+
+    fn begin_object_value<W: Write + ?Sized>(&mut self, out: &mut W) -> io::Result<()> {
+        out.write_all(b": ")
+    }
 }
 
 fn checks(inventory: &Inventory, facts: &Facts) -> Value {
@@ -84,7 +185,7 @@ struct Told<'a> {
 #[serde(rename_all = "camelCase")]
 struct Group<'a> {
     all_paths_gone: bool,
-    devices: Vec<Device<'a>>,
+    devices: Each<'a, Arc<DmDevice>, Device<'a>>,
     lockspace: Option<Value>,
     lvmlock: Option<Device<'a>>,
     name: &'a str,
@@ -111,9 +212,18 @@ struct Device<'a> {
     open_count: u32,
     sectors: u64,
     suspended: bool,
-    table: Vec<Text<Line<'a>>>,
-    uses: Vec<Text<DevNo>>,
+    table: Each<'a, Target, Text<Line<'a>>>,
+    uses: Each<'a, DevNo, Text<DevNo>>,
     uuid: &'a str,
+}
+
+/// Each of them as it is told, made when it is written.
+struct Each<'a, T, U>(&'a [T], fn(&'a T) -> U);
+
+impl<T, U: Serialize> Serialize for Each<'_, T, U> {
+    fn serialize<S: Serializer>(&self, to: S) -> std::result::Result<S::Ok, S::Error> {
+        to.collect_seq(self.0.iter().map(self.1))
+    }
 }
 
 /// What is shown as text.
@@ -151,7 +261,7 @@ fn volume_group(group: &VolumeGroup) -> Group<'_> {
     let (paths_working, paths) = group.paths();
     Group {
         all_paths_gone: group.all_paths_gone(),
-        devices: group.devices.iter().map(|d| device(d)).collect(),
+        devices: Each(&group.devices, |d| device(d)),
         lockspace: group.lockspace.as_ref().map(lockspace),
         lvmlock: group.lvmlock.as_ref().map(device),
         name: &group.name,
@@ -174,8 +284,8 @@ fn device(device: &DmDevice) -> Device<'_> {
         open_count: device.open_count,
         sectors: device.sectors,
         suspended: device.suspended,
-        table: device.targets.iter().map(|t| Text(Line(t))).collect(),
-        uses: numbers(&device.deps),
+        table: Each(&device.targets, |t| Text(Line(t))),
+        uses: Each(&device.deps, |d| Text(*d)),
         uuid: &device.uuid,
     }
 }
@@ -244,11 +354,9 @@ fn watchdog(watchdog: &Watchdog) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::fence::LockspaceState;
-    use crate::host::simulated::{Layout, Simulation};
+    use crate::host::simulated::{self, Simulation};
 
     #[test]
     fn what_matters_is_in_it() {
@@ -305,6 +413,55 @@ mod tests {
         assert_eq!(json["internallySuspended"], false);
     }
 
+    #[test]
+    fn it_is_indented_down_to_a_device_which_is_one_line() {
+        let all = json!({
+            "a": [{ "devices": [{ "dev": "8:0", "table": ["x", "y"], "uses": [], "z": {} }, {}], "none": [] }],
+            "b": { "c": null },
+            "d": [],
+        });
+        let mut out = Vec::new();
+        print(&all, &mut out).unwrap();
+        let expected = r#"{
+  "a": [
+    {
+      "devices": [
+        {"dev": "8:0", "table": ["x", "y"], "uses": [], "z": {}},
+        {}
+      ],
+      "none": []
+    }
+  ],
+  "b": {
+    "c": null
+  },
+  "d": []
+}
+"#;
+        assert_eq!(String::from_utf8(out).unwrap(), expected);
+    }
+
+    #[test]
+    fn all_of_it_is_json_and_preflight_is_what_was_gathered() {
+        let node = Simulation::new(&simulated::Layout::default());
+        let facts = || Facts {
+            host_name: Some("its-name".into()),
+            ..Facts::default()
+        };
+        let mut out = Vec::new();
+        inspect(&node.host(), &facts, &mut out).unwrap();
+        let read: Value = serde_json::from_slice(&out).unwrap();
+        let inventory = observe(&node.host()).unwrap();
+        assert_eq!(read["preflight"], checks(&inventory, &facts()));
+        let groups = serde_json::to_value(told(&inventory)).unwrap();
+        assert_eq!(read["volumeGroups"], groups["volumeGroups"]);
+        let mut out = Vec::new();
+        inspect(&node.host(), &|| panic!("gone"), &mut out).unwrap();
+        let read: Value = serde_json::from_slice(&out).unwrap();
+        assert_eq!(read["preflight"], checks(&inventory, &Facts::default()));
+        node.end();
+    }
+
     /// Counts what reaches it; a disk that is full where told so.
     struct Output {
         writes: usize,
@@ -327,15 +484,15 @@ mod tests {
 
     #[test]
     fn what_is_printed_is_gathered_and_a_full_disk_is_told() {
-        let node = Simulation::new(&Layout::default());
+        let node = Simulation::new(&simulated::Layout::default());
         let mut out = Output {
             writes: 0,
             full: false,
         };
-        inspect(&node.host(), &Facts::default(), &mut out).unwrap();
+        inspect(&node.host(), &Facts::default, &mut out).unwrap();
         assert_eq!(out.writes, 1);
         out.full = true;
-        let error = inspect(&node.host(), &Facts::default(), &mut out).unwrap_err();
+        let error = inspect(&node.host(), &Facts::default, &mut out).unwrap_err();
         assert!(matches!(error, Error::Unavailable { .. }), "{error}");
         node.end();
     }
