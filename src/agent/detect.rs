@@ -25,6 +25,8 @@ pub fn start(paths: Paths, observer: Observer) -> std::io::Result<()> {
         .stack_size(256 * 1024)
         .spawn(move || {
             let events = KernelEvents::open(&paths);
+            // From here on, and not from the first event on: until then each look would read every device.
+            observer.hear(events.hears_devices(), true);
             let mut told = None;
             loop {
                 match events.wait(WAIT) {
@@ -49,4 +51,29 @@ pub fn start(paths: Paths, observer: Observer) -> std::io::Result<()> {
             }
         })
         .map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::host::simulated::{Layout, Simulation};
+
+    /// Nothing may happen on a node for as long as it likes.
+    #[test]
+    fn changes_are_heard_of_from_the_beginning() {
+        let host = Simulation::in_real_time(&Layout { groups: vec![] }).host();
+        let pause = Duration::from_mins(5);
+        let observer = Observer::start(host, None, pause, |_| ()).expect("a thread");
+        let nothing = tempfile::tempdir().expect("tempdir");
+        let paths = Paths::under(nothing.path());
+        let expected = KernelEvents::open(&paths).hears_devices();
+        start(paths, observer.clone()).expect("a thread");
+        let began = Instant::now();
+        while observer.hears() != expected || observer.heard() == 0 {
+            assert!(began.elapsed() < WAIT / 2, "not told");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
 }

@@ -112,6 +112,16 @@ impl Observer {
         self.hears.store(hears, Ordering::Release);
     }
 
+    #[cfg(test)]
+    pub(super) fn hears(&self) -> bool {
+        self.hears.load(Ordering::Acquire)
+    }
+
+    #[cfg(test)]
+    pub(super) fn heard(&self) -> u64 {
+        self.heard.load(Ordering::Acquire)
+    }
+
     /// Looks now.
     pub fn look(&self) {
         self.bell.ring();
