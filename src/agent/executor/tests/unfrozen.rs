@@ -205,6 +205,49 @@ fn nor_is_it_by_the_successor_of_an_agent_that_was_killed_in_the_release() {
     assert!(!bench.held("vg1") && bench.count("drop_vg vg1") == 1);
 }
 
+/// An lvmlockd that came anew while the fence froze has nothing to be frozen, until it adopts what it had.
+#[test]
+fn what_is_adopted_after_the_freeze_is_frozen_proven_again_and_dropped() {
+    fn adopt(s: &mut State) {
+        s.lockspaces.iter_mut().for_each(|l| l.unadopted = false);
+    }
+    for (killed, rejoined) in [(false, false), (true, false), (false, true), (true, true)] {
+        let bench = killed_after_the_first_freeze();
+        bench.node.state(|s| {
+            let all = s.lockspaces.iter_mut();
+            for l in all.filter(|l| l.lockspace.vg_uuid == uuid_of("vg1")) {
+                l.unadopted = true;
+            }
+        });
+        bench.node.at(seconds(1040), move |s| {
+            if rejoined {
+                s.rejoin(&uuid_of("vg1"));
+                renew(s);
+            }
+        });
+        if killed {
+            bench.node.at(seconds(1045), State::kill_now);
+            assert!(bench.try_fence().is_none() && bench.node.restart_agent());
+            bench.node.state(adopt);
+        } else {
+            bench.node.at(seconds(1050), adopt);
+        }
+        let report = bench.fence();
+        let log = bench.node.log();
+        let told = bench.count("kill_vg vg1") + bench.count("drop_vg vg1");
+        if rejoined {
+            assert_eq!(told, 0, "{log:#?}");
+            assert!(bench.held("vg1") && !bench.held("vg0"), "{report:#?}");
+            continue;
+        }
+        assert_eq!(report.locks, LocksOutcome::Released, "{report:#?}");
+        assert!(!bench.held("vg1"), "{report:#?}");
+        let at = |what: &str| log.iter().rposition(|l| l == what).expect("done");
+        assert!(at("kill_vg vg1") < at("drop_vg vg1"), "{log:#?}");
+        assert_eq!(told, 2, "{log:#?}");
+    }
+}
+
 #[test]
 fn when_lvmlockd_answers_late_it_is_frozen_proven_again_and_dropped() {
     for (tells, opened) in [(true, false), (true, true), (false, false), (false, true)] {
