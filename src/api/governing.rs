@@ -57,7 +57,8 @@ pub fn governing<'a>(
         .min_by(|a, b| rank(a).cmp(&rank(b)))
 }
 
-/// The other request that keeps this one from being acted upon, if there is one.
+/// The other request that keeps this one from being acted upon, if there is one. Who wants the storage back waits only for who wants it fenced: what
+/// was fenced for the one may be something else than what was for the other.
 #[must_use]
 pub fn outranked_by<'a>(
     request: &StorageFenceRequest,
@@ -66,7 +67,9 @@ pub fn outranked_by<'a>(
     if !competes(request) {
         return None;
     }
-    governing(&request.spec.node_name, requests).filter(|other| rank(other) < rank(request))
+    governing(&request.spec.node_name, requests).filter(|other| {
+        other.spec.fence_state == FenceState::Fenced && rank(other) < rank(request)
+    })
 }
 
 /// Another request that wants the node of this one fenced: until it is gone, or wants the contrary, the node is not given its storage back.
@@ -149,8 +152,10 @@ mod tests {
         assert_eq!(name_of(governing("n1", &all)), Some("b"));
         assert_eq!(name_of(outranked_by(&all[1], &all)), None);
         assert_eq!(name_of(kept_fenced_by(&all[0], &all)), Some("b"));
+        assert_eq!(name_of(outranked_by(&all[0], &all)), Some("b"));
         all[1].spec.fence_state = FenceState::Unfenced;
         assert_eq!(name_of(kept_fenced_by(&all[0], &all)), None);
+        assert_eq!(name_of(outranked_by(&all[1], &all)), None);
         // Deleting one says nothing about the other.
         all[1].spec.fence_state = FenceState::Fenced;
         all[1].metadata.deletion_timestamp = Some(Time(jiff::Timestamp::UNIX_EPOCH));

@@ -102,6 +102,17 @@ fn a_deleted_request_needs_no_agent_and_one_that_is_over_governs_nobody() {
 }
 
 #[test]
+fn one_that_wants_the_storage_back_brings_the_agent_though_an_older_one_has_it() {
+    let spec = json!({"fenceState": "Unfenced"});
+    let done = fenced(request(&spec), ConditionStatus::False, "Unfenced");
+    let mut younger = request(&spec);
+    younger.metadata.name = Some("s".into());
+    let both = [done.clone(), younger];
+    assert_eq!(label(ON_DEMAND, None, &both), LabelChange::Set);
+    assert_eq!(label(ON_DEMAND, Some("true"), &[done]), LabelChange::Remove);
+}
+
+#[test]
 fn a_deleted_one_keeps_the_agent_until_the_storage_is_given_back() {
     let deleted = |status, reason, spec| {
         let mut request = fenced(request(&spec), status, reason);
