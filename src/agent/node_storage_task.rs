@@ -11,8 +11,7 @@ use super::hook::install::State;
 use super::journal::Standing;
 use super::metrics::Metrics;
 use super::node_storage::{Moment, Reporter, fences, kill_hook, status};
-use super::observer::Observer;
-use super::run::LOOK_LIMIT;
+use super::observer::{LOOK_LIMIT, Observer};
 use super::sentry::Outlook;
 use super::sight::Sight;
 use crate::api::takeover::DeclaredDead;
@@ -74,7 +73,7 @@ impl Task {
         loop {
             let observation = latest.borrow_and_update().clone();
             reporter.facts = self.facts.borrow().clone();
-            let hangs = self.observer.age() > LOOK_LIMIT;
+            let hangs = self.observer.hangs();
             if let Some(observation) = observation.filter(|_| !hangs).or_else(|| {
                 hangs.then(|| {
                     Err("a look at the node has not ended; the kernel or a daemon hangs".to_owned())

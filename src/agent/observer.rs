@@ -13,6 +13,9 @@ use crate::fence::{Inventory, unlocked};
 use crate::host::urgency::rest_after;
 use crate::host::{Bell, Host};
 
+/// A look that takes longer than this hangs.
+pub(super) const LOOK_LIMIT: Duration = Duration::from_secs(30);
+
 /// An inventory, or why there is none.
 pub type Observation = Arc<Result<Inventory, String>>;
 
@@ -133,13 +136,12 @@ impl Observer {
         self.latest.clone()
     }
 
-    /// How long ago the last look ended: long, when one hangs.
+    /// Whether a look hangs: what the last one has seen may not be so any more. However long the pause between two is.
     #[must_use]
-    pub fn age(&self) -> Duration {
-        self.at
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .elapsed()
+    pub fn hangs(&self) -> bool {
+        let ended = *self.at.lock().unwrap_or_else(PoisonError::into_inner);
+        let pause = Duration::from_millis(self.pause.load(Ordering::Relaxed));
+        ended.elapsed() > pause + LOOK_LIMIT
     }
 }
 

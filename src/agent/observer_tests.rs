@@ -55,6 +55,23 @@ fn it_rests_for_as_long_as_it_has_looked_however_often_somebody_rings() {
 }
 
 #[test]
+fn a_pause_that_is_longer_than_a_look_may_take_is_no_look_that_hangs() {
+    let host = Simulation::in_real_time(&Layout { groups: vec![] }).host();
+    let observer = Observer::start(host, None, Duration::from_mins(5), |_| ()).expect("a thread");
+    while observer.latest().borrow().is_none() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let ended_before = |seconds| {
+        let ended = Instant::now().checked_sub(Duration::from_secs(seconds));
+        *observer.at.lock().expect("lock") = ended.expect("it runs for longer");
+        observer.hangs()
+    };
+    for (seconds, hangs) in [(0, false), (310, false), (340, true)] {
+        assert_eq!(ended_before(seconds), hangs, "{seconds}");
+    }
+}
+
+#[test]
 fn it_gives_way_to_a_fence_that_gets_on_and_not_for_ever() {
     let waited = |all: &[u64], length: u64| {
         let (at, slept) = (Cell::new(0), Cell::new(0));

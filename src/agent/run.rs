@@ -42,8 +42,6 @@ use crate::telemetry;
 const FENCE_DRAIN: Duration = Duration::from_secs(6);
 /// How long the last statuses and events may take to be written.
 const STATUS_DRAIN: Duration = Duration::from_secs(2);
-/// A look that takes longer than this hangs.
-pub(super) const LOOK_LIMIT: Duration = Duration::from_secs(30);
 
 /// The agent ended otherwise than asked to.
 #[derive(Debug, thiserror::Error)]
@@ -393,7 +391,7 @@ async fn serve(
     let mut registry = Registry::default();
     metrics.register(&mut registry);
     let ready = move || {
-        if observer.latest().borrow().is_none() || observer.age() > LOOK_LIMIT {
+        if observer.latest().borrow().is_none() || observer.hangs() {
             return Err("the node does not answer: a look at device mapper and the lock manager has not ended".to_owned());
         }
         if !listed.load(Ordering::Relaxed) {

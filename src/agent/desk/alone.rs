@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use super::{Desk, Work};
 use crate::agent::observer::Observation;
-use crate::agent::run::LOOK_LIMIT;
 use crate::agent::sentry::records::{is_local, rename};
 use crate::api::StorageFenceRequest;
 use crate::fence::Order;
@@ -21,7 +20,7 @@ impl Desk {
         may_begin: bool,
     ) -> (Option<Duration>, bool) {
         let now = self.tools.host.system.monotonic();
-        let hangs = self.tools.observer.age() > LOOK_LIMIT;
+        let hangs = self.tools.observer.hangs();
         let inventory = match observation.map(|o| o.as_ref().as_ref()) {
             _ if hangs => Err("a look at it has not ended; the kernel or a daemon hangs"),
             // Not looked at yet: nothing is known, and nothing is said.

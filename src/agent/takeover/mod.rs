@@ -22,7 +22,6 @@ use tokio_util::task::AbortOnDropHandle;
 use self::declare::Outcome;
 use super::observer::Observer;
 use super::report::cut;
-use super::run::LOOK_LIMIT;
 use crate::api::takeover::{DeclareDead, DeclareDeadResult, DeclaredDead, MOST_TASKS};
 use crate::api::{NodeStorage, StorageFenceRequest};
 use crate::fence::Lockspace;
@@ -211,7 +210,7 @@ impl Peer {
 
     fn place(&self, task: &DeclareDead) -> Result<Lockspace, Outcome> {
         let failed = |why: &str| (DeclareDeadResult::Failed, why.to_owned());
-        if self.observer.age() > LOOK_LIMIT {
+        if self.observer.hangs() {
             return Err(failed("a look at this node has not ended"));
         }
         match self.observer.latest().borrow().as_deref() {
