@@ -63,7 +63,7 @@ fn print(all: &impl Serialize, out: &mut dyn Write) -> io::Result<()> {
     out.flush()
 }
 
-/// Indented for people down to a group's devices, each of which is one line: so `grep` finds all of a device, and thousands can be looked through.
+/// Indented for people down to what is in a group's lists, each device one line: so `grep` finds all of a device, and thousands can be looked through.
 #[derive(Default)]
 struct Layout {
     depth: usize,

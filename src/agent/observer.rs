@@ -25,7 +25,8 @@ pub struct Observer {
     bell: Bell,
     pause: Arc<AtomicU64>,
     latest: watch::Receiver<Option<Observation>>,
-    at: Arc<Mutex<Instant>>,
+    /// When the present look began.
+    looks: Arc<Mutex<Option<Instant>>>,
     /// Whether changes of devices are heard of, and how many were.
     hears: Arc<AtomicBool>,
     heard: Arc<AtomicU64>,
@@ -47,7 +48,7 @@ impl Observer {
             bell: Bell::default(),
             pause: Arc::default(),
             latest,
-            at: Arc::new(Mutex::new(Instant::now())),
+            looks: Arc::default(),
             hears: Arc::default(),
             heard: Arc::default(),
         };
@@ -65,11 +66,14 @@ impl Observer {
                 loop {
                     let seen = thread.bell.rings();
                     let began = Instant::now();
+                    thread.looks_since(Some(began));
                     let swapped = host.underway.swapped();
                     // Who rings wants to know what is so now.
                     let rung = before.replace(seen) != Some(seen);
+                    // In this order: what is counted before anything is heard of counts for nothing.
+                    let hears = thread.hears.load(Ordering::Acquire);
                     let heard = thread.heard.load(Ordering::Acquire);
-                    let heard = (thread.hears.load(Ordering::Acquire) && !rung).then_some(heard);
+                    let heard = (hears && !rung).then_some(heard);
                     let observation = observe_again(&host, &mut kept, heard);
                     let mut observation = observation.map_err(|e| e.to_string());
                     if let Ok(inventory) = &mut observation {
@@ -78,7 +82,7 @@ impl Observer {
                     tell_failure(&mut failing, observation.as_ref().err());
                     let length = began.elapsed();
                     took(length);
-                    *thread.at.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+                    thread.looks_since(None);
                     if tell.send(Some(Arc::new(observation))).is_err() {
                         return;
                     }
@@ -136,12 +140,15 @@ impl Observer {
         self.latest.clone()
     }
 
-    /// Whether a look hangs: what the last one has seen may not be so any more. However long the pause between two is.
+    fn looks_since(&self, began: Option<Instant>) {
+        *self.looks.lock().unwrap_or_else(PoisonError::into_inner) = began;
+    }
+
+    /// Whether a look hangs: what the last one has seen may not be so any more.
     #[must_use]
     pub fn hangs(&self) -> bool {
-        let ended = *self.at.lock().unwrap_or_else(PoisonError::into_inner);
-        let pause = Duration::from_millis(self.pause.load(Ordering::Relaxed));
-        ended.elapsed() > pause + LOOK_LIMIT
+        let began = *self.looks.lock().unwrap_or_else(PoisonError::into_inner);
+        began.is_some_and(|at| at.elapsed() > LOOK_LIMIT)
     }
 }
 

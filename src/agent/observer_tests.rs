@@ -61,13 +61,13 @@ fn a_pause_that_is_longer_than_a_look_may_take_is_no_look_that_hangs() {
     while observer.latest().borrow().is_none() {
         std::thread::sleep(Duration::from_millis(1));
     }
-    let ended_before = |seconds| {
-        let ended = Instant::now().checked_sub(Duration::from_secs(seconds));
-        *observer.at.lock().expect("lock") = ended.expect("it runs for longer");
-        observer.hangs()
-    };
-    for (seconds, hangs) in [(0, false), (310, false), (340, true)] {
-        assert_eq!(ended_before(seconds), hangs, "{seconds}");
+    // It rests.
+    assert_eq!(*observer.looks.lock().expect("lock"), None);
+    assert!(!observer.hangs());
+    for (seconds, hangs) in [(0, false), (25, false), (31, true)] {
+        let began = Instant::now().checked_sub(Duration::from_secs(seconds));
+        observer.looks_since(Some(began.expect("it runs for longer")));
+        assert_eq!(observer.hangs(), hangs, "{seconds}");
     }
 }
 

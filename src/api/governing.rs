@@ -67,9 +67,8 @@ pub fn outranked_by<'a>(
     if !competes(request) {
         return None;
     }
-    governing(&request.spec.node_name, requests).filter(|other| {
-        other.spec.fence_state == FenceState::Fenced && rank(other) < rank(request)
-    })
+    governing(&request.spec.node_name, requests)
+        .filter(|other| other.spec.fence_state == FenceState::Fenced && rank(other) < rank(request))
 }
 
 /// Another request that wants the node of this one fenced: until it is gone, or wants the contrary, the node is not given its storage back.

@@ -6,12 +6,9 @@ use std::time::Duration;
 
 use super::Fence;
 use super::incarnation::{Held, held, surely_same};
-use crate::agent::journal::GroupRecord;
 use crate::fence::inventory::present;
 use crate::fence::order::ReleaseLocks;
-use crate::fence::report::{
-    LocksOutcome, Outcome, StepKind, StepReport, StepResult, VolumeGroupReport,
-};
+use crate::fence::report::{LocksOutcome, Outcome, StepKind, StepReport, StepResult};
 use crate::fence::selection::RefusalReason;
 use crate::fence::{Lockspace, LockspaceState};
 use crate::host::SanlockLockspace;
@@ -42,15 +39,6 @@ enum When {
     CutOff,
     /// The same, and the release has begun.
     Releasing,
-}
-
-fn nothing() -> Obstacle {
-    Obstacle::Renamed("no such volume group in the fence".into())
-}
-
-/// The name of its lockspace; empty where it had none.
-fn as_met(group: &VolumeGroupReport) -> &str {
-    group.lockspace.as_deref().unwrap_or_default()
 }
 
 impl Fence<'_> {
@@ -184,111 +172,81 @@ impl Fence<'_> {
         let committed = when != When::First;
         let limit = if committed { LIMIT_COMMITTED } else { LIMIT };
         let mut followed = false;
+        let called_off = |fence: &Self, sent: bool| !committed && !sent && (fence.cancel)();
         loop {
+            // Until it turns out to have been joined meanwhile.
+            let unlocked = self.unlocked(group);
             let known = self.ask("asking lvmlockd for its lockspaces", |h| {
                 h.lvmlockd.lockspaces()
             });
-            let Some((record, report)) = self.met(group) else {
-                return Err(nothing());
+            let Some((record, report)) = self
+                .groups
+                .get(group)
+                .zip(self.report.volume_groups.get(group))
+            else {
+                let why = "no such volume group in the fence";
+                return Err(Obstacle::Renamed(why.into()));
             };
             let failure = match known {
                 Err(e) => e.to_string(),
-                Ok(known) => match present(&known, &record.uuid, as_met(report)) {
-                    None if self.unlocked(group) => {
-                        let why = "nobody holds its locks: there is nothing to be frozen";
+                Ok(known) => {
+                    let lockspace = report.lockspace.as_deref().unwrap_or_default();
+                    let Some(l) = present(&known, &record.uuid, lockspace) else {
+                        let why = if unlocked {
+                            "nobody holds its locks: there is nothing to be frozen"
+                        } else {
+                            "lvmlockd has no such lockspace any more"
+                        };
                         return Ok((StepResult::Skipped, why.into()));
+                    };
+                    // Two long names may be cut to one lockspace.
+                    let renamed = l.name != lockspace || l.vg_name != record.vg();
+                    if renamed && !committed {
+                        // Its volumes may be in use under new locks, and nothing was touched yet.
+                        return Err(Obstacle::Renamed(format!(
+                            "volume group {} is called {} by now; if that one is to be fenced, ask for it by this name",
+                            record.name, l.vg_name
+                        )));
                     }
-                    // One that was started anew: it gives locks again once it has adopted them.
-                    None if self.sanlock_holds(group) => {
-                        "lvmlockd has not adopted the lockspace, which sanlock holds".into()
+                    if (renamed || unlocked) && l.state == LockspaceState::Removing {
+                        format!("the lockspace of {} is being removed", l.vg_name)
+                    } else {
+                        if called_off(self, *sent) {
+                            return Err(Obstacle::CalledOff);
+                        }
+                        if renamed || unlocked {
+                            self.follow(group, l);
+                            followed = true;
+                        }
+                        if !followed && self.joined_anew(group, when) {
+                            return Err(Obstacle::Renamed(format!(
+                                "the lockspace of {} was joined again since",
+                                l.vg_name
+                            )));
+                        }
+                        if !l.frozen {
+                            self.tells(group);
+                        }
+                        match self.kill(l) {
+                            Ok(done) => return Ok((StepResult::Done, done.into())),
+                            // The answer may have been lost after the deed: the next look shows it.
+                            Err(e) => {
+                                *sent = true;
+                                e.to_string()
+                            }
+                        }
                     }
-                    None => {
-                        let why = "lvmlockd has no such lockspace any more";
-                        return Ok((StepResult::Skipped, why.into()));
-                    }
-                    Some(l) => match self.freeze_lockspace(group, l, when, sent, &mut followed)? {
-                        Ok(done) => return Ok((StepResult::Done, done.into())),
-                        Err(why) => why,
-                    },
-                },
+                }
             };
             let waited = self.host.system.monotonic().since(began);
             if self.unlocked(group) || waited >= limit {
                 return Err(Obstacle::Daemon(failure));
             }
             self.pause();
-            if self.called_off(when, *sent) {
+            if called_off(self, *sent) {
                 return Err(Obstacle::CalledOff);
             }
         }
-    }
-
-    fn called_off(&self, when: When, sent: bool) -> bool {
-        when == When::First && !sent && (self.cancel)()
-    }
-
-    /// The volume group as the fence met it.
-    fn met(&self, group: usize) -> Option<(&GroupRecord, &VolumeGroupReport)> {
-        let report = self.report.volume_groups.get(group);
-        self.groups.get(group).zip(report)
-    }
-
-    /// Has one that lvmlockd knows frozen. Inside: why that failed, and may not the next time.
-    fn freeze_lockspace(
-        &mut self,
-        group: usize,
-        lockspace: &Lockspace,
-        when: When,
-        sent: &mut bool,
-        followed: &mut bool,
-    ) -> Result<Result<&'static str, String>, Obstacle> {
-        // Until it turns out to have been joined meanwhile.
-        let unlocked = self.unlocked(group);
-        let Some((record, report)) = self.met(group) else {
-            return Err(nothing());
-        };
-        // Two long names may be cut to one lockspace.
-        let renamed = lockspace.name != as_met(report) || lockspace.vg_name != record.vg();
-        if renamed && when == When::First {
-            // Its volumes may be in use under new locks, and nothing was touched yet.
-            return Err(Obstacle::Renamed(format!(
-                "volume group {} is called {} by now; if that one is to be fenced, ask for it by this name",
-                record.name, lockspace.vg_name
-            )));
-        }
-        if (renamed || unlocked) && lockspace.state == LockspaceState::Removing {
-            let why = format!("the lockspace of {} is being removed", lockspace.vg_name);
-            return Ok(Err(why));
-        }
-        if self.called_off(when, *sent) {
-            return Err(Obstacle::CalledOff);
-        }
-        if renamed || unlocked {
-            self.follow(group, lockspace);
-            *followed = true;
-        }
-        if !*followed && self.joined_anew(group, when) {
-            return Err(Obstacle::Renamed(format!(
-                "the lockspace of {} was joined again since",
-                lockspace.vg_name
-            )));
-        }
-        if !lockspace.frozen {
-            self.tells(group);
-        }
-        // The answer may have been lost after the deed: the next look shows it.
-        Ok(self.kill(lockspace).map_err(|e| {
-            *sent = true;
-            e.to_string()
-        }))
-    }
-
-    /// Whether sanlock says that it holds the lockspace which the fence met.
-    fn sanlock_holds(&self, group: usize) -> bool {
-        let sanlock = self.ask("asking sanlock for its status", |h| h.sanlock.status());
-        let of = self.report.volume_groups.get(group);
-        of.zip(sanlock.ok())
-            .is_some_and(|(of, sanlock)| matches!(held(of, &sanlock), Held::Yes))
     }
 
     /// Whether a lockspace that could not be frozen before may have been joined again since: then its volumes are in use anew. Once the locks are

@@ -330,7 +330,8 @@ impl Fence<'_> {
     }
 
     /// Whether lvmlockd still has the lockspace frozen: only then is it the one that this fence froze. By which name it is to be dropped. One that
-    /// could not be frozen when it was to be, and surely is the same, is frozen now.
+    /// could not be frozen when it was to be, or is not any more since an lvmlockd that was started anew has adopted it, is frozen now if it surely is
+    /// the same.
     fn may_drop(&mut self, group: usize, sanlock: &SanlockStatus) -> Then {
         let known = self.ask("asking lvmlockd for its lockspaces", |h| {
             h.lvmlockd.lockspaces()
@@ -345,10 +346,14 @@ impl Fence<'_> {
             Ok(known) => match known.iter().find(|l| l.name == name && l.is_of(&of.uuid, &name)) {
                 Some(l) if l.frozen => return Then::Drop(l.vg_name.clone()),
                 Some(l)
-                    if missed
-                        && same_incarnation(of, l.host_id, l.generation)
+                    if same_incarnation(of, l.host_id, l.generation)
                         && surely_same(of, sanlock, self.report.started) =>
                 {
+                    if !missed {
+                        let freeze = self.step(StepKind::FreezeLocks, group);
+                        let why = "lvmlockd, which was started anew, does not have it frozen";
+                        self.end(freeze, StepResult::Failed, why.into());
+                    }
                     return Then::Freeze;
                 }
                 Some(_) if missed => "its locks could not be frozen, and its lockspace may have been joined again since: neither frozen nor dropped, since its volumes may be in use".into(),

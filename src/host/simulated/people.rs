@@ -130,10 +130,12 @@ impl State {
         });
     }
 
-    /// Takes down the lockspace of a volume group and joins it again: the next generation.
+    /// Takes down the lockspace of a volume group and joins it again: the next generation. Who joins it writes the lease.
     pub fn rejoin(&mut self, vg_uuid: &str) {
+        let now = self.now();
         for l in &mut self.lockspaces {
             if l.lockspace.vg_uuid == vg_uuid {
+                l.lockspace.last_renewal = Some(now);
                 l.lockspace.generation = l.lockspace.generation.map(|g| g + 1);
                 l.lockspace.frozen = false;
             }

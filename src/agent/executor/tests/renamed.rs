@@ -235,10 +235,17 @@ fn a_lockspace_that_has_the_name_of_the_fenced_one_by_now_is_not_dropped() {
 /// One stands fenced and was renamed elsewhere, and another one that has its name loses its storage: each is the one that it is.
 #[test]
 fn a_volume_group_that_has_the_name_of_one_that_stands_is_fenced_itself() {
-    for selection in [Selection::Named(vec!["vg1".into()]), Selection::AllShared] {
+    let named = || Selection::Named(vec!["vg1".into()]);
+    for (selection, tells) in [
+        (named(), true),
+        (Selection::AllShared, true),
+        (named(), false),
+        (Selection::AllShared, false),
+    ] {
         let mut bench = Bench::new(&Layout {
             groups: vec![Group::target("vg1"), Group::target("vg2")],
         });
+        bench.node.state(|s| s.tells_generation = tells);
         bench.order.volume_groups = Selection::Named(vec!["vg1".into()]);
         bench.fence();
         let host = bench.node.host();

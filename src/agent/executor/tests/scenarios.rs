@@ -7,7 +7,7 @@ use crate::fence::order::{ReleaseLocks, Selection, WhenPathsRemain};
 use crate::fence::report::{DeviceOutcome, LocksOutcome, Outcome, StepKind, StepResult};
 use crate::fence::selection::RefusalReason;
 use crate::host::Bell;
-use crate::host::simulated::{Dropping, Group, InFlight, Layout, Under};
+use crate::host::simulated::{Dropping, Group, InFlight, Layout, State, Under};
 
 fn only(group: Group) -> Layout {
     Layout {
@@ -413,6 +413,35 @@ fn what_stands_fenced_already_is_read_back_and_told_again() {
     }
     assert_eq!(count(&bench), 1, "nothing is dropped twice");
     assert!(bench.held("other"));
+}
+
+/// Nothing is denied of it for that, nor waited for.
+#[test]
+fn what_stands_fenced_is_told_again_though_lvmlockd_has_not_adopted_it() {
+    for adopted in [false, true] {
+        let mut bench = Bench::new(&Layout::default());
+        bench.node.state(|s| s.drop = Dropping::Refused);
+        assert_eq!(bench.fence().locks, LocksOutcome::NotConfirmed);
+        bench.node.state(|s| {
+            s.drop = Dropping::Works;
+            for l in &mut s.lockspaces {
+                (l.unadopted, l.lockspace.frozen) = (true, false);
+            }
+        });
+        if adopted {
+            let adopt = |s: &mut State| s.lockspaces.iter_mut().for_each(|l| l.unadopted = false);
+            let at = bench.node.host().system.monotonic() + seconds(10);
+            bench.node.at(at.0, adopt);
+        }
+        bench.order.uid = "another".into();
+        let report = bench.fence();
+        assert_eq!(report.outcome, Outcome::Proven, "{report:#?}");
+        let swap = step(&report, StepKind::Verify, "vg1").at;
+        assert!(swap < Some(seconds(2)), "{report:#?}");
+        let locks = [LocksOutcome::NotConfirmed, LocksOutcome::Released];
+        assert_eq!(report.locks, locks[usize::from(adopted)], "{report:#?}");
+        assert_eq!(bench.held("vg1"), !adopted);
+    }
 }
 
 #[test]

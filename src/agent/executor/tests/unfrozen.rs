@@ -4,7 +4,7 @@ use super::Bench;
 use super::bench::{seconds, step};
 use super::renamed::killed_after_the_first_freeze;
 use crate::fence::report::{FenceReport, LocksOutcome, Outcome, StepKind, StepResult};
-use crate::host::simulated::{Daemon, InFlight, State, uuid_of};
+use crate::host::simulated::{Daemon, Dropping, InFlight, Layout, State, uuid_of};
 
 /// lvmlockd is dead when the locks of the second volume group are to be frozen, and becomes so half a minute later; then something happens.
 fn fence(becomes: Daemon, then: impl FnOnce(&mut State) + Send + 'static) -> (Bench, FenceReport) {
@@ -203,6 +203,43 @@ fn nor_is_it_by_the_successor_of_an_agent_that_was_killed_in_the_release() {
     let (bench, report) = late_and_killed(false, |_| (), true);
     assert_eq!(report.locks, LocksOutcome::Released, "{report:#?}");
     assert!(!bench.held("vg1") && bench.count("drop_vg vg1") == 1);
+}
+
+/// One that has nothing of what the first had frozen: it adopts all of it, and nothing of that is frozen.
+#[test]
+fn what_a_new_lvmlockd_adopted_without_its_freeze_is_frozen_again() {
+    for (killed, rejoined) in [(false, false), (true, false), (false, true), (true, true)] {
+        let bench = Bench::new(&Layout::default());
+        bench.node.state(|s| s.drop = Dropping::Refused);
+        bench.node.at(seconds(1030), move |s| {
+            s.drop = Dropping::default();
+            for l in &mut s.lockspaces {
+                l.lockspace.frozen = false;
+            }
+            if rejoined {
+                s.rejoin(&uuid_of("vg1"));
+            }
+            if killed {
+                s.kill_now();
+            }
+        });
+        let report = match bench.try_fence() {
+            Some(report) => report,
+            None => {
+                assert!(killed && bench.node.restart_agent());
+                bench.fence()
+            }
+        };
+        let log = bench.node.log();
+        assert_eq!(bench.held("vg1"), rejoined, "{log:#?} {report:#?}");
+        let frozen = if rejoined { 1 } else { 2 };
+        assert_eq!(bench.count("kill_vg vg1"), frozen, "{log:#?}");
+        if !rejoined {
+            assert_eq!(report.locks, LocksOutcome::Released, "{report:#?}");
+            let at = |what: &str| log.iter().rposition(|l| l == what).expect("done");
+            assert!(at("kill_vg vg1") < at("drop_vg vg1"), "{log:#?}");
+        }
+    }
 }
 
 /// An lvmlockd that came anew while the fence froze has nothing to be frozen, until it adopts what it had.
