@@ -36,6 +36,9 @@ pub struct Steps {
     pub done: usize,
     /// How the program ended; 128 + n when signal n ended it.
     pub code: i32,
+    /// What it said on standard error: told beside this, not in it.
+    #[serde(skip)]
+    pub err: String,
 }
 
 /// Where to do what, once.

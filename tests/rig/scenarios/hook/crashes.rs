@@ -72,10 +72,14 @@ pub fn steps(answer: &Answer) -> Result<Steps> {
 /// What the stepper told, whatever it is.
 pub fn traced(answer: &Answer) -> Result<Steps> {
     let last = answer.out.lines().last().unwrap_or_default();
-    serde_json::from_str(last).context(format!(
+    let told: Steps = serde_json::from_str(last).context(format!(
         "the stepper ended with {}: {}{}",
         answer.code, answer.out, answer.err
-    ))
+    ))?;
+    Ok(Steps {
+        err: answer.err.clone(),
+        ..told
+    })
 }
 
 /// What the node looks like at one moment.
@@ -430,7 +434,7 @@ fn round(cluster: &mut Cluster, which: &[String]) -> Result<Vec<String>> {
             .check(vg)
             .map_err(|e| format!("killed before step {which} ({at:?}): {e}"))?;
         if at.is_none() && told.code != 0 {
-            return Err(format!("not killed, and ended with {}", told.code).into());
+            return Err(format!("not killed, and ended with {}: {}", told.code, told.err).into());
         }
         deaths.extend(at);
     }

@@ -88,7 +88,7 @@ fn killed(node: &Node, number: usize, suspended: &mut usize) -> Result<[bool; GR
             at.map_or("not killed", String::as_str)
         ));
         if at.is_none() && told.code != 0 {
-            return Err(format!("not killed, and ended with {}", told.code).into());
+            return Err(format!("not killed, and ended with {}: {}", told.code, told.err).into());
         }
     }
     let look = Look::at(node)?;
