@@ -61,21 +61,24 @@ fn memory_locked(proc: &Path) -> Option<bool> {
 }
 
 /// Where they write down their number, below `/run` (`SANLK_RUN_DIR`, `WDMD_RUN_DIR`, `LVMLOCKD_PIDFILE`, `DEFAULT_PIDFILE` of their sources).
-const PID_FILES: [(&str, &str); 4] = [
-    ("lvmlockd", "lvmlockd.pid"),
-    ("sanlock", "sanlock/sanlock.pid"),
-    ("wdmd", "wdmd/wdmd.pid"),
-    ("multipathd", "multipathd.pid"),
+const PID_FILES: [&str; 4] = [
+    "lvmlockd.pid",
+    "sanlock/sanlock.pid",
+    "wdmd/wdmd.pid",
+    "multipathd.pid",
 ];
 
 /// Those that run, with `oom_score_adj`: each as it says itself who it is, or else by the kernel's name of the process; of several of one name, the
 /// one that is spared least. No file of these makes anybody wait for the process's memory.
 fn daemons(proc: &Path, run: &Path) -> Option<Vec<(&'static str, i32)>> {
-    let number = |file| fs::read_to_string(run.join(file)).ok()?.trim().parse().ok();
-    let themselves = PID_FILES.iter().filter_map(|(name, file)| {
-        let pid: u32 = number(file)?;
-        // What an older one has left may be another process's number by now.
-        daemon(&proc.join(pid.to_string())).filter(|(is, _)| is == name)
+    let themselves = PID_FILES.iter().filter_map(|file| {
+        let pid: u32 = fs::read_to_string(run.join(file))
+            .ok()?
+            .trim()
+            .parse()
+            .ok()?;
+        // What an older one has left may be another process's number by now, which is told by its name.
+        daemon(&proc.join(pid.to_string()))
     });
     let mut found: BTreeMap<&'static str, i32> = themselves.collect();
     if found.len() < DAEMONS.len() {
