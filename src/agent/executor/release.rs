@@ -60,7 +60,11 @@ struct Sent {
 /// What is to be done about one volume group.
 enum Then {
     Wait,
-    Drop(String),
+    /// By that name. `anew`: only after a look, since the proof may be older than the freeze.
+    Drop {
+        vg: String,
+        anew: bool,
+    },
     /// Nobody holds its locks, and they were not frozen: until sanlock let go of them a volume could come into use.
     LookOnceMore,
     /// Its locks are held, under another name or since lvmlockd did not answer in time: they have to be frozen, and all of it proven again.
@@ -112,6 +116,7 @@ impl Fence<'_> {
             } else {
                 Watchdog::default()
             };
+            let mut freeze = false;
             match &sanlock {
                 Err(e) => self.note(format!("sanlock failed to answer during the release: {e}")),
                 Ok(sanlock) => {
@@ -125,15 +130,22 @@ impl Fence<'_> {
                                 if self.is_minded(now.since(*began), holds, *prolonged) {
                                     break 'rounds;
                                 }
-                                if now < self.release_until(*began) {
-                                    return Next::ProveAgain;
+                                // The others are looked at first: this one may take all the time there is.
+                                freeze |= now < self.release_until(*began);
+                            }
+                            Then::Drop { vg, anew } => {
+                                let old = if anew { Duration::ZERO } else { fresh };
+                                match self.still_closed(&mut proof, old) {
+                                    Some(true) => {
+                                        if anew {
+                                            self.turned_out_frozen(group);
+                                        }
+                                        *drop = Some(self.drop_group(group, bell, vg));
+                                    }
+                                    Some(false) => return Next::ProveAgain,
+                                    None => {}
                                 }
                             }
-                            Then::Drop(vg) => match self.still_closed(&mut proof, fresh) {
-                                Some(true) => *drop = Some(self.drop_group(group, bell, vg)),
-                                Some(false) => return Next::ProveAgain,
-                                None => {}
-                            },
                             Then::LookOnceMore => {
                                 self.unguarded.insert(group);
                                 match self.still_closed(&mut proof, Duration::ZERO) {
@@ -145,6 +157,9 @@ impl Fence<'_> {
                         }
                     }
                 }
+            }
+            if freeze {
+                return Next::ProveAgain;
             }
             if self.all_ended() || self.taken_away() {
                 break;
@@ -329,9 +344,14 @@ impl Fence<'_> {
         }
     }
 
+    fn turned_out_frozen(&mut self, group: usize) {
+        let freeze = self.step(StepKind::FreezeLocks, group);
+        let why = "lvmlockd has it frozen by now";
+        self.end(freeze, StepResult::Done, why.into());
+    }
+
     /// Whether lvmlockd still has the lockspace frozen: only then is it the one that this fence froze. By which name it is to be dropped. One that
-    /// could not be frozen when it was to be, or is not any more since an lvmlockd that was started anew has adopted it, is frozen now if it surely is
-    /// the same.
+    /// could not be frozen when it was to be, or that lvmlockd has adopted since, is frozen now if it surely is the same.
     fn may_drop(&mut self, group: usize, sanlock: &SanlockStatus) -> Then {
         let known = self.ask("asking lvmlockd for its lockspaces", |h| {
             h.lvmlockd.lockspaces()
@@ -340,18 +360,24 @@ impl Fence<'_> {
             return Then::Wait;
         };
         let name = of.lockspace.clone().unwrap_or_default();
-        let missed = self.result(StepKind::FreezeLocks, group) == Some(StepResult::Failed);
+        let frozen = self.result(StepKind::FreezeLocks, group);
+        let missed = matches!(frozen, Some(StepResult::Failed | StepResult::Skipped));
         let why = match known {
             Err(e) => format!("lvmlockd cannot be asked: {e}; tried again"),
             Ok(known) => match known.iter().find(|l| l.name == name && l.is_of(&of.uuid, &name)) {
-                Some(l) if l.frozen => return Then::Drop(l.vg_name.clone()),
+                Some(l) if l.frozen => {
+                    // What was sent was carried out later, or by others: until then a volume could come into use.
+                    let vg = l.vg_name.clone();
+                    return Then::Drop { vg, anew: missed };
+                }
                 Some(l)
-                    if same_incarnation(of, l.host_id, l.generation)
+                    if missed
+                        && same_incarnation(of, l.host_id, l.generation)
                         && surely_same(of, sanlock, self.report.started) =>
                 {
-                    if !missed {
+                    if frozen == Some(StepResult::Skipped) {
                         let freeze = self.step(StepKind::FreezeLocks, group);
-                        let why = "lvmlockd, which was started anew, does not have it frozen";
+                        let why = "lvmlockd has adopted the lockspace since";
                         self.end(freeze, StepResult::Failed, why.into());
                     }
                     return Then::Freeze;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Fence;
-use super::incarnation::{same_incarnation, surely_same};
+use super::incarnation::same_incarnation;
 use crate::fence::order::{Order, ReleaseLocks};
 use crate::fence::report::{DeviceOutcome, FenceReport, Outcome, StepKind, StepReport, StepResult};
 use crate::fence::{Lockspace, LockspaceState};
@@ -106,9 +106,7 @@ impl Fence<'_> {
                 group.name, renamed.vg_name
             ));
         }
-        // An lvmlockd that was started anew has adopted it without that.
-        let adopted = || sanlock.is_some_and(|s| surely_same(group, s, self.report.started));
-        let anew = |l: &Lockspace| was_frozen && !l.frozen && !adopted();
+        let anew = |l: &Lockspace| was_frozen && !l.frozen;
         let why = "it was joined to its lockspace again since, so it is in use anew";
         (other || own.any(anew)).then(|| format!("volume group {}: {why}", group.name))
     }

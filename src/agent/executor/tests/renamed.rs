@@ -16,7 +16,7 @@ fn renamed(bench: &Bench, to: &str) {
 }
 
 /// An order for two, and what was seen before the second of them got another name.
-fn two() -> (Bench, Inventory) {
+pub(super) fn two() -> (Bench, Inventory) {
     let bench = Bench::new(&Layout {
         groups: vec![
             Group::target("vg0"),

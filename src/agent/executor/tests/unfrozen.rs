@@ -2,9 +2,9 @@
 
 use super::Bench;
 use super::bench::{seconds, step};
-use super::renamed::killed_after_the_first_freeze;
+use super::renamed::{killed_after_the_first_freeze, two};
 use crate::fence::report::{FenceReport, LocksOutcome, Outcome, StepKind, StepResult};
-use crate::host::simulated::{Daemon, Dropping, InFlight, Layout, State, uuid_of};
+use crate::host::simulated::{Daemon, InFlight, State, uuid_of};
 
 /// lvmlockd is dead when the locks of the second volume group are to be frozen, and becomes so half a minute later; then something happens.
 fn fence(becomes: Daemon, then: impl FnOnce(&mut State) + Send + 'static) -> (Bench, FenceReport) {
@@ -205,41 +205,51 @@ fn nor_is_it_by_the_successor_of_an_agent_that_was_killed_in_the_release() {
     assert!(!bench.held("vg1") && bench.count("drop_vg vg1") == 1);
 }
 
-/// One that has nothing of what the first had frozen: it adopts all of it, and nothing of that is frozen.
+/// What was sent to it and not answered may be carried out at any time: until then a volume could come into use, also after the proof.
 #[test]
-fn what_a_new_lvmlockd_adopted_without_its_freeze_is_frozen_again() {
-    for (killed, rejoined) in [(false, false), (true, false), (false, true), (true, true)] {
-        let bench = Bench::new(&Layout::default());
-        bench.node.state(|s| s.drop = Dropping::Refused);
-        bench.node.at(seconds(1030), move |s| {
-            s.drop = Dropping::default();
-            for l in &mut s.lockspaces {
-                l.lockspace.frozen = false;
-            }
-            if rejoined {
-                s.rejoin(&uuid_of("vg1"));
-            }
-            if killed {
-                s.kill_now();
-            }
-        });
-        let report = match bench.try_fence() {
-            Some(report) => report,
-            None => {
-                assert!(killed && bench.node.restart_agent());
-                bench.fence()
-            }
-        };
-        let log = bench.node.log();
-        assert_eq!(bench.held("vg1"), rejoined, "{log:#?} {report:#?}");
-        let frozen = if rejoined { 1 } else { 2 };
-        assert_eq!(bench.count("kill_vg vg1"), frozen, "{log:#?}");
-        if !rejoined {
-            assert_eq!(report.locks, LocksOutcome::Released, "{report:#?}");
-            let at = |what: &str| log.iter().rposition(|l| l == what).expect("done");
-            assert!(at("kill_vg vg1") < at("drop_vg vg1"), "{log:#?}");
+fn what_turns_out_to_be_frozen_is_looked_at_before_it_is_dropped() {
+    let (bench, report) = late(true, |s| {
+        let below = s.device("mpath-vg1-0").expect("a map").dm.dev;
+        s.refresh("vg1-lv0", below);
+        let all = s.lockspaces.iter_mut().map(|l| &mut l.lockspace);
+        for l in all.filter(|l| l.vg_uuid == uuid_of("vg1")) {
+            l.frozen = true;
         }
-    }
+    });
+    assert_eq!(report.locks, LocksOutcome::Released, "{report:#?}");
+    assert_eq!(
+        step(&report, StepKind::FreezeLocks, "vg1").result,
+        StepResult::Done
+    );
+    let log = bench.node.log();
+    let at = |what: &str| log.iter().rposition(|l| l == what).expect("done");
+    assert!(at("swap vg1-lv0") < at("drop_vg vg1"), "{log:#?}");
+    assert_eq!(
+        (bench.count("swap vg1-lv0"), bench.count("kill_vg vg1")),
+        (2, 0)
+    );
+}
+
+/// Its lockspace is frozen again and again, and lvmlockd does not do it: the others are released all the same.
+#[test]
+fn one_that_cannot_be_frozen_keeps_no_other_one() {
+    let (bench, inventory) = two();
+    bench.node.state(|s| s.lockspaces[0].unadopted = true);
+    // Once the other one is frozen.
+    bench.node.at(seconds(1001), |s| {
+        s.lockspaces[0].unadopted = false;
+        s.kill_hangs = true;
+    });
+    let report = bench.fence_as_seen(inventory);
+    let released = |vg: &str| {
+        let mut all = report.volume_groups.iter();
+        all.find(|g| g.name == vg).and_then(|g| g.released_after)
+    };
+    assert!(
+        released("vg1").is_some_and(|at| at < seconds(10)),
+        "{report:#?}"
+    );
+    assert_eq!(released("vg0"), None, "{report:#?}");
 }
 
 /// An lvmlockd that came anew while the fence froze has nothing to be frozen, until it adopts what it had.
