@@ -11,7 +11,7 @@ use crate::agent::executor::{self, open_devices};
 use crate::agent::journal::{DEFAULT_DIRECTORY, GroupRecord, Journal, Record, Signs, Turn};
 use crate::agent::observe::observe;
 use crate::fence::budget::ResetWindow;
-use crate::fence::report::{FenceReport, Outcome};
+use crate::fence::report::{FenceReport, Outcome, StepKind, StepReport, StepResult};
 use crate::fence::selection::RefusalReason;
 use crate::fence::{Inventory, LockManager, Lockspace, LockspaceState, Monotonic, VolumeGroup};
 use crate::host::{Bell, Host};
@@ -212,11 +212,13 @@ fn alone(
             "completing the fence of {} first, whose agent was killed",
             left.begun.order.name
         ));
+        let of_another_life = of_another_life(&left, group);
         let report = executor::resume(host, &mut journal, left, &|| false, &mut progress);
         if journal.taken_away() {
             return Own::TryAgain("the agent has come back and goes on with it".into());
         }
-        if report.outcome == Outcome::Proven {
+        // One that was proven is no proof for the life that the volume group has had since.
+        if report.outcome == Outcome::Proven && !of_another_life {
             put_back(&mut journal, others, tell);
             return conclude(host, &record, &report);
         }
@@ -258,6 +260,17 @@ fn put_back(journal: &mut Journal, others: Option<Record>, tell: &mut dyn FnMut(
     {
         tell(&e.to_string());
     }
+}
+
+/// Whether a fence that was left had frozen the volume group's locks, and they were granted again when the hook looked: it was joined anew since. Whoever
+/// came right after the lockspace was gone had nothing to complete, so such a fence may be left for as long as no agent comes.
+fn of_another_life(left: &Record, group: &VolumeGroup) -> bool {
+    let frozen = |s: &StepReport| {
+        let done = s.kind == StepKind::FreezeLocks && s.result == StepResult::Done;
+        done && s.volume_group == group.name
+    };
+    let granted = group.lockspace.as_ref().is_some_and(|l| !l.frozen);
+    granted && left.steps.iter().any(frozen)
 }
 
 /// The journal in our turn. What cannot be had is done without: a fence that is not written down is better than none.

@@ -15,6 +15,7 @@ use crate::agent::journal::{Journal, Turn};
 use crate::fence::report::{LocksOutcome, Outcome};
 use crate::host::simulated::{Daemon, Group, InFlight, Layout, Simulation, uuid_of};
 
+mod lives;
 mod others;
 mod slow;
 

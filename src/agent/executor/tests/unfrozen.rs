@@ -1,5 +1,7 @@
 //! Fences that could not freeze the locks of a volume group: it may come into use until nobody holds them any more.
 
+use std::time::Duration;
+
 use super::Bench;
 use super::bench::{seconds, step};
 use super::renamed::{killed_after_the_first_freeze, two};
@@ -208,26 +210,30 @@ fn nor_is_it_by_the_successor_of_an_agent_that_was_killed_in_the_release() {
 /// What was sent to it and not answered may be carried out at any time: until then a volume could come into use, also after the proof.
 #[test]
 fn what_turns_out_to_be_frozen_is_looked_at_before_it_is_dropped() {
-    let (bench, report) = late(true, |s| {
-        let below = s.device("mpath-vg1-0").expect("a map").dm.dev;
-        s.refresh("vg1-lv0", below);
-        let all = s.lockspaces.iter_mut().map(|l| &mut l.lockspace);
-        for l in all.filter(|l| l.vg_uuid == uuid_of("vg1")) {
-            l.frozen = true;
-        }
-    });
-    assert_eq!(report.locks, LocksOutcome::Released, "{report:#?}");
-    assert_eq!(
-        step(&report, StepKind::FreezeLocks, "vg1").result,
-        StepResult::Done
-    );
-    let log = bench.node.log();
-    let at = |what: &str| log.iter().rposition(|l| l == what).expect("done");
-    assert!(at("swap vg1-lv0") < at("drop_vg vg1"), "{log:#?}");
-    assert_eq!(
-        (bench.count("swap vg1-lv0"), bench.count("kill_vg vg1")),
-        (2, 0)
-    );
+    for (half_seconds, opened) in (0..40).flat_map(|n| [(n, false), (n, true)]) {
+        let bench = killed_after_the_first_freeze();
+        bench.node.state(|s| s.lvmlockd = Daemon::Dead);
+        let at = Duration::from_millis(1_004_000 + 500 * half_seconds);
+        bench.node.at(at, move |s| {
+            s.lvmlockd = Daemon::Alive;
+            if opened {
+                let below = s.device("mpath-vg1-0").expect("a map").dm.dev;
+                s.refresh("vg1-lv0", below);
+            }
+            let all = s.lockspaces.iter_mut().map(|l| &mut l.lockspace);
+            for l in all.filter(|l| l.vg_uuid == uuid_of("vg1")) {
+                l.frozen = true;
+            }
+        });
+        let report = bench.fence();
+        assert_eq!(report.locks, LocksOutcome::Released, "{at:?} {report:#?}");
+        let freeze = step(&report, StepKind::FreezeLocks, "vg1").result;
+        assert_eq!(freeze, StepResult::Done, "{at:?} {report:#?}");
+        let log = bench.node.log();
+        let at = |what: &str| log.iter().rposition(|l| l == what).expect("done");
+        assert!(at("swap vg1-lv0") < at("drop_vg vg1"), "{log:#?}");
+        assert_eq!(bench.open("vg1"), Vec::<String>::new());
+    }
 }
 
 /// Its lockspace is frozen again and again, and lvmlockd does not do it: the others are released all the same.

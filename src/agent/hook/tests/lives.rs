@@ -1,0 +1,60 @@
+//! The hook of a volume group that was fenced before, and is in use anew since.
+
+use super::*;
+use crate::host::Bell;
+
+/// People give the storage back by hand, and the volume group is in use again.
+fn in_use_again(bench: &Bench) {
+    let uuid = uuid_of("vg1");
+    bench.node.state(|s| {
+        s.lockspaces.retain(|l| l.lockspace.vg_uuid != uuid);
+        s.join_now("vg1");
+        s.allow(&uuid);
+        let below = s.device("mpath-vg1-0").expect("a map").dm.dev;
+        let prefix = format!("LVM-{uuid}");
+        let own = s
+            .devices
+            .values()
+            .filter(|d| d.dm.uuid.starts_with(&prefix));
+        let names: Vec<_> = own.map(|d| d.dm.name.to_string()).collect();
+        for name in names {
+            s.refresh(&name, below);
+        }
+    });
+}
+
+/// A hook that comes after the lockspace is gone finds the volume group cut off, and has nothing to complete. What the first one left in the journal is
+/// of another life then, and no reason to let this one's lease run out.
+#[test]
+fn a_second_outage_is_fenced_whatever_the_first_one_has_left() {
+    let mut left = 0;
+    for at in 1.. {
+        let bench = Bench::new();
+        bench.node.kill_at_call(at);
+        let killed = catch_unwind(AssertUnwindSafe(|| bench.hook())).is_err();
+        if !bench.node.restart_agent() {
+            assert!(!killed && at > 20, "killed {killed}, at call {at}");
+            break;
+        }
+        let system = bench.node.host().system;
+        let later = system.monotonic() + Duration::from_secs(9);
+        system.wait(&Bell::default(), 0, later);
+        let (verdict, told) = bench.hook();
+        bench.assert_fenced(&verdict);
+        assert!(!bench.held(), "at call {at}: {told:?}");
+        let boot_id = system.boot_id().expect("boot ID");
+        let record = Journal::open(bench.state.path(), &boot_id).expect("open").1;
+        left += usize::from(record.is_some_and(|r| r.unfinished()));
+
+        in_use_again(&bench);
+        assert!(bench.held());
+        let (verdict, told) = bench.hook();
+        assert!(
+            matches!(verdict, Verdict::Proven(_)),
+            "at call {at}: {verdict:?} {told:?}"
+        );
+        bench.assert_fenced(&verdict);
+        assert!(!bench.held(), "at call {at}: {told:?}");
+    }
+    assert!(left > 0, "nothing was ever left");
+}
