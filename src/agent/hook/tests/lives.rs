@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::host::Bell;
+use crate::host::simulated::State;
 
 /// People give the storage back by hand, and the volume group is in use again.
 fn in_use_again(bench: &Bench) {
@@ -23,8 +24,31 @@ fn in_use_again(bench: &Bench) {
     });
 }
 
-/// A hook that comes after the lockspace is gone finds the volume group cut off, and has nothing to complete. What the first one left in the journal is
-/// of another life then, and no reason to let this one's lease run out.
+/// The first hook is dead, and so is its fence in whatever state that is: the second one finds the volume group cut off and released, the third one
+/// comes when it is in use again. Whether the first one's was left in the journal until then.
+fn second_outage(bench: &Bench, when: &str) -> bool {
+    let system = bench.node.host().system;
+    let later = system.monotonic() + Duration::from_secs(9);
+    system.wait(&Bell::default(), 0, later);
+    let (verdict, told) = bench.hook();
+    bench.assert_fenced(&verdict);
+    assert!(!bench.held(), "{when}: {told:?}");
+    let boot_id = system.boot_id().expect("boot ID");
+    let record = Journal::open(bench.state.path(), &boot_id).expect("open").1;
+
+    in_use_again(bench);
+    assert!(bench.held());
+    let (verdict, told) = bench.hook();
+    assert!(
+        matches!(verdict, Verdict::Proven(_)),
+        "{when}: {verdict:?} {told:?}"
+    );
+    bench.assert_fenced(&verdict);
+    assert!(!bench.held(), "{when}: {told:?}");
+    record.is_some_and(|r| r.unfinished())
+}
+
+/// What a hook has left in the journal is of another life then, and no reason to let this one's lease run out.
 #[test]
 fn a_second_outage_is_fenced_whatever_the_first_one_has_left() {
     let mut left = 0;
@@ -36,25 +60,20 @@ fn a_second_outage_is_fenced_whatever_the_first_one_has_left() {
             assert!(!killed && at > 20, "killed {killed}, at call {at}");
             break;
         }
-        let system = bench.node.host().system;
-        let later = system.monotonic() + Duration::from_secs(9);
-        system.wait(&Bell::default(), 0, later);
-        let (verdict, told) = bench.hook();
-        bench.assert_fenced(&verdict);
-        assert!(!bench.held(), "at call {at}: {told:?}");
-        let boot_id = system.boot_id().expect("boot ID");
-        let record = Journal::open(bench.state.path(), &boot_id).expect("open").1;
-        left += usize::from(record.is_some_and(|r| r.unfinished()));
-
-        in_use_again(&bench);
-        assert!(bench.held());
-        let (verdict, told) = bench.hook();
-        assert!(
-            matches!(verdict, Verdict::Proven(_)),
-            "at call {at}: {verdict:?} {told:?}"
-        );
-        bench.assert_fenced(&verdict);
-        assert!(!bench.held(), "at call {at}: {told:?}");
+        left += usize::from(second_outage(&bench, &format!("at call {at}")));
     }
     assert!(left > 0, "nothing was ever left");
+}
+
+#[test]
+fn nor_is_one_that_was_released_and_not_confirmed() {
+    let bench = Bench::new();
+    bench
+        .node
+        .at(Duration::from_secs(1001), |s| s.wdmd = Daemon::Hangs);
+    bench.node.at(Duration::from_secs(1012), State::kill_now);
+    let killed = catch_unwind(AssertUnwindSafe(|| bench.hook())).is_err();
+    assert!(killed && bench.node.restart_agent() && !bench.held());
+    bench.node.state(|s| s.wdmd = Daemon::Alive);
+    assert!(second_outage(&bench, "released"), "nothing was left");
 }
