@@ -210,7 +210,7 @@ fn nor_is_it_by_the_successor_of_an_agent_that_was_killed_in_the_release() {
 /// What was sent to it and not answered may be carried out at any time: until then a volume could come into use, also after the proof.
 #[test]
 fn what_turns_out_to_be_frozen_is_looked_at_before_it_is_dropped() {
-    for (half_seconds, opened) in (0..40).flat_map(|n| [(n, false), (n, true)]) {
+    for (half_seconds, opened) in (0..72).flat_map(|n| [(n, false), (n, true)]) {
         let bench = killed_after_the_first_freeze();
         bench.node.state(|s| s.lvmlockd = Daemon::Dead);
         let at = Duration::from_millis(1_004_000 + 500 * half_seconds);
