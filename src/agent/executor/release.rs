@@ -99,7 +99,7 @@ impl Fence<'_> {
             drops,
             prolonged,
         } = release;
-        'rounds: loop {
+        loop {
             let seen = bell.rings();
             for (group, drop) in drops.iter_mut().enumerate() {
                 self.drop_answered(group, drop);
@@ -116,7 +116,7 @@ impl Fence<'_> {
             } else {
                 Watchdog::default()
             };
-            let mut freeze = false;
+            let (mut freeze, mut minded) = (false, false);
             match &sanlock {
                 Err(e) => self.note(format!("sanlock failed to answer during the release: {e}")),
                 Ok(sanlock) => {
@@ -127,10 +127,8 @@ impl Fence<'_> {
                             Then::Freeze => {
                                 let now = self.host.system.monotonic();
                                 let holds = self.holds(Some(sanlock));
-                                if self.is_minded(now.since(*began), holds, *prolonged) {
-                                    break 'rounds;
-                                }
                                 // The others are looked at first: this one may take all the time there is.
+                                minded |= self.is_minded(now.since(*began), holds, *prolonged);
                                 freeze |= now < self.release_until(*began);
                             }
                             Then::Drop { vg, anew } => {
@@ -157,6 +155,9 @@ impl Fence<'_> {
                         }
                     }
                 }
+            }
+            if minded {
+                break;
             }
             if freeze {
                 return Next::ProveAgain;

@@ -262,15 +262,20 @@ fn put_back(journal: &mut Journal, others: Option<Record>, tell: &mut dyn FnMut(
     }
 }
 
-/// Whether a fence that was left had frozen the volume group's locks, and they were granted again when the hook looked: it was joined anew since. Whoever
-/// came right after the lockspace was gone had nothing to complete, so such a fence may be left for as long as no agent comes.
+/// Whether a fence that was left had frozen or released the volume group's locks, and they were granted again when the hook looked: it was joined anew
+/// since. Whoever came right after the lockspace was gone had nothing to complete, so such a fence may be left for as long as no agent comes.
 fn of_another_life(left: &Record, group: &VolumeGroup) -> bool {
-    let frozen = |s: &StepReport| {
-        let done = s.kind == StepKind::FreezeLocks && s.result == StepResult::Done;
-        done && s.volume_group == group.name
+    // By the name that it had then.
+    let mut groups = left.begun.groups.iter();
+    let name = groups.find(|g| g.uuid == group.uuid).map(|g| &g.name);
+    let taken = |s: &StepReport| match s.kind {
+        StepKind::FreezeLocks => s.result == StepResult::Done,
+        StepKind::Release => matches!(s.result, StepResult::Done | StepResult::Skipped),
+        _ => false,
     };
+    let of_it = |s: &&StepReport| Some(&s.volume_group) == name;
     let granted = group.lockspace.as_ref().is_some_and(|l| !l.frozen);
-    granted && left.steps.iter().any(frozen)
+    granted && left.steps.iter().filter(of_it).any(taken)
 }
 
 /// The journal in our turn. What cannot be had is done without: a fence that is not written down is better than none.
