@@ -105,17 +105,7 @@ impl Fence<'_> {
                 self.drop_answered(group, drop);
             }
             let sanlock = self.ask("asking sanlock for its status", |h| h.sanlock.status());
-            // Only once there is something to confirm: a wdmd that hangs must not make the proof old before the drop.
-            let gone = |sanlock: &SanlockStatus| {
-                let groups = &self.report.volume_groups;
-                groups.iter().any(|g| matches!(held(g, sanlock), Held::No))
-            };
-            let watchdog = if sanlock.as_ref().is_ok_and(gone) {
-                let asked = self.ask("asking wdmd for its status", |h| Ok(h.wdmd.status()));
-                asked.unwrap_or_default()
-            } else {
-                Watchdog::default()
-            };
+            let watchdog = self.watchdog_to_confirm(sanlock.as_ref().ok());
             let (mut freeze, mut minded) = (false, false);
             match &sanlock {
                 Err(e) => self.note(format!("sanlock failed to answer during the release: {e}")),
@@ -187,6 +177,17 @@ impl Fence<'_> {
             self.release_waits();
         }
         Next::Ended
+    }
+
+    /// Asked only once there is something to confirm: a wdmd that hangs must not make the proof old before the drop.
+    fn watchdog_to_confirm(&self, sanlock: Option<&SanlockStatus>) -> Watchdog {
+        let mut groups = self.report.volume_groups.iter();
+        if sanlock.is_some_and(|s| groups.any(|g| matches!(held(g, s), Held::No))) {
+            let asked = self.ask("asking wdmd for its status", |h| Ok(h.wdmd.status()));
+            asked.unwrap_or_default()
+        } else {
+            Watchdog::default()
+        }
     }
 
     /// How long to go on: while sanlock holds a lockspace, for as long as the host may live.
