@@ -2,7 +2,9 @@
 //! volumes are in use under other locks and none of its business (S2); what it left behind there is the guard's to watch.
 
 use super::Fence;
+use super::incarnation::{Held, held, surely_same};
 use super::track::closed;
+use crate::fence::report::{StepKind, StepResult};
 use crate::fence::{DmDevice, Lockspace, LockspaceState};
 use crate::host::SanlockStatus;
 
@@ -27,14 +29,15 @@ impl Fence<'_> {
             let group = self.groups.get(group);
             group.is_some_and(|g| !closed(g, list, &mark))
         };
-        if self.released().into_iter().any(open) {
+        let mut all = self.released().into_iter().chain(self.dropping());
+        if all.any(open) {
             self.hand_on_by(None);
         }
     }
 
     /// The same whatever is known.
     pub(super) fn hand_on_now(&mut self) {
-        if !self.released().is_empty() {
+        if !(self.released().is_empty() && self.dropping().is_empty()) {
             self.hand_on_by(None);
         }
     }
@@ -44,6 +47,19 @@ impl Fence<'_> {
         let all = self.report.volume_groups.iter().enumerate();
         all.filter(|(at, g)| g.released_after.is_some() && !self.handed_on.contains(at))
             .map(|(at, _)| at)
+            .collect()
+    }
+
+    /// Those whose drop was sent, and was not seen to be done.
+    fn dropping(&self) -> Vec<usize> {
+        let sent = |at: usize| {
+            let frozen = self.result(StepKind::FreezeLocks, at) == Some(StepResult::Done);
+            frozen && self.result(StepKind::Release, at) == Some(StepResult::Running)
+        };
+        let all = self.report.volume_groups.iter().enumerate();
+        all.filter(|(_, g)| g.released_after.is_none())
+            .map(|(at, _)| at)
+            .filter(|at| sent(*at) && !self.handed_on.contains(at))
             .collect()
     }
 
@@ -75,6 +91,34 @@ impl Fence<'_> {
                 self.handed_on_by_now(group);
             }
         }
+        for group in self.dropping() {
+            let Some(of) = self.report.volume_groups.get(group) else {
+                continue;
+            };
+            let name = of.lockspace.as_deref().unwrap_or_default();
+            // The one that is being dropped is frozen to its end, but where a new lvmlockd has adopted it.
+            let granted =
+                |l: &Lockspace| !l.frozen && l.is_of(&of.uuid, name) && alive(sanlock, &l.name);
+            let anew = known.iter().any(granted) && !surely_same(of, sanlock, self.report.started);
+            if anew || matches!(held(of, sanlock), Held::Anew) {
+                self.dropped_meanwhile(group);
+            }
+        }
+    }
+
+    /// It was let go of, since it was joined again: what the watchdog has is of that lockspace.
+    fn dropped_meanwhile(&mut self, group: usize) {
+        let at = self.elapsed();
+        if let Some(of) = self.report.volume_groups.get_mut(group) {
+            of.released_after.get_or_insert(at);
+        }
+        for kind in [StepKind::Release, StepKind::ConfirmRelease] {
+            let step = self.step(kind, group);
+            self.begin(step);
+            let why = "the lockspace was dropped, and joined again since";
+            self.end(step, StepResult::Done, why.into());
+        }
+        self.handed_on_by_now(group);
     }
 
     /// Leaves it out from now on, and says so.

@@ -106,7 +106,7 @@ impl Fence<'_> {
             }
             let sanlock = self.ask("asking sanlock for its status", |h| h.sanlock.status());
             let watchdog = self.watchdog_to_confirm(sanlock.as_ref().ok());
-            let (mut freeze, mut minded) = (false, false);
+            let mut freeze = false;
             match &sanlock {
                 Err(e) => self.note(format!("sanlock failed to answer during the release: {e}")),
                 Ok(sanlock) => {
@@ -114,13 +114,8 @@ impl Fence<'_> {
                     for (group, drop) in drops.iter_mut().enumerate() {
                         match self.release_group(group, sanlock, &watchdog, drop.is_some()) {
                             Then::Wait => {}
-                            Then::Freeze => {
-                                let now = self.host.system.monotonic();
-                                let holds = self.holds(Some(sanlock));
-                                // The others are looked at first: this one may take all the time there is.
-                                minded |= self.is_minded(now.since(*began), holds, *prolonged);
-                                freeze |= now < self.release_until(*began);
-                            }
+                            // The others are looked at first: this one may take all the time there is.
+                            Then::Freeze => freeze = true,
                             Then::Drop { vg, anew } => {
                                 let old = if anew { Duration::ZERO } else { fresh };
                                 match self.still_closed(&mut proof, old) {
@@ -146,12 +141,6 @@ impl Fence<'_> {
                     }
                 }
             }
-            if minded {
-                break;
-            }
-            if freeze {
-                return Next::ProveAgain;
-            }
             if self.all_ended() || self.taken_away() {
                 break;
             }
@@ -160,6 +149,9 @@ impl Fence<'_> {
             let holds = self.holds(sanlock.as_ref().ok());
             if self.is_minded(now.since(*began), holds, *prolonged) {
                 break;
+            }
+            if freeze && now < known {
+                return Next::ProveAgain;
             }
             if now >= known && holds {
                 self.more_time_to_release(now);

@@ -11,7 +11,8 @@ use crate::agent::executor::{self, open_devices};
 use crate::agent::journal::{DEFAULT_DIRECTORY, GroupRecord, Journal, Record, Signs, Turn};
 use crate::agent::observe::observe;
 use crate::fence::budget::ResetWindow;
-use crate::fence::report::{FenceReport, Outcome, StepKind, StepReport, StepResult};
+use crate::fence::order::ReleaseLocks;
+use crate::fence::report::{FenceReport, Outcome, StepKind, StepResult};
 use crate::fence::selection::RefusalReason;
 use crate::fence::{Inventory, LockManager, Lockspace, LockspaceState, Monotonic, VolumeGroup};
 use crate::host::{Bell, Host};
@@ -212,7 +213,10 @@ fn alone(
             "completing the fence of {} first, whose agent was killed",
             left.begun.order.name
         ));
-        let of_another_life = of_another_life(&left, group);
+        // As it is now: it may be its own life that the agent has begun to fence meanwhile.
+        let now = look(host, journal.signs()).ok();
+        let now = now.as_ref().and_then(|i| find(i, &options.vg));
+        let of_another_life = now.is_some_and(|group| of_another_life(&left, group));
         let report = executor::resume(host, &mut journal, left, &|| false, &mut progress);
         if journal.taken_away() {
             return Own::TryAgain("the agent has come back and goes on with it".into());
@@ -264,18 +268,21 @@ fn put_back(journal: &mut Journal, others: Option<Record>, tell: &mut dyn FnMut(
 
 /// Whether a fence that was left had frozen or released the volume group's locks, and they were granted again when the hook looked: it was joined anew
 /// since. Whoever came right after the lockspace was gone had nothing to complete, so such a fence may be left for as long as no agent comes.
-fn of_another_life(left: &Record, group: &VolumeGroup) -> bool {
-    // By the name that it had then.
-    let mut groups = left.begun.groups.iter();
-    let name = groups.find(|g| g.uuid == group.uuid).map(|g| &g.name);
-    let taken = |s: &StepReport| match s.kind {
-        StepKind::FreezeLocks => s.result == StepResult::Done,
-        StepKind::Release => matches!(s.result, StepResult::Done | StepResult::Skipped),
-        _ => false,
+pub(super) fn of_another_life(left: &Record, group: &VolumeGroup) -> bool {
+    // By its place: it may have had another name then.
+    let place = left.begun.groups.iter().position(|g| g.uuid == group.uuid);
+    let result = |kind| {
+        let mut steps = left.steps.iter().filter(|s| s.kind == kind);
+        Some(steps.nth(place?)?.result)
     };
-    let of_it = |s: &&StepReport| Some(&s.volume_group) == name;
+    let frozen = result(StepKind::FreezeLocks) == Some(StepResult::Done);
+    let released = left.begun.order.release_locks == ReleaseLocks::AfterProof
+        && matches!(
+            result(StepKind::Release),
+            Some(StepResult::Done | StepResult::Skipped)
+        );
     let granted = group.lockspace.as_ref().is_some_and(|l| !l.frozen);
-    granted && left.steps.iter().filter(of_it).any(taken)
+    granted && (frozen || released)
 }
 
 /// The journal in our turn. What cannot be had is done without: a fence that is not written down is better than none.

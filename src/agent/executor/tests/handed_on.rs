@@ -2,8 +2,9 @@
 
 use super::Bench;
 use super::bench::{seconds, step};
+use super::renamed::killed_after_the_first_freeze;
 use crate::fence::report::{LocksOutcome, Outcome, StepKind, StepResult};
-use crate::host::simulated::{Dropping, Group, InFlight, Layout, State, uuid_of};
+use crate::host::simulated::{Daemon, Dropping, Group, InFlight, Layout, State, uuid_of};
 
 /// Of two volume groups sanlock lets go of the first; the drop of the second fails for a while.
 fn bench() -> Bench {
@@ -119,4 +120,43 @@ fn what_is_opened_without_a_lock_is_closed_again() {
     assert_eq!(report.locks, LocksOutcome::Released, "{report:#?}");
     assert_eq!(bench.open("vg0"), Vec::<String>::new());
     assert_eq!(bench.count("swap vg0-lv0"), 2);
+}
+
+/// The first one's drop was sent when the other one had to be frozen late, and is not seen to be done before all is proven again.
+#[test]
+fn nor_what_was_being_dropped_when_another_one_had_to_be_frozen() {
+    for tells in [true, false] {
+        let bench = killed_after_the_first_freeze();
+        bench.node.state(|s| {
+            s.tells_generation = tells;
+            s.lvmlockd = Daemon::Dead;
+        });
+        bench.node.at(seconds(1050), |s| {
+            s.lvmlockd = Daemon::Alive;
+            s.kill_hangs = true;
+        });
+        bench.node.at(seconds(1053), |s| {
+            let below = s.device("mpath-vg1-0").expect("a map").dm.dev;
+            s.refresh("vg1-lv0", below);
+            s.device("vg1-lv0").expect("device").in_flight = InFlight::Until(seconds(1090));
+        });
+        bench.node.at(seconds(1060), |s| s.kill_hangs = false);
+        bench.node.at(seconds(1075), |s| {
+            let map = s.device("mpath-vg0-0").expect("a map");
+            map.active_paths = 2;
+            s.join_now("vg0");
+            s.add_volume_on("vg0", "new", "mpath-vg0-0");
+        });
+        let report = bench.fence();
+        assert_eq!(
+            (&report.outcome, report.locks),
+            (&Outcome::Proven, LocksOutcome::Released),
+            "{report:#?}"
+        );
+        let log = bench.node.log();
+        assert_eq!(bench.open("vg0"), ["vg0-new"], "{log:#?}");
+        assert_eq!(bench.count("drop_vg vg0"), 1, "{log:#?}");
+        assert!(bench.held("vg0") && !bench.held("vg1"), "{report:#?}");
+        assert!(bench.open("vg1").is_empty(), "{report:#?}");
+    }
 }

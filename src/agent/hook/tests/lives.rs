@@ -1,6 +1,9 @@
 //! The hook of a volume group that was fenced before, and is in use anew since.
 
+use super::super::run::of_another_life;
 use super::*;
+use crate::fence::report::{StepKind, StepResult};
+use crate::fence::{Lockspace, VolumeGroup};
 use crate::host::Bell;
 use crate::host::simulated::State;
 
@@ -65,6 +68,39 @@ fn a_second_outage_is_fenced_whatever_the_first_one_has_left() {
     assert!(left > 0, "nothing was ever left");
 }
 
+/// By the present look: a lockspace that is frozen may be the one that the fence froze.
+fn what_is_of_another_life(bench: &Bench) {
+    let boot_id = bench.node.host().system.boot_id().expect("boot ID");
+    let record = Journal::open(bench.state.path(), &boot_id).expect("open").1;
+    let record = record.expect("a record");
+    let mut group = VolumeGroup {
+        name: "new".into(),
+        uuid: uuid_of("vg1"),
+        ..VolumeGroup::default()
+    };
+    assert!(!of_another_life(&record, &group), "it has no lockspace");
+    let with = |frozen| {
+        Some(Lockspace {
+            frozen,
+            ..Lockspace::default()
+        })
+    };
+    group.lockspace = with(true);
+    assert!(!of_another_life(&record, &group));
+    group.lockspace = with(false);
+    assert!(of_another_life(&record, &group));
+    // Released without a freeze; and one that was to keep the locks, whose release is none.
+    let mut other = record.clone();
+    let mut freezes = other.steps.iter_mut();
+    let freeze = freezes.find(|s| s.kind == StepKind::FreezeLocks);
+    freeze.expect("a step").result = StepResult::Failed;
+    assert!(of_another_life(&other, &group));
+    other.begun.order.release_locks = ReleaseLocks::Never;
+    assert!(!of_another_life(&other, &group));
+    group.uuid = uuid_of("other");
+    assert!(!of_another_life(&record, &group));
+}
+
 #[test]
 fn nor_is_one_that_was_released_and_not_confirmed() {
     let bench = Bench::new();
@@ -75,5 +111,6 @@ fn nor_is_one_that_was_released_and_not_confirmed() {
     let killed = catch_unwind(AssertUnwindSafe(|| bench.hook())).is_err();
     assert!(killed && bench.node.restart_agent() && !bench.held());
     bench.node.state(|s| s.wdmd = Daemon::Alive);
+    what_is_of_another_life(&bench);
     assert!(second_outage(&bench, "released"), "nothing was left");
 }
