@@ -2,9 +2,9 @@
 //! volumes are in use under other locks and none of its business (S2); what it left behind there is the guard's to watch.
 
 use super::Fence;
-use super::incarnation::{Held, held, surely_same};
+use super::incarnation::{Held, held};
 use super::track::closed;
-use crate::fence::report::{StepKind, StepResult};
+use crate::fence::report::{StepKind, StepResult, VolumeGroupReport};
 use crate::fence::{DmDevice, Lockspace, LockspaceState};
 use crate::host::SanlockStatus;
 
@@ -50,11 +50,12 @@ impl Fence<'_> {
             .collect()
     }
 
-    /// Those whose drop was sent, and was not seen to be done.
+    /// Those that were frozen and are to be dropped, and were not seen to be. Their drop may have been sent.
     fn dropping(&self) -> Vec<usize> {
         let sent = |at: usize| {
             let frozen = self.result(StepKind::FreezeLocks, at) == Some(StepResult::Done);
-            frozen && self.result(StepKind::Release, at) == Some(StepResult::Running)
+            let begun = self.result(StepKind::Release, at);
+            frozen && matches!(begun, Some(StepResult::Running | StepResult::Failed))
         };
         let all = self.report.volume_groups.iter().enumerate();
         all.filter(|(_, g)| g.released_after.is_none())
@@ -84,10 +85,7 @@ impl Fence<'_> {
             let name = of.lockspace.as_deref().unwrap_or_default();
             // sanlock knows names only. What lvmlockd does not tell goes by the name, as does all while it is silent.
             let told = |l: &Lockspace| l.is_of(&of.uuid, name) && alive(sanlock, &l.name);
-            let anothers = known
-                .iter()
-                .any(|l| l.name == name && !l.is_of(&of.uuid, name));
-            if known.iter().any(told) || (!anothers && alive(sanlock, name)) {
+            if known.iter().any(told) || (!is_anothers(of, &known) && alive(sanlock, name)) {
                 self.handed_on_by_now(group);
             }
         }
@@ -95,12 +93,8 @@ impl Fence<'_> {
             let Some(of) = self.report.volume_groups.get(group) else {
                 continue;
             };
-            let name = of.lockspace.as_deref().unwrap_or_default();
-            // The one that is being dropped is frozen to its end, but where a new lvmlockd has adopted it.
-            let granted =
-                |l: &Lockspace| !l.frozen && l.is_of(&of.uuid, name) && alive(sanlock, &l.name);
-            let anew = known.iter().any(granted) && !surely_same(of, sanlock, self.report.started);
-            if anew || matches!(held(of, sanlock), Held::Anew) {
+            // Only sanlock's generation is sure: what grants locks again may be the same, which a new lvmlockd has adopted, and then it was not let go of.
+            if !is_anothers(of, &known) && matches!(held(of, sanlock), Held::Anew) {
                 self.dropped_meanwhile(group);
             }
         }
@@ -131,6 +125,13 @@ impl Fence<'_> {
         self.handed_on.insert(group);
         self.note(note);
     }
+}
+
+/// Whether its lockspace's name is another volume group's by now.
+fn is_anothers(of: &VolumeGroupReport, known: &[Lockspace]) -> bool {
+    let name = of.lockspace.as_deref().unwrap_or_default();
+    let mut all = known.iter();
+    all.any(|l| l.name == name && !l.is_of(&of.uuid, name))
 }
 
 /// Whether sanlock has a lockspace of that name that is not on its way out.

@@ -3,8 +3,11 @@
 use super::Bench;
 use super::bench::{seconds, step};
 use super::renamed::killed_after_the_first_freeze;
+use crate::fence::Monotonic;
 use crate::fence::report::{LocksOutcome, Outcome, StepKind, StepResult};
-use crate::host::simulated::{Daemon, Dropping, Group, InFlight, Layout, State, uuid_of};
+use crate::host::simulated::{
+    Daemon, Dropping, Group, InFlight, Layout, SimulatedLockspace, State, uuid_of,
+};
 
 /// Of two volume groups sanlock lets go of the first; the drop of the second fails for a while.
 fn bench() -> Bench {
@@ -125,11 +128,13 @@ fn what_is_opened_without_a_lock_is_closed_again() {
 /// The first one's drop was sent when the other one had to be frozen late, and is not seen to be done before all is proven again.
 #[test]
 fn nor_what_was_being_dropped_when_another_one_had_to_be_frozen() {
-    for tells in [true, false] {
+    for adopted in [false, true] {
         let bench = killed_after_the_first_freeze();
         bench.node.state(|s| {
-            s.tells_generation = tells;
             s.lvmlockd = Daemon::Dead;
+            if adopted {
+                (s.drop, s.tells_generation) = (Dropping::Ignored, false);
+            }
         });
         bench.node.at(seconds(1050), |s| {
             s.lvmlockd = Daemon::Alive;
@@ -141,13 +146,31 @@ fn nor_what_was_being_dropped_when_another_one_had_to_be_frozen() {
             s.device("vg1-lv0").expect("device").in_flight = InFlight::Until(seconds(1090));
         });
         bench.node.at(seconds(1060), |s| s.kill_hangs = false);
-        bench.node.at(seconds(1075), |s| {
+        bench.node.at(seconds(1075), move |s| {
+            if adopted {
+                let vg0 = |l: &&mut SimulatedLockspace| l.lockspace.vg_uuid == uuid_of("vg0");
+                let all = s.lockspaces.iter_mut().filter(vg0);
+                all.for_each(|l| {
+                    l.lockspace.frozen = false;
+                    l.lockspace.last_renewal = Some(Monotonic::from_secs(1075));
+                });
+                let below = s.device("mpath-vg0-0").expect("a map").dm.dev;
+                s.refresh("vg0-lv0", below);
+                return;
+            }
             let map = s.device("mpath-vg0-0").expect("a map");
             map.active_paths = 2;
             s.join_now("vg0");
             s.add_volume_on("vg0", "new", "mpath-vg0-0");
         });
         let report = bench.fence();
+        if adopted {
+            // It grants locks again, and is the same: nobody let go of it.
+            assert_eq!(report.locks, LocksOutcome::NotConfirmed, "{report:#?}");
+            assert!(bench.held("vg0") && bench.open("vg0").is_empty());
+            assert_eq!(report.volume_groups[0].released_after, None, "{report:#?}");
+            continue;
+        }
         assert_eq!(
             (&report.outcome, report.locks),
             (&Outcome::Proven, LocksOutcome::Released),
