@@ -53,9 +53,12 @@ impl Fence<'_> {
     /// Those that were frozen and are to be dropped, and were not seen to be. Their drop may have been sent.
     fn dropping(&self) -> Vec<usize> {
         let sent = |at: usize| {
-            let frozen = self.result(StepKind::FreezeLocks, at) == Some(StepResult::Done);
+            let done = |kind| self.result(kind, at) == Some(StepResult::Done);
             let begun = self.result(StepKind::Release, at);
-            frozen && matches!(begun, Some(StepResult::Running | StepResult::Failed))
+            // What was opened again before it was let go of is not called proven.
+            done(StepKind::FreezeLocks)
+                && done(StepKind::Verify)
+                && matches!(begun, Some(StepResult::Running | StepResult::Failed))
         };
         let all = self.report.volume_groups.iter().enumerate();
         all.filter(|(_, g)| g.released_after.is_none())
@@ -93,8 +96,10 @@ impl Fence<'_> {
             let Some(of) = self.report.volume_groups.get(group) else {
                 continue;
             };
-            // Only sanlock's generation is sure: what grants locks again may be the same, which a new lvmlockd has adopted, and then it was not let go of.
-            if !is_anothers(of, &known) && matches!(held(of, sanlock), Held::Anew) {
+            let name = of.lockspace.as_deref().unwrap_or_default();
+            // Both have to tell: what grants locks again may be the same, which a new lvmlockd has adopted, and what is frozen is the fence's own.
+            let granted = known.iter().any(|l| l.is_of(&of.uuid, name) && !l.frozen);
+            if granted && matches!(held(of, sanlock), Held::Anew) {
                 self.dropped_meanwhile(group);
             }
         }
