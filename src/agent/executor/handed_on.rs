@@ -50,15 +50,14 @@ impl Fence<'_> {
             .collect()
     }
 
-    /// Those that were frozen and are to be dropped, and were not seen to be. Their drop may have been sent.
+    /// Those whose drop was sent, and was not seen to be done.
     fn dropping(&self) -> Vec<usize> {
         let sent = |at: usize| {
             let done = |kind| self.result(kind, at) == Some(StepResult::Done);
-            let begun = self.result(StepKind::Release, at);
+            let drop = self.result(StepKind::Release, at);
             // What was opened again before it was let go of is not called proven.
-            done(StepKind::FreezeLocks)
-                && done(StepKind::Verify)
-                && matches!(begun, Some(StepResult::Running | StepResult::Failed))
+            let proven = done(StepKind::FreezeLocks) && done(StepKind::Verify);
+            proven && drop == Some(StepResult::Running)
         };
         let all = self.report.volume_groups.iter().enumerate();
         all.filter(|(_, g)| g.released_after.is_none())
