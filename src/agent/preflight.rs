@@ -118,7 +118,7 @@ fn by_name(proc: &Path) -> Option<BTreeMap<&'static str, i32>> {
 }
 
 /// The kernel's own threads, which kthreadd starts: each device of device mapper has one, and to look at each of thousands takes longer than to
-/// read all devices. None where the kernel does not tell a process's children (`CONFIG_PROC_CHILDREN`).
+/// read all devices. Empty where the kernel does not tell a process's children (`CONFIG_PROC_CHILDREN`).
 fn kernel_threads(proc: &Path) -> HashSet<OsString> {
     let kthreadd = proc.join("2");
     let is_it = fs::read_to_string(kthreadd.join("comm")).is_ok_and(|c| c.trim_end() == "kthreadd");

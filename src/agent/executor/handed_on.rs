@@ -37,7 +37,7 @@ impl Fence<'_> {
 
     /// The same whatever is known.
     pub(super) fn hand_on_now(&mut self) {
-        if !(self.released().is_empty() && self.dropping().is_empty()) {
+        if !self.released().is_empty() {
             self.hand_on_by(None);
         }
     }
@@ -52,17 +52,11 @@ impl Fence<'_> {
 
     /// Those whose drop was sent, and was not seen to be done.
     fn dropping(&self) -> Vec<usize> {
-        let sent = |at: usize| {
-            let done = |kind| self.result(kind, at) == Some(StepResult::Done);
-            let drop = self.result(StepKind::Release, at);
-            // What was opened again before it was let go of is not called proven.
-            let proven = done(StepKind::FreezeLocks) && done(StepKind::Verify);
-            proven && drop == Some(StepResult::Running)
-        };
+        let sent = |at: &usize| self.result(StepKind::Release, *at) == Some(StepResult::Running);
         let all = self.report.volume_groups.iter().enumerate();
-        all.filter(|(_, g)| g.released_after.is_none())
+        all.filter(|(at, g)| g.released_after.is_none() && !self.handed_on.contains(at))
             .map(|(at, _)| at)
-            .filter(|at| sent(*at) && !self.handed_on.contains(at))
+            .filter(sent)
             .collect()
     }
 
@@ -99,7 +93,11 @@ impl Fence<'_> {
             // Both have to tell: what grants locks again may be the same, which a new lvmlockd has adopted, and what is frozen is the fence's own.
             let granted = known.iter().any(|l| l.is_of(&of.uuid, name) && !l.frozen);
             if granted && matches!(held(of, sanlock), Held::Anew) {
-                self.dropped_meanwhile(group);
+                // What was opened again before it was let go of is not called released with proof.
+                if self.result(StepKind::Verify, group) == Some(StepResult::Done) {
+                    self.dropped_meanwhile(group);
+                }
+                self.handed_on_by_now(group);
             }
         }
     }
@@ -116,7 +114,6 @@ impl Fence<'_> {
             let why = "the lockspace was dropped, and joined again since";
             self.end(step, StepResult::Done, why.into());
         }
-        self.handed_on_by_now(group);
     }
 
     /// Leaves it out from now on, and says so.

@@ -213,10 +213,9 @@ fn alone(
             "completing the fence of {} first, whose agent was killed",
             left.begun.order.name
         ));
-        // As it is now: it may be its own life that the agent has begun to fence meanwhile.
-        let now = look(host, journal.signs()).ok();
-        let now = now.as_ref().and_then(|i| find(i, &options.vg));
-        let of_another_life = now.is_some_and(|group| of_another_life(&left, group));
+        // Asked now: since the hook looked, the agent may have begun to fence this very life.
+        let now = lockspaces(host);
+        let of_another_life = now.is_some_and(|known| of_another_life(&left, &group.uuid, &known));
         let report = executor::resume(host, &mut journal, left, &|| false, &mut progress);
         if journal.taken_away() {
             return Own::TryAgain("the agent has come back and goes on with it".into());
@@ -266,11 +265,11 @@ fn put_back(journal: &mut Journal, others: Option<Record>, tell: &mut dyn FnMut(
     }
 }
 
-/// Whether a fence that was left had frozen or released the volume group's locks, and they were granted again when the hook looked: it was joined anew
-/// since. Whoever came right after the lockspace was gone had nothing to complete, so such a fence may be left for as long as no agent comes.
-pub(super) fn of_another_life(left: &Record, group: &VolumeGroup) -> bool {
+/// Whether a fence that was left had frozen or released the volume group's locks, and they are granted again: it was joined anew since. Whoever came
+/// right after the lockspace was gone had nothing to complete, so such a fence may be left for as long as no agent comes.
+pub(super) fn of_another_life(left: &Record, uuid: &str, known: &[Lockspace]) -> bool {
     // By its place: it may have had another name then.
-    let place = left.begun.groups.iter().position(|g| g.uuid == group.uuid);
+    let place = left.begun.groups.iter().position(|g| g.uuid == uuid);
     let result = |kind| {
         let mut steps = left.steps.iter().filter(|s| s.kind == kind);
         Some(steps.nth(place?)?.result)
@@ -281,7 +280,7 @@ pub(super) fn of_another_life(left: &Record, group: &VolumeGroup) -> bool {
             result(StepKind::Release),
             Some(StepResult::Done | StepResult::Skipped)
         );
-    let granted = group.lockspace.as_ref().is_some_and(|l| !l.frozen);
+    let granted = known.iter().any(|l| l.vg_uuid == uuid && !l.frozen);
     granted && (frozen || released)
 }
 
@@ -364,9 +363,13 @@ fn proven(host: &Host, group: &GroupRecord) -> Result<String, String> {
 /// Whoever is told 0 has lvmlockd drop the lockspace of that name, whichever it is by then: why it must not, if the volume group was joined to
 /// it again. An lvmlockd that does not answer drops nothing.
 fn joined_anew(host: &Host, group: &GroupRecord) -> Option<Verdict> {
+    anew(group, &lockspaces(host)?)
+}
+
+/// Those that lvmlockd tells; None when it does not answer.
+fn lockspaces(host: &Host) -> Option<Vec<Lockspace>> {
     let ask = |h: &Host| h.lvmlockd.lockspaces();
-    let known = limited::call(host, "asking lvmlockd for its lockspaces", LOOK, ask).ok()?;
-    anew(group, &known)
+    limited::call(host, "asking lvmlockd for its lockspaces", LOOK, ask).ok()
 }
 
 fn anew(group: &GroupRecord, known: &[Lockspace]) -> Option<Verdict> {

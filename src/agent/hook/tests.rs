@@ -11,7 +11,7 @@ use super::client::{Asked, SILENCE, ask};
 use super::server::Server;
 use super::*;
 use crate::agent::executor;
-use crate::agent::journal::{Journal, Turn};
+use crate::agent::journal::{Journal, Record, Turn};
 use crate::fence::report::{LocksOutcome, Outcome};
 use crate::host::simulated::{Daemon, Group, InFlight, Layout, Simulation, uuid_of};
 
@@ -72,13 +72,32 @@ impl Bench {
         assert_eq!(standing.len(), 1, "{standing:?}");
     }
 
+    /// By the next hook.
+    fn assert_released_by_a_hook(&self, when: &str) {
+        let (verdict, told) = self.hook();
+        assert!(
+            matches!(verdict, Verdict::Proven(_)),
+            "{when}: {verdict:?} {told:?}"
+        );
+        self.assert_fenced(&verdict);
+        assert!(!self.held(), "{when}: {told:?}");
+    }
+
+    fn record(&self) -> Option<Record> {
+        self.open().1
+    }
+
     fn held(&self) -> bool {
         self.node.state(|s| s.held(&uuid_of("vg1")))
     }
 
     fn journal(&self) -> Journal {
+        self.open().0
+    }
+
+    fn open(&self) -> (Journal, Option<Record>) {
         let boot_id = self.node.host().system.boot_id().expect("boot ID");
-        Journal::open(self.state.path(), &boot_id).expect("open").0
+        Journal::open(self.state.path(), &boot_id).expect("open")
     }
 
     /// What an agent would do that fences for a request.
@@ -394,31 +413,6 @@ fn called_again_it_looks_again() {
     bench.node.state(|s| s.refresh("vg1-lv0", pv));
     let (open, _) = bench.hook();
     assert!(matches!(open, Verdict::Unproven(_)), "{open:?}");
-}
-
-#[test]
-fn killed_at_whatever_call_the_next_one_completes_it_before_and_after_the_lockspace_is_gone() {
-    for wait in [Duration::ZERO, Duration::from_secs(9)] {
-        for at in 1.. {
-            let bench = Bench::new();
-            bench.node.kill_at_call(at);
-            let killed = catch_unwind(AssertUnwindSafe(|| bench.hook())).is_err();
-            if !bench.node.restart_agent() {
-                assert!(!killed && at > 20, "killed {killed}, at call {at}");
-                break;
-            }
-            let later = bench.node.host().system.monotonic() + wait;
-            let bell = crate::host::Bell::default();
-            bench.node.host().system.wait(&bell, 0, later);
-            let (verdict, told) = bench.hook();
-            assert!(
-                matches!(verdict, Verdict::Proven(_)),
-                "at call {at}: {verdict:?} {told:?}"
-            );
-            bench.assert_fenced(&verdict);
-            assert!(!bench.held(), "at call {at}");
-        }
-    }
 }
 
 #[test]

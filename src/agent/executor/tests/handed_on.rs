@@ -3,11 +3,9 @@
 use super::Bench;
 use super::bench::{seconds, step};
 use super::renamed::killed_after_the_first_freeze;
-use crate::fence::Monotonic;
-use crate::fence::report::{LocksOutcome, Outcome, StepKind, StepResult};
-use crate::host::simulated::{
-    Daemon, Dropping, Group, InFlight, Layout, SimulatedLockspace, State, uuid_of,
-};
+use crate::fence::report::{FenceReport, LocksOutcome, Outcome, StepKind, StepResult};
+use crate::fence::{Lockspace, Monotonic};
+use crate::host::simulated::{Daemon, Dropping, Group, InFlight, Layout, State, uuid_of};
 
 /// Of two volume groups sanlock lets go of the first; the drop of the second fails for a while.
 fn bench() -> Bench {
@@ -125,61 +123,100 @@ fn what_is_opened_without_a_lock_is_closed_again() {
     assert_eq!(bench.count("swap vg0-lv0"), 2);
 }
 
-/// The first one's drop was sent when the other one had to be frozen late, and is not seen to be done before all is proven again.
+/// The first one's drop was sent when the other one had to be frozen late, whose new proof waits for I/O until 1090. At 1075 something happens.
+fn another_is_frozen_late(before: fn(&mut State), then: fn(&mut State)) -> (Bench, FenceReport) {
+    let bench = killed_after_the_first_freeze();
+    bench.node.state(|s| {
+        s.lvmlockd = Daemon::Dead;
+        before(s);
+    });
+    bench.node.at(seconds(1050), |s| {
+        s.lvmlockd = Daemon::Alive;
+        s.kill_hangs = true;
+    });
+    bench.node.at(seconds(1053), |s| open_again(s, "vg1"));
+    bench.node.at(seconds(1060), |s| s.kill_hangs = false);
+    bench.node.at(seconds(1075), then);
+    let report = bench.fence();
+    (bench, report)
+}
+
+/// Somebody opens its first volume without a lock, and I/O does not end before 1090.
+fn open_again(s: &mut State, vg: &str) {
+    let map = s.device(&format!("mpath-{vg}-0")).expect("a map").dm.dev;
+    let name = format!("{vg}-lv0");
+    s.refresh(&name, map);
+    s.device(&name).expect("device").in_flight = InFlight::Until(seconds(1090));
+}
+
+fn lockspace<'a>(s: &'a mut State, vg: &str) -> &'a mut Lockspace {
+    let mut all = s.lockspaces.iter_mut().map(|l| &mut l.lockspace);
+    let own = all.find(|l| l.vg_uuid == uuid_of(vg));
+    own.expect("a lockspace")
+}
+
+fn in_use_anew(s: &mut State) {
+    s.device("mpath-vg0-0").expect("a map").active_paths = 2;
+    s.join_now("vg0");
+    s.add_volume_on("vg0", "new", "mpath-vg0-0");
+}
+
 #[test]
 fn nor_what_was_being_dropped_when_another_one_had_to_be_frozen() {
-    for adopted in [false, true] {
-        let bench = killed_after_the_first_freeze();
-        bench.node.state(|s| {
-            s.lvmlockd = Daemon::Dead;
-            if adopted {
-                (s.drop, s.tells_generation) = (Dropping::Ignored, false);
-            }
-        });
-        bench.node.at(seconds(1050), |s| {
-            s.lvmlockd = Daemon::Alive;
-            s.kill_hangs = true;
-        });
-        bench.node.at(seconds(1053), |s| {
-            let below = s.device("mpath-vg1-0").expect("a map").dm.dev;
-            s.refresh("vg1-lv0", below);
-            s.device("vg1-lv0").expect("device").in_flight = InFlight::Until(seconds(1090));
-        });
-        bench.node.at(seconds(1060), |s| s.kill_hangs = false);
-        bench.node.at(seconds(1075), move |s| {
-            if adopted {
-                let vg0 = |l: &&mut SimulatedLockspace| l.lockspace.vg_uuid == uuid_of("vg0");
-                let all = s.lockspaces.iter_mut().filter(vg0);
-                all.for_each(|l| {
-                    l.lockspace.frozen = false;
-                    l.lockspace.last_renewal = Some(Monotonic::from_secs(1075));
-                });
-                let below = s.device("mpath-vg0-0").expect("a map").dm.dev;
-                s.refresh("vg0-lv0", below);
-                return;
-            }
-            let map = s.device("mpath-vg0-0").expect("a map");
-            map.active_paths = 2;
-            s.join_now("vg0");
-            s.add_volume_on("vg0", "new", "mpath-vg0-0");
-        });
-        let report = bench.fence();
-        if adopted {
-            // It grants locks again, and is the same: nobody let go of it.
-            assert_eq!(report.locks, LocksOutcome::NotConfirmed, "{report:#?}");
-            assert!(bench.held("vg0") && bench.open("vg0").is_empty());
-            assert_eq!(report.volume_groups[0].released_after, None, "{report:#?}");
-            continue;
-        }
-        assert_eq!(
-            (&report.outcome, report.locks),
-            (&Outcome::Proven, LocksOutcome::Released),
-            "{report:#?}"
-        );
-        let log = bench.node.log();
-        assert_eq!(bench.open("vg0"), ["vg0-new"], "{log:#?}");
-        assert_eq!(bench.count("drop_vg vg0"), 1, "{log:#?}");
-        assert!(bench.held("vg0") && !bench.held("vg1"), "{report:#?}");
-        assert!(bench.open("vg1").is_empty(), "{report:#?}");
+    let (bench, report) = another_is_frozen_late(|_| (), in_use_anew);
+    assert_eq!(
+        (&report.outcome, report.locks),
+        (&Outcome::Proven, LocksOutcome::Released),
+        "{report:#?}"
+    );
+    let log = bench.node.log();
+    assert_eq!(bench.open("vg0"), ["vg0-new"], "{log:#?}");
+    assert_eq!(bench.count("drop_vg vg0"), 1, "{log:#?}");
+    assert!(bench.held("vg0") && !bench.held("vg1"), "{report:#?}");
+    assert!(bench.open("vg1").is_empty(), "{report:#?}");
+}
+
+/// Its drop is answered, and nothing happens: nobody has let go of it.
+#[test]
+fn what_is_still_held_is_not_called_released_whatever_lvmlockd_or_sanlock_tells_of_it() {
+    // A new lvmlockd has adopted it; sanlock tells another generation of what is frozen yet.
+    let adopted: fn(&mut State) = |s| {
+        let l = lockspace(s, "vg0");
+        (l.frozen, l.last_renewal) = (false, Some(Monotonic::from_secs(1075)));
+        open_again(s, "vg0");
+    };
+    let told_otherwise: fn(&mut State) = |s| {
+        let l = lockspace(s, "vg0");
+        l.generation = l.generation.map(|g| g + 1);
+        open_again(s, "vg0");
+    };
+    let untold: fn(&mut State) = |s| (s.drop, s.tells_generation) = (Dropping::Ignored, false);
+    let told: fn(&mut State) = |s| s.drop = Dropping::Ignored;
+    for (before, then) in [(untold, adopted), (told, told_otherwise)] {
+        let (bench, report) = another_is_frozen_late(before, then);
+        assert_eq!(report.locks, LocksOutcome::NotConfirmed, "{report:#?}");
+        assert_eq!(report.volume_groups[0].released_after, None, "{report:#?}");
+        assert!(bench.held("vg0") && bench.open("vg0").is_empty());
     }
+}
+
+/// It was opened before it was let go of, which is seen when the other one turns out to be frozen. The guard has that volume to close.
+#[test]
+fn what_was_opened_while_it_was_dropped_is_handed_on_and_not_called_released() {
+    let bench = killed_after_the_first_freeze();
+    bench.node.state(|s| s.lvmlockd = Daemon::Dead);
+    bench.node.at(seconds(1050), |s| {
+        s.lvmlockd = Daemon::Alive;
+        s.kill_hangs = true;
+    });
+    bench.node.at(seconds(1051), |s| {
+        open_again(s, "vg0");
+        lockspace(s, "vg1").frozen = true;
+    });
+    bench.node.at(seconds(1075), in_use_anew);
+    let report = bench.fence();
+    assert_eq!(report.volume_groups[0].released_after, None, "{report:#?}");
+    assert_eq!(report.locks, LocksOutcome::NotConfirmed, "{report:#?}");
+    assert!(bench.open("vg0").contains(&"vg0-new".to_owned()));
+    assert!(bench.held("vg0") && !bench.held("vg1"), "{report:#?}");
 }

@@ -1,11 +1,36 @@
-//! The hook of a volume group that was fenced before, and is in use anew since.
+//! What a hook that is killed leaves to the next one, and to the one that comes when the volume group was given back and is lost again.
 
 use super::super::run::of_another_life;
 use super::*;
+use crate::fence::Lockspace;
 use crate::fence::report::{StepKind, StepResult};
-use crate::fence::{Lockspace, VolumeGroup};
 use crate::host::Bell;
 use crate::host::simulated::State;
+
+/// A hook is killed at each of its calls, one after the other; some time later the next one has fenced and released.
+fn killed_at_each_call(later: Duration, mut then: impl FnMut(&Bench, &str)) {
+    for at in 1.. {
+        let bench = Bench::new();
+        bench.node.kill_at_call(at);
+        let killed = catch_unwind(AssertUnwindSafe(|| bench.hook())).is_err();
+        if !bench.node.restart_agent() {
+            assert!(!killed && at > 20, "killed {killed}, at call {at}");
+            break;
+        }
+        let system = bench.node.host().system;
+        let bell = Bell::default();
+        system.wait(&bell, 0, system.monotonic() + later);
+        let when = format!("at call {at}");
+        bench.assert_released_by_a_hook(&when);
+        then(&bench, &when);
+    }
+}
+
+#[test]
+fn killed_at_whatever_call_the_next_one_completes_it_before_and_after_the_lockspace_is_gone() {
+    killed_at_each_call(Duration::ZERO, |_, _| ());
+    killed_at_each_call(Duration::from_secs(9), |_, _| ());
+}
 
 /// People give the storage back by hand, and the volume group is in use again.
 fn in_use_again(bench: &Bench) {
@@ -27,78 +52,50 @@ fn in_use_again(bench: &Bench) {
     });
 }
 
-/// The first hook is dead, and so is its fence in whatever state that is: the second one finds the volume group cut off and released, the third one
-/// comes when it is in use again. Whether the first one's was left in the journal until then.
+/// The second hook has found the volume group cut off and released; the third one comes when it is in use again. Whether the first one's fence was
+/// left in the journal until then.
 fn second_outage(bench: &Bench, when: &str) -> bool {
-    let system = bench.node.host().system;
-    let later = system.monotonic() + Duration::from_secs(9);
-    system.wait(&Bell::default(), 0, later);
-    let (verdict, told) = bench.hook();
-    bench.assert_fenced(&verdict);
-    assert!(!bench.held(), "{when}: {told:?}");
-    let boot_id = system.boot_id().expect("boot ID");
-    let record = Journal::open(bench.state.path(), &boot_id).expect("open").1;
-
+    let left = bench.record().is_some_and(|r| r.unfinished());
     in_use_again(bench);
     assert!(bench.held());
-    let (verdict, told) = bench.hook();
-    assert!(
-        matches!(verdict, Verdict::Proven(_)),
-        "{when}: {verdict:?} {told:?}"
-    );
-    bench.assert_fenced(&verdict);
-    assert!(!bench.held(), "{when}: {told:?}");
-    record.is_some_and(|r| r.unfinished())
+    bench.assert_released_by_a_hook(when);
+    left
 }
 
 /// What a hook has left in the journal is of another life then, and no reason to let this one's lease run out.
 #[test]
 fn a_second_outage_is_fenced_whatever_the_first_one_has_left() {
     let mut left = 0;
-    for at in 1.. {
-        let bench = Bench::new();
-        bench.node.kill_at_call(at);
-        let killed = catch_unwind(AssertUnwindSafe(|| bench.hook())).is_err();
-        if !bench.node.restart_agent() {
-            assert!(!killed && at > 20, "killed {killed}, at call {at}");
-            break;
-        }
-        left += usize::from(second_outage(&bench, &format!("at call {at}")));
-    }
+    killed_at_each_call(Duration::from_secs(9), |bench, when| {
+        left += usize::from(second_outage(bench, when));
+    });
     assert!(left > 0, "nothing was ever left");
 }
 
-/// By the present look: a lockspace that is frozen may be the one that the fence froze.
+/// By what lvmlockd tells: a lockspace that is frozen may be the one that the fence froze.
 fn what_is_of_another_life(bench: &Bench) {
-    let boot_id = bench.node.host().system.boot_id().expect("boot ID");
-    let record = Journal::open(bench.state.path(), &boot_id).expect("open").1;
-    let record = record.expect("a record");
-    let mut group = VolumeGroup {
-        name: "new".into(),
-        uuid: uuid_of("vg1"),
-        ..VolumeGroup::default()
-    };
-    assert!(!of_another_life(&record, &group), "it has no lockspace");
+    let uuid = uuid_of("vg1");
+    let record = bench.record().expect("a record");
     let with = |frozen| {
-        Some(Lockspace {
+        [Lockspace {
+            vg_uuid: uuid.clone(),
             frozen,
             ..Lockspace::default()
-        })
+        }]
     };
-    group.lockspace = with(true);
-    assert!(!of_another_life(&record, &group));
-    group.lockspace = with(false);
-    assert!(of_another_life(&record, &group));
+    let granted = with(false);
+    assert!(of_another_life(&record, &uuid, &granted));
+    assert!(!of_another_life(&record, &uuid, &[]), "it has no lockspace");
+    assert!(!of_another_life(&record, &uuid, &with(true)));
+    assert!(!of_another_life(&record, &uuid_of("other"), &granted));
     // Released without a freeze; and one that was to keep the locks, whose release is none.
     let mut other = record.clone();
     let mut freezes = other.steps.iter_mut();
     let freeze = freezes.find(|s| s.kind == StepKind::FreezeLocks);
     freeze.expect("a step").result = StepResult::Failed;
-    assert!(of_another_life(&other, &group));
+    assert!(of_another_life(&other, &uuid, &granted));
     other.begun.order.release_locks = ReleaseLocks::Never;
-    assert!(!of_another_life(&other, &group));
-    group.uuid = uuid_of("other");
-    assert!(!of_another_life(&record, &group));
+    assert!(!of_another_life(&other, &uuid, &granted));
 }
 
 #[test]
@@ -112,5 +109,6 @@ fn nor_is_one_that_was_released_and_not_confirmed() {
     assert!(killed && bench.node.restart_agent() && !bench.held());
     bench.node.state(|s| s.wdmd = Daemon::Alive);
     what_is_of_another_life(&bench);
+    bench.assert_released_by_a_hook("released");
     assert!(second_outage(&bench, "released"), "nothing was left");
 }

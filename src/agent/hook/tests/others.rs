@@ -1,7 +1,6 @@
 //! The hook beside the fence of another volume group.
 
 use super::*;
-use crate::agent::journal::Record;
 use crate::host::simulated::State;
 
 pub(super) fn beside_another() -> Bench {
