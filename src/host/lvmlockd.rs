@@ -9,6 +9,7 @@ use std::io::{self, IoSliceMut};
 use std::os::fd::AsRawFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{
@@ -38,6 +39,12 @@ const DUMP_LIMIT: usize = 4 * 1024 * 1024;
 const DATAGRAM: usize = 64 * 1024;
 /// How often the name for the dump is tried for, while another program (`lvmlockctl --info`) has it.
 const RETRY: Duration = Duration::from_millis(20);
+/// A drop waits no longer than this for others to have their answer.
+const QUIETEN: Duration = Duration::from_millis(500);
+/// How often `info` is asked for that comes out too long: it does where a lock is given back just then (see [`Socket::quiet`]).
+const TOO_LONG: u32 = 3;
+/// What an answer that does not fit into the daemon's buffer has as its result (ENOSPC).
+const NO_SPACE: i64 = -28;
 
 /// A value in a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,7 +116,7 @@ fn meaning(result: i64) -> &'static str {
         -115 => "it is in progress",
         -16 => "locks are held",
         // Its buffer for `info` is 1 MiB, and a lock takes some 140 bytes of it (dump_info in lvmlockd-core.c).
-        -28 => {
+        NO_SPACE => {
             "its own list of lockspaces and locks is too long for its buffer of 1 MiB: deactivate volumes, or move some to another node"
         }
         _ => "see lvmlockd-client.h of lvm2",
@@ -204,6 +211,8 @@ pub struct Socket {
     /// Whose datagrams are believed, besides root's: anybody may send to an abstract name.
     trusted_uid: u32,
     limit: Duration,
+    /// The name for the dump, while drops of this process keep it from others.
+    quiet: Arc<Mutex<Weak<UnixDatagram>>>,
 }
 
 impl Socket {
@@ -215,6 +224,7 @@ impl Socket {
             dump: DUMP.to_owned(),
             trusted_uid: 0,
             limit: Duration::from_secs(5),
+            quiet: Arc::default(),
         }
     }
 
@@ -224,6 +234,16 @@ impl Socket {
 
     /// One request, one reply, one connection.
     fn ask(&self, request: &'static str, vg: Option<&str>, limit: Duration) -> Result<Reply> {
+        self.request(request, vg, limit).and_then(reply)
+    }
+
+    /// Sends a request.
+    fn request(
+        &self,
+        request: &'static str,
+        vg: Option<&str>,
+        limit: Duration,
+    ) -> Result<Conversation> {
         let about = vg.map_or_else(|| request.to_owned(), |vg| format!("{request} of {vg}"));
         if let Some(vg) = vg.filter(|vg| !is_vg_name(vg)) {
             return Err(Error::Refused {
@@ -239,31 +259,48 @@ impl Socket {
         fields.extend(vg.map(|vg| ("vg_name", Value::Text(vg))));
         let mut conversation = Conversation::open(PEER, &about, &self.address, limit)?;
         conversation.send(&encode(&fields))?;
-        let (message, closed) =
-            conversation.receive_until(REPLY_LIMIT, |all| all.ends_with(END))?;
-        if closed {
-            return Err(conversation.malformed(format!(
-                "closed after {} bytes, before the end of its reply",
-                message.len()
-            )));
+        Ok(conversation)
+    }
+
+    /// Keeps all others from asking for `info`, those of other processes and lvmlockctl included: only who owns the name for the dump can.
+    ///
+    /// lvmlockd walks through all its locks then, while another thread of it takes out and frees what is unlocked without keeping it from that
+    /// (`dump_info`, `res_process` and `clear_locks` of lvmlockd-core.c, up to 2.03.39 at least). A walk that meets a lock that is being given back goes
+    /// astray: either the answer is too long for its buffer, or lvmlockd crashes. A drop gives all of them back; and one that crashes lvmlockd in its
+    /// middle has nobody left to end it.
+    ///
+    /// None: somebody has it for longer than a drop may wait.
+    fn quiet(&self) -> Option<Arc<UnixDatagram>> {
+        let mut kept = self.quiet.lock().unwrap_or_else(PoisonError::into_inner);
+        // Several drops at a time keep it together.
+        if let Some(socket) = kept.upgrade() {
+            return Some(socket);
         }
-        let reply = Reply::decode(&String::from_utf8_lossy(&message));
-        match reply.text("response") {
-            Some("OK") => Ok(reply),
-            Some(other) => Err(conversation.refused(other.chars().take(100).collect::<String>())),
-            None => Err(conversation.malformed("a reply without a response")),
-        }
+        let socket = self.own_dump_socket(Instant::now() + QUIETEN);
+        let socket = socket.inspect_err(|error| {
+            tracing::warn!(%error, "somebody asks lvmlockd for its locks while one of its lockspaces is dropped, which may make it crash");
+        });
+        let socket = Arc::new(socket.ok()?);
+        *kept = Arc::downgrade(&socket);
+        Some(socket)
     }
 
     /// The text of `info`.
     fn info(&self) -> Result<String> {
         let deadline = Instant::now() + self.limit;
         let socket = self.own_dump_socket(deadline)?;
-        let reply = self.ask(
-            "info",
-            None,
-            deadline.saturating_duration_since(Instant::now()),
-        )?;
+        let ask = || {
+            let left = deadline.saturating_duration_since(Instant::now());
+            self.ask("info", None, left)
+        };
+        let mut reply = ask()?;
+        for _ in 1..TOO_LONG {
+            if reply.number("result") != Some(NO_SPACE) {
+                break;
+            }
+            std::thread::sleep(RETRY);
+            reply = ask()?;
+        }
         if let Some(result) = reply.number("result").filter(|r| *r < 0) {
             return Err(Error::Refused {
                 what: self.asked("info"),
@@ -393,7 +430,29 @@ impl Lvmlockd for Socket {
 
     fn drop_vg(&self, vg: &str, limit: Duration) -> Result<()> {
         // Whatever op_result says, 0 included, is no proof and no reason to stop: a lockspace that is gone, or going, answers with errors.
-        self.ask("drop_vg", Some(vg), limit).map(|_| ())
+        let quiet = self.quiet();
+        let conversation = self.request("drop_vg", Some(vg), limit)?;
+        // The locks are given back first. Who asks meanwhile waits for longer than this, and has an answer if it takes long.
+        conversation.wait_for_an_answer(self.limit * 2 / 5);
+        drop(quiet);
+        reply(conversation).map(|_| ())
+    }
+}
+
+/// The reply to what was requested.
+fn reply(mut conversation: Conversation) -> Result<Reply> {
+    let (message, closed) = conversation.receive_until(REPLY_LIMIT, |all| all.ends_with(END))?;
+    if closed {
+        return Err(conversation.malformed(format!(
+            "closed after {} bytes, before the end of its reply",
+            message.len()
+        )));
+    }
+    let reply = Reply::decode(&String::from_utf8_lossy(&message));
+    match reply.text("response") {
+        Some("OK") => Ok(reply),
+        Some(other) => Err(conversation.refused(other.chars().take(100).collect::<String>())),
+        None => Err(conversation.malformed("a reply without a response")),
     }
 }
 

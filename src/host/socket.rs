@@ -5,11 +5,12 @@
 
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket, sockopt,
 };
@@ -177,6 +178,19 @@ impl Conversation {
             .set_write_timeout(Some(left))
             .and_then(|()| self.stream.write_all(request))
             .map_err(|e| self.failed(e))
+    }
+
+    /// Waits until something is there, or the end, for so long at most.
+    pub fn wait_for_an_answer(&self, limit: Duration) {
+        let until = self.deadline.min(Instant::now() + limit);
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let left = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+            let mut there = [PollFd::new(self.stream.as_fd(), PollFlags::POLLIN)];
+            if poll(&mut there, left) != Err(nix::errno::Errno::EINTR) {
+                return;
+            }
+        }
     }
 
     /// Reads what is there; 0 at the end.

@@ -176,9 +176,7 @@ impl Fence<'_> {
         loop {
             // Until it turns out to have been joined meanwhile.
             let unlocked = self.unlocked(group);
-            let known = self.ask("asking lvmlockd for its lockspaces", |h| {
-                h.lvmlockd.lockspaces()
-            });
+            let known = self.lockspaces();
             let Some((record, report)) = self
                 .groups
                 .get(group)

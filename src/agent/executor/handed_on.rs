@@ -17,7 +17,7 @@ impl Fence<'_> {
             name.is_some_and(|name| alive(sanlock, name))
         };
         if self.released().into_iter().any(named) {
-            self.hand_on_by(Some(sanlock));
+            self.hand_on_by();
         }
     }
 
@@ -31,14 +31,14 @@ impl Fence<'_> {
         };
         let mut all = self.released().into_iter().chain(self.dropping());
         if all.any(open) {
-            self.hand_on_by(None);
+            self.hand_on_by();
         }
     }
 
     /// The same whatever is known.
     pub(super) fn hand_on_now(&mut self) {
         if !self.released().is_empty() {
-            self.hand_on_by(None);
+            self.hand_on_by();
         }
     }
 
@@ -60,20 +60,13 @@ impl Fence<'_> {
             .collect()
     }
 
-    fn hand_on_by(&mut self, sanlock: Option<&SanlockStatus>) {
-        let asked = match sanlock {
-            Some(_) => None,
-            None => self
-                .ask("asking sanlock for its status", |h| h.sanlock.status())
-                .ok(),
-        };
-        let Some(sanlock) = sanlock.or(asked.as_ref()) else {
+    fn hand_on_by(&mut self) {
+        // sanlock after lvmlockd, which is silent while it drops a lockspace: what is gone by then was not joined again.
+        let known: Vec<Lockspace> = self.lockspaces().unwrap_or_default();
+        let sanlock = self.ask("asking sanlock for its status", |h| h.sanlock.status());
+        let Ok(sanlock) = &sanlock else {
             return;
         };
-        let known = self.ask("asking lvmlockd for its lockspaces", |h| {
-            h.lvmlockd.lockspaces()
-        });
-        let known: Vec<Lockspace> = known.unwrap_or_default();
         for group in self.released() {
             let Some(of) = self.report.volume_groups.get(group) else {
                 continue;

@@ -32,9 +32,7 @@ impl Fence<'_> {
         if frozen == Some(StepResult::Done) || confirmed {
             return Nowhere::Sure;
         }
-        let known = self.ask("asking lvmlockd for its lockspaces", |h| {
-            h.lvmlockd.lockspaces()
-        });
+        let known = self.lockspaces();
         let stranger = |known: &[Lockspace]| {
             let told = |name: &str| {
                 of.lockspace.as_deref() == Some(name) || known.iter().any(|l| l.name == name)

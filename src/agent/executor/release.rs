@@ -19,8 +19,8 @@ use crate::agent::journal::{GroupRecord, Waits};
 use crate::fence::budget::watchdog_client;
 use crate::fence::report::{LocksOutcome, StepKind, StepReport, StepResult, VolumeGroupReport};
 use crate::fence::unlocked::is_client_of;
-use crate::fence::{Monotonic, Watchdog};
-use crate::host::{Bell, SanlockStatus};
+use crate::fence::{Lockspace, Monotonic, Watchdog};
+use crate::host::{Bell, Result, SanlockStatus};
 
 /// A proof that is older than this, and than it took to get, is had anew before a drop: a device may have been given its table back since.
 const FRESH: Duration = Duration::from_secs(2);
@@ -50,6 +50,9 @@ pub(super) struct Release {
     /// It goes on beyond the reset that was known first.
     prolonged: bool,
 }
+
+/// What lvmlockd has told, once in a round.
+pub(super) type Known = Result<Vec<Lockspace>>;
 
 /// A drop that was sent.
 struct Sent {
@@ -111,8 +114,16 @@ impl Fence<'_> {
                 Err(e) => self.note(format!("sanlock failed to answer during the release: {e}")),
                 Ok(sanlock) => {
                     self.hand_on(sanlock);
+                    // Asked for once, before anything is dropped: while it drops a lockspace lvmlockd tells nothing of any other.
+                    let mut known = None;
                     for (group, drop) in drops.iter_mut().enumerate() {
-                        match self.release_group(group, sanlock, &watchdog, drop.is_some()) {
+                        match self.release_group(
+                            group,
+                            sanlock,
+                            &watchdog,
+                            drop.is_some(),
+                            &mut known,
+                        ) {
                             Then::Wait => {}
                             // The others are looked at first: this one may take all the time there is.
                             Then::Freeze => freeze = true,
@@ -232,6 +243,7 @@ impl Fence<'_> {
         sanlock: &SanlockStatus,
         watchdog: &Watchdog,
         sent: bool,
+        known: &mut Option<Known>,
     ) -> Then {
         let release = self.step(StepKind::Release, group);
         let Some(report) = self.report.volume_groups.get(group) else {
@@ -268,7 +280,10 @@ impl Fence<'_> {
                 Then::Wait
             }
             Held::Yes if sent || self.taken_away() => Then::Wait,
-            Held::Yes => self.may_drop(group, sanlock),
+            Held::Yes => {
+                let known = known.get_or_insert_with(|| self.lockspaces());
+                self.may_drop(group, sanlock, known)
+            }
         }
     }
 
@@ -338,6 +353,13 @@ impl Fence<'_> {
         }
     }
 
+    /// What lvmlockd tells.
+    pub(super) fn lockspaces(&self) -> Known {
+        self.ask("asking lvmlockd for its lockspaces", |h| {
+            h.lvmlockd.lockspaces()
+        })
+    }
+
     fn turned_out_frozen(&mut self, group: usize) {
         let freeze = self.step(StepKind::FreezeLocks, group);
         let why = "lvmlockd has it frozen by now";
@@ -346,10 +368,7 @@ impl Fence<'_> {
 
     /// Whether lvmlockd still has the lockspace frozen: only then is it the one that this fence froze. By which name it is to be dropped. One that
     /// could not be frozen when it was to be, or that lvmlockd has adopted since, is frozen now if it surely is the same.
-    fn may_drop(&mut self, group: usize, sanlock: &SanlockStatus) -> Then {
-        let known = self.ask("asking lvmlockd for its lockspaces", |h| {
-            h.lvmlockd.lockspaces()
-        });
+    fn may_drop(&mut self, group: usize, sanlock: &SanlockStatus, known: &Known) -> Then {
         let Some(of) = self.report.volume_groups.get(group) else {
             return Then::Wait;
         };

@@ -51,9 +51,7 @@ impl Fence<'_> {
         let until = self.host.system.monotonic() + DAEMONS_LIMIT;
         let (sanlock, lvmlockd) = loop {
             let sanlock = self.ask("asking sanlock for its status", |h| h.sanlock.status());
-            let lvmlockd = self.ask("asking lvmlockd for its lockspaces", |h| {
-                h.lvmlockd.lockspaces()
-            });
+            let lvmlockd = self.lockspaces();
             // One that stays silent cannot have joined anything again.
             let answered = sanlock.is_ok() && lvmlockd.is_ok();
             if answered || self.host.system.monotonic() >= until {

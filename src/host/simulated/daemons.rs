@@ -11,6 +11,9 @@ use crate::host::{
     SanlockLockspace, SanlockStatus, Wdmd,
 };
 
+/// For so long at most lvmlockd is not asked for lockspaces while one is dropped (`host/lvmlockd.rs`).
+const QUIET: Duration = Duration::from_secs(2);
+
 impl Simulation {
     /// Enters a daemon: it answers, or does not.
     fn reach(
@@ -70,7 +73,13 @@ impl Multipathd for Simulation {
 
 impl Lvmlockd for Simulation {
     fn lockspaces(&self) -> Result<Vec<Lockspace>> {
-        let state = self.reach("lvmlockd", |s| s.lvmlockd)?;
+        let mut state = self.reach("lvmlockd", |s| s.lvmlockd)?;
+        while state.now < state.tells_from {
+            let until = state.tells_from;
+            drop(state);
+            drop(self.wait_until(Some(until), None, None));
+            state = self.reach("lvmlockd", |s| s.lvmlockd)?;
+        }
         Ok(state
             .lockspaces
             .iter()
@@ -169,6 +178,9 @@ impl Lvmlockd for Simulation {
             Dropping::NeverAnswers => None,
             Dropping::Ignored | Dropping::Refused => Some(state.now),
         };
+        let quiet = state.now + QUIET;
+        let until_told = until.map_or(quiet, |until| until.min(quiet));
+        state.tells_from = state.tells_from.max(until_told);
         self.leave(state);
         drop(self.wait_until(until, None, None));
         Ok(())

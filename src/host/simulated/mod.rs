@@ -126,6 +126,8 @@ pub struct State {
     pub kill_hangs: bool,
     /// Drops of lockspaces.
     pub drop: Dropping,
+    /// When lvmlockd tells of lockspaces again, of which one is being dropped.
+    tells_from: Duration,
     /// sanlock's version.
     pub sanlock_version: Option<u32>,
     /// Other hosts, by lockspace and id.
@@ -292,6 +294,10 @@ impl Simulation {
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         state.crashed = false;
+        if killed {
+            // Nobody keeps others from asking any more.
+            state.tells_from = Duration::ZERO;
+        }
         killed
     }
 

@@ -11,7 +11,7 @@ use crate::api::ConditionStatus;
 use crate::fence::Monotonic;
 use crate::fence::report::{FenceReport, LocksOutcome, Outcome, StepKind, StepResult};
 use crate::fence::selection::RefusalReason;
-use crate::host::simulated::{Daemon, Dropping, InFlight, Layout, State};
+use crate::host::simulated::{Daemon, Dropping, Group, InFlight, Layout, State};
 
 fn bench() -> Bench {
     Bench::new(&Layout::default())
@@ -448,4 +448,22 @@ fn when_all_goes_well_the_proof_waits_for_no_clock() {
     let verify = step(&report, StepKind::Verify, "vg1");
     let proven = verify.at.zip(verify.took).map(|(at, took)| at + took);
     assert_eq!(proven, Some(seconds(0)), "{report:#?}");
+}
+
+/// While it drops a lockspace lvmlockd tells of no other one: all of them are asked about before the first one is dropped.
+#[test]
+fn one_that_is_being_dropped_keeps_no_other_one_waiting() {
+    let bench = Bench::new(&Layout {
+        groups: vec![
+            Group::target("vg0"),
+            Group::target("vg1"),
+            Group::target("vg2"),
+        ],
+    });
+    let report = bench.fence();
+    bench.check();
+    let mut released = report.volume_groups.iter().map(|g| g.released_after);
+    let first = released.next().flatten();
+    assert!(first.is_some(), "{report:#?}");
+    assert!(released.all(|at| at == first), "{report:#?}");
 }
