@@ -3,11 +3,14 @@
 //! What does not answer becomes a state of the inventory, never a guess (S5); only device mapper and the boot ID are indispensable. Nothing
 //! here reads or writes the SAN. The daemons are asked side by side, so that all of them silent cost no more than one.
 
+mod daemons;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::executor::limited::Pending;
+pub use daemons::lock_manager;
+
 use super::journal::Standings;
 use super::restore;
 use crate::fence::denials::Denials;
@@ -17,15 +20,10 @@ use crate::fence::topology::{Disk, GONE, Look, MapState};
 use crate::fence::unfence::Standing;
 use crate::fence::unlocked;
 use crate::fence::{
-    DevNo, DmDevice, Inventory, LockManager, Lockspace, LockspaceState, Monotonic, MultipathMap,
-    Path, PhysicalVolume, PvKind, PvRecord, VolumeGroup, Watchdog,
+    DevNo, DmDevice, Inventory, LockManager, Monotonic, MultipathMap, Path, PhysicalVolume, PvKind,
+    PvRecord, VolumeGroup, Watchdog,
 };
-use crate::host::{
-    Bell, DeviceMapper, Host, Result, SanlockLockspace, SanlockStatus, ScsiLog, System, multipath,
-};
-
-/// How long a daemon is waited for. Their sockets have limits of their own, shorter than this.
-const ANSWER: Duration = Duration::from_secs(10);
+use crate::host::{DeviceMapper, Host, Result, ScsiLog, System, multipath};
 
 /// Takes the inventory of the node. Blocks for some seconds at most: made for a thread that may.
 ///
@@ -161,7 +159,7 @@ fn look(
     let disks = disks(host.system.as_ref(), stacks, &maps);
     let volumes = |group: &Standing| recorded_volumes(host, stacks, &maps, &disks, group);
     let recorded: Vec<_> = recorded.iter().map(|g| (&g.uuid, volumes(g))).collect();
-    let (lock_manager, watchdog) = daemons.unwrap_or_else(|| self::daemons(host));
+    let (lock_manager, watchdog) = daemons.unwrap_or_else(|| daemons::daemons(host));
     let mut inventory = stacks.inventory(Look {
         taken_at,
         boot_id,
@@ -395,95 +393,6 @@ fn disks(
         Some((dev, disk))
     };
     stacks.disks(maps).into_iter().filter_map(found).collect()
-}
-
-/// Only the lock manager: lvmlockd's lockspaces with what sanlock knows of each.
-#[must_use]
-pub fn lock_manager(host: &Host) -> LockManager {
-    daemons(host).0
-}
-
-/// Asks lvmlockd, sanlock and wdmd at the same time.
-fn daemons(host: &Host) -> (LockManager, Watchdog) {
-    let bell = Bell::default();
-    let lvmlockd = Pending::start(host, &bell, "asking lvmlockd", |h| h.lvmlockd.lockspaces());
-    let sanlock = Pending::start(host, &bell, "asking sanlock", |h| h.sanlock.status());
-    let wdmd = Pending::start(host, &bell, "asking wdmd", |h| Ok(h.wdmd.status()));
-    let lvmlockd = lvmlockd.wait(host, &bell, ANSWER);
-    let sanlock = sanlock.wait(host, &bell, ANSWER);
-    let watchdog = wdmd.wait(host, &bell, ANSWER).unwrap_or_else(|e| Watchdog {
-        problem: Some(e.to_string()),
-        ..Watchdog::default()
-    });
-    let lock_manager = match (lvmlockd, sanlock) {
-        (Ok(l), Ok(s)) => LockManager::Running(merge(l, &s)),
-        (Ok(l), Err(problem)) => LockManager::SanlockUnavailable(problem.to_string(), l),
-        (Err(problem), sanlock) => {
-            let alive = |l: &SanlockLockspace| l.state != LockspaceState::Removing;
-            let held = |s: SanlockStatus| {
-                let all = s.lockspaces.into_iter().filter(alive);
-                all.map(|l| l.name).collect()
-            };
-            LockManager::LvmlockdUnavailable(problem.to_string(), sanlock.ok().map(held))
-        }
-    };
-    (lock_manager, watchdog)
-}
-
-/// lvmlockd's lockspaces with what sanlock knows of each; and those of LVM that only sanlock has (a drop leaves one there while it is being
-/// removed, a dead lvmlockd for good).
-fn merge(lvmlockd: Vec<Lockspace>, sanlock: &SanlockStatus) -> Vec<Lockspace> {
-    const PREFIX: &str = "lvm_";
-    let alive: BTreeSet<String> = lvmlockd
-        .iter()
-        .filter(|l| l.state != LockspaceState::Removing)
-        .map(|l| l.name.clone())
-        .collect();
-    let mut merged: Vec<Lockspace> = lvmlockd
-        .into_iter()
-        .map(|l| {
-            // The remains of an earlier life: what sanlock says is about the present one.
-            let superseded = l.state == LockspaceState::Removing && alive.contains(&l.name);
-            let same = sanlock
-                .lockspaces
-                .iter()
-                .filter(|s| !superseded && s.name == l.name);
-            match same.min_by_key(|s| s.state == LockspaceState::Removing) {
-                Some(s) => Lockspace {
-                    host_id: s.host_id,
-                    generation: s.generation.or(l.generation),
-                    io_timeout: s.io_timeout,
-                    last_renewal: s.last_renewal,
-                    state: s.state,
-                    ..l
-                },
-                // Not begun yet, or over: in either case it does not hold the watchdog.
-                None if l.state == LockspaceState::Adding => l,
-                None => Lockspace {
-                    state: LockspaceState::Removing,
-                    ..l
-                },
-            }
-        })
-        .collect();
-    let known: BTreeSet<String> = merged.iter().map(|l| l.name.clone()).collect();
-    let only_sanlock = sanlock
-        .lockspaces
-        .iter()
-        .filter(|s| !known.contains(&s.name));
-    merged.extend(only_sanlock.filter_map(|s| {
-        Some(Lockspace {
-            name: s.name.clone(),
-            vg_name: s.name.strip_prefix(PREFIX)?.to_owned(),
-            host_id: s.host_id,
-            generation: s.generation,
-            io_timeout: s.io_timeout,
-            last_renewal: s.last_renewal,
-            state: s.state,
-            ..Lockspace::default()
-        })
-    }));
-    merged
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use crate::agent::{executor, hook};
 use crate::api::{ConditionStatus, NodeStorageStatus};
 use crate::fence::outage::Outages;
 use crate::fence::report::Outcome;
+use crate::host::Bell;
 use crate::host::simulated::{Group, Layout, Simulation, Under, uuid_of};
 
 /// Two physical volumes, each on a map of two paths; the leases lie on the first. It stands fenced and released.

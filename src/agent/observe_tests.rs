@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::daemons::{ANSWER, merge};
 use super::*;
 use crate::fence::topology::is_multipath;
-use crate::fence::{Monotonic, PvKind, Target};
+use crate::fence::{Lockspace, LockspaceState, Monotonic, PvKind, Target};
 use crate::host::simulated::{Daemon, Layout, Simulation};
 use crate::host::{
     Death, Device, DiskInfo, Error, LockspaceHost, Lvmlockd, Multipathd, Sanlock, SanlockLockspace,
-    Wdmd,
+    SanlockStatus, Wdmd,
 };
 
 const UUID: &str = "Vk7Qw21mVd0gXy9KqZbC3dE4fGh5iJ6k";
@@ -430,4 +431,20 @@ fn daemons_that_all_hang_cost_no_more_than_one() {
     );
     assert_eq!(node.violations(), Vec::<String>::new());
     node.end();
+}
+
+/// lvmlockd is silent while it drops one, and sanlock still has it when both are asked.
+#[test]
+fn what_is_being_dropped_is_not_taken_for_one_that_lvmlockd_does_not_know() {
+    let node = Simulation::new(&Layout::default());
+    node.state(|s| {
+        s.lvmlockd = Daemon::Hangs;
+        s.later(Duration::from_secs(2), |s| {
+            s.lockspaces.clear();
+            s.lvmlockd = Daemon::Alive;
+        });
+    });
+    let manager = lock_manager(&node.host());
+    assert!(matches!(manager, LockManager::Running(_)), "{manager:?}");
+    assert_eq!(manager.lockspaces(), []);
 }

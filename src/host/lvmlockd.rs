@@ -39,6 +39,8 @@ const DUMP_LIMIT: usize = 4 * 1024 * 1024;
 const DATAGRAM: usize = 64 * 1024;
 /// How often the name for the dump is tried for, while another program (`lvmlockctl --info`) has it.
 const RETRY: Duration = Duration::from_millis(20);
+/// For so long at most others are kept from asking while a lockspace is dropped: whoever asks waits for a second at least.
+const QUIET: Duration = Duration::from_millis(800);
 /// A drop waits no longer than this for others to have their answer.
 const QUIETEN: Duration = Duration::from_millis(500);
 /// How often `info` is asked for that comes out too long: it does where a lock is given back just then (see [`Socket::quiet`]).
@@ -271,12 +273,14 @@ impl Socket {
     ///
     /// None: somebody has it for longer than a drop may wait.
     fn quiet(&self) -> Option<Arc<UnixDatagram>> {
+        // However many drops wait for the same one.
+        let until = Instant::now() + QUIETEN;
         let mut kept = self.quiet.lock().unwrap_or_else(PoisonError::into_inner);
         // Several drops at a time keep it together.
         if let Some(socket) = kept.upgrade() {
             return Some(socket);
         }
-        let socket = self.own_dump_socket(Instant::now() + QUIETEN);
+        let socket = self.own_dump_socket(until);
         let socket = socket.inspect_err(|error| {
             tracing::warn!(%error, "somebody asks lvmlockd for its locks while one of its lockspaces is dropped, which may make it crash");
         });
@@ -288,19 +292,19 @@ impl Socket {
     /// The text of `info`.
     fn info(&self) -> Result<String> {
         let deadline = Instant::now() + self.limit;
-        let socket = self.own_dump_socket(deadline)?;
-        let ask = || {
+        let mut tried = 1;
+        let (socket, reply) = loop {
+            let socket = self.own_dump_socket(deadline)?;
             let left = deadline.saturating_duration_since(Instant::now());
-            self.ask("info", None, left)
-        };
-        let mut reply = ask()?;
-        for _ in 1..TOO_LONG {
-            if reply.number("result") != Some(NO_SPACE) {
-                break;
+            let reply = self.ask("info", None, left)?;
+            if tried >= TOO_LONG || reply.number("result") != Some(NO_SPACE) {
+                break (socket, reply);
             }
+            // What did not fit comes as well, and is not to be taken for the next answer: it goes with the socket.
+            drop(socket);
             std::thread::sleep(RETRY);
-            reply = ask()?;
-        }
+            tried += 1;
+        };
         if let Some(result) = reply.number("result").filter(|r| *r < 0) {
             return Err(Error::Refused {
                 what: self.asked("info"),
@@ -432,8 +436,8 @@ impl Lvmlockd for Socket {
         // Whatever op_result says, 0 included, is no proof and no reason to stop: a lockspace that is gone, or going, answers with errors.
         let quiet = self.quiet();
         let conversation = self.request("drop_vg", Some(vg), limit)?;
-        // The locks are given back first. Who asks meanwhile waits for longer than this, and has an answer if it takes long.
-        conversation.wait_for_an_answer(self.limit * 2 / 5);
+        // The locks are given back first.
+        conversation.wait_for_an_answer(QUIET);
         drop(quiet);
         reply(conversation).map(|_| ())
     }

@@ -354,7 +354,8 @@ fn kill_vg_reads_its_result() {
 fn info_that_came_out_too_long_is_asked_for_again() {
     let root = tempfile::tempdir().unwrap();
     let client = patient(root.path());
-    let informing = informing(client.dump.clone(), info_2_03_16(), 65_536, None);
+    let dump = client.dump.clone();
+    let informing = informing(dump.clone(), info_2_03_16(), 65_536, None);
     let times = AtomicU32::new(0);
     listen(root.path(), 3, move |mut stream: UnixStream| {
         if times.fetch_add(1, Ordering::Relaxed) == 2 {
@@ -363,6 +364,10 @@ fn info_that_came_out_too_long_is_asked_for_again() {
         request(&mut stream);
         let no_space = b"response = \"OK\"\nresult = -28\ndump_len = 0\n##\n";
         stream.write_all(no_space).unwrap();
+        // What it had written by then comes all the same.
+        let junk = [b"info=ls half of a list ".as_slice(); 40].concat();
+        let to = SocketAddr::from_abstract_name(&dump).unwrap();
+        let _ = UnixDatagram::unbound().unwrap().send_to_addr(&junk, &to);
     });
     assert_eq!(client.lockspaces().unwrap().len(), 1);
 }

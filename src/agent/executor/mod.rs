@@ -6,6 +6,7 @@
 
 mod expedite;
 mod freeze;
+mod frozen;
 mod giveway;
 mod handed_on;
 mod incarnation;

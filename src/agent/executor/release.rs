@@ -9,7 +9,8 @@
 
 use std::time::Duration;
 
-use super::incarnation::{Held, held, same_incarnation, surely_same};
+use super::frozen::Known;
+use super::incarnation::{Held, held};
 use super::limited::Pending;
 use super::nowhere::Nowhere;
 use super::track::Proof;
@@ -19,8 +20,8 @@ use crate::agent::journal::{GroupRecord, Waits};
 use crate::fence::budget::watchdog_client;
 use crate::fence::report::{LocksOutcome, StepKind, StepReport, StepResult, VolumeGroupReport};
 use crate::fence::unlocked::is_client_of;
-use crate::fence::{Lockspace, Monotonic, Watchdog};
-use crate::host::{Bell, Result, SanlockStatus};
+use crate::fence::{Monotonic, Watchdog};
+use crate::host::{Bell, SanlockStatus};
 
 /// A proof that is older than this, and than it took to get, is had anew before a drop: a device may have been given its table back since.
 const FRESH: Duration = Duration::from_secs(2);
@@ -51,9 +52,6 @@ pub(super) struct Release {
     prolonged: bool,
 }
 
-/// What lvmlockd has told, once in a round.
-pub(super) type Known = Result<Vec<Lockspace>>;
-
 /// A drop that was sent.
 struct Sent {
     call: Pending<()>,
@@ -61,7 +59,7 @@ struct Sent {
 }
 
 /// What is to be done about one volume group.
-enum Then {
+pub(super) enum Then {
     Wait,
     /// By that name. `anew`: only after a look, since the proof may be older than the freeze.
     Drop {
@@ -131,6 +129,11 @@ impl Fence<'_> {
                                 let old = if anew { Duration::ZERO } else { fresh };
                                 match self.still_closed(&mut proof, old) {
                                     Some(true) => {
+                                        let Some(vg) =
+                                            self.still_frozen(group, sanlock, &mut known, vg)
+                                        else {
+                                            continue;
+                                        };
                                         if anew {
                                             self.turned_out_frozen(group);
                                         }
@@ -281,7 +284,7 @@ impl Fence<'_> {
             }
             Held::Yes if sent || self.taken_away() => Then::Wait,
             Held::Yes => {
-                let known = known.get_or_insert_with(|| self.lockspaces());
+                let known = known.get_or_insert_with(|| self.known());
                 self.may_drop(group, sanlock, known)
             }
         }
@@ -330,7 +333,7 @@ impl Fence<'_> {
     }
 
     /// A step has not succeeded yet; said again only when there is another reason.
-    fn fell_short(&mut self, step: Option<usize>, why: String) {
+    pub(super) fn fell_short(&mut self, step: Option<usize>, why: String) {
         let said = step.and_then(|at| self.report.steps.get(at));
         let same = |s: &StepReport| {
             s.result == StepResult::Failed && s.message.as_deref() == Some(why.as_str())
@@ -353,55 +356,10 @@ impl Fence<'_> {
         }
     }
 
-    /// What lvmlockd tells.
-    pub(super) fn lockspaces(&self) -> Known {
-        self.ask("asking lvmlockd for its lockspaces", |h| {
-            h.lvmlockd.lockspaces()
-        })
-    }
-
     fn turned_out_frozen(&mut self, group: usize) {
         let freeze = self.step(StepKind::FreezeLocks, group);
         let why = "lvmlockd has it frozen by now";
         self.end(freeze, StepResult::Done, why.into());
-    }
-
-    /// Whether lvmlockd still has the lockspace frozen: only then is it the one that this fence froze. By which name it is to be dropped. One that
-    /// could not be frozen when it was to be, or that lvmlockd has adopted since, is frozen now if it surely is the same.
-    fn may_drop(&mut self, group: usize, sanlock: &SanlockStatus, known: &Known) -> Then {
-        let Some(of) = self.report.volume_groups.get(group) else {
-            return Then::Wait;
-        };
-        let name = of.lockspace.clone().unwrap_or_default();
-        let frozen = self.result(StepKind::FreezeLocks, group);
-        let missed = matches!(frozen, Some(StepResult::Failed | StepResult::Skipped));
-        let why = match known {
-            Err(e) => format!("lvmlockd cannot be asked: {e}; tried again"),
-            Ok(known) => match known.iter().find(|l| l.name == name && l.is_of(&of.uuid, &name)) {
-                Some(l) if l.frozen => {
-                    // What was sent was carried out later, or by others: until then a volume could come into use.
-                    let vg = l.vg_name.clone();
-                    return Then::Drop { vg, anew: missed };
-                }
-                Some(l)
-                    if missed
-                        && same_incarnation(of, l.host_id, l.generation)
-                        && surely_same(of, sanlock, self.report.started) =>
-                {
-                    if frozen == Some(StepResult::Skipped) {
-                        let freeze = self.step(StepKind::FreezeLocks, group);
-                        let why = "lvmlockd has adopted the lockspace since";
-                        self.end(freeze, StepResult::Failed, why.into());
-                    }
-                    return Then::Freeze;
-                }
-                Some(_) if missed => "its locks could not be frozen, and its lockspace may have been joined again since: neither frozen nor dropped, since its volumes may be in use".into(),
-                Some(_) => "lvmlockd does not have the lockspace frozen: not dropped, since a volume may come into use".into(),
-                None => "lvmlockd no longer knows the lockspace that sanlock still holds: not dropped".into(),
-            },
-        };
-        self.fell_short(self.step(StepKind::Release, group), why);
-        Then::Wait
     }
 
     fn drop_answered(&mut self, group: usize, drop: &mut Option<Sent>) {

@@ -50,8 +50,9 @@ impl Fence<'_> {
         }
         let until = self.host.system.monotonic() + DAEMONS_LIMIT;
         let (sanlock, lvmlockd) = loop {
-            let sanlock = self.ask("asking sanlock for its status", |h| h.sanlock.status());
+            // In this order: lvmlockd is silent while it drops a lockspace, and what was joined again by then is seen by sanlock.
             let lvmlockd = self.lockspaces();
+            let sanlock = self.ask("asking sanlock for its status", |h| h.sanlock.status());
             // One that stays silent cannot have joined anything again.
             let answered = sanlock.is_ok() && lvmlockd.is_ok();
             if answered || self.host.system.monotonic() >= until {

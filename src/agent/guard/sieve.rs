@@ -24,7 +24,7 @@ use crate::agent::observe::lock_manager;
 use crate::fence::{DmDevice, LockManager, LockspaceState, Monotonic};
 use crate::host::Host;
 
-/// A lock manager that does not answer must not hold up the closing.
+/// A lock manager that does not answer must not hold up the closing. Longer than others are kept from asking lvmlockd while it drops a lockspace.
 const ASK: Duration = Duration::from_secs(1);
 /// How long it may be silent before what came up meanwhile counts as made without locks: it is not closed on a mere guess, nor left open for good.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);

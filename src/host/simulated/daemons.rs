@@ -12,7 +12,7 @@ use crate::host::{
 };
 
 /// For so long at most lvmlockd is not asked for lockspaces while one is dropped (`host/lvmlockd.rs`).
-const QUIET: Duration = Duration::from_secs(2);
+const QUIET: Duration = Duration::from_millis(800);
 
 impl Simulation {
     /// Enters a daemon: it answers, or does not.

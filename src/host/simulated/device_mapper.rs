@@ -115,6 +115,11 @@ impl DeviceMapper for Simulation {
             drop(state);
             state = self.wait_until(None, None, None);
         }
+        if !state.listing_takes.is_zero() {
+            let until = state.now + state.listing_takes;
+            drop(state);
+            state = self.wait_until(Some(until), None, None);
+        }
         if state.listing_fails {
             return Err(super::dead("/dev/mapper/control"));
         }

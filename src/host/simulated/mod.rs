@@ -140,6 +140,8 @@ pub struct State {
     pub listing_fails: bool,
     /// Listing the devices does not end.
     pub listing_hangs: bool,
+    /// How long it takes to list all devices.
+    pub listing_takes: Duration,
     /// Fire time-out of the watchdog, seconds.
     pub fire_timeout: u32,
     /// Whether sanlock tells generations.

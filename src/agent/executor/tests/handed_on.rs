@@ -1,8 +1,10 @@
 //! Volume groups that were released and are in use again, while the fence still waits for another one of the order.
 
+use std::time::Duration;
+
 use super::Bench;
 use super::bench::{seconds, step};
-use super::renamed::killed_after_the_first_freeze;
+use super::renamed::{killed_after_the_first_freeze, two};
 use crate::fence::report::{FenceReport, LocksOutcome, Outcome, StepKind, StepResult};
 use crate::fence::{Lockspace, Monotonic};
 use crate::host::simulated::{Daemon, Dropping, Group, InFlight, Layout, State, uuid_of};
@@ -219,4 +221,29 @@ fn what_was_opened_while_it_was_dropped_is_handed_on_and_not_called_released() {
     assert_eq!(report.locks, LocksOutcome::NotConfirmed, "{report:#?}");
     assert!(bench.open("vg0").contains(&"vg0-new".to_owned()));
     assert!(bench.held("vg0") && !bench.held("vg1"), "{report:#?}");
+}
+
+/// The list before a drop takes a while, and meanwhile somebody drops the lockspace and joins it again.
+#[test]
+fn what_is_joined_again_while_the_devices_are_listed_is_not_dropped() {
+    let (bench, inventory) = two();
+    // Until the proof is too old to be dropped by.
+    bench.node.state(|s| s.sanlock = Daemon::Hangs);
+    bench
+        .node
+        .at(seconds(1000) + Duration::from_millis(2500), |s| {
+            s.sanlock = Daemon::Alive;
+            s.listing_takes = seconds(1);
+        });
+    bench.node.at(seconds(1003), |s| {
+        let all = s.lockspaces.iter_mut().map(|l| &mut l.lockspace);
+        for l in all.filter(|l| l.vg_uuid == uuid_of("vg1")) {
+            l.frozen = false;
+            l.generation = l.generation.map(|g| g + 1);
+        }
+    });
+    let report = bench.fence_as_seen(inventory);
+    assert_eq!(bench.count("drop_vg vg0"), 1, "{report:#?}");
+    assert_eq!(bench.count("drop_vg vg1"), 0, "{report:#?}");
+    bench.check();
 }
