@@ -40,7 +40,7 @@ const DATAGRAM: usize = 64 * 1024;
 /// How often the name for the dump is tried for, while another program (`lvmlockctl --info`) has it.
 const RETRY: Duration = Duration::from_millis(20);
 /// For so long at most others are kept from asking while a lockspace is dropped: whoever asks waits for a second at least.
-const QUIET: Duration = Duration::from_millis(800);
+pub(super) const QUIET: Duration = Duration::from_millis(800);
 /// A drop waits no longer than this for others to have their answer.
 const QUIETEN: Duration = Duration::from_millis(500);
 /// How often `info` is asked for that comes out too long: it does where a lock is given back just then (see [`Socket::quiet`]).

@@ -6,13 +6,11 @@ use super::clock::Waiter;
 use super::{Daemon, Declaring, Dropping, Simulation, State, build, dead};
 use crate::fence::preflight::can_declare_dead;
 use crate::fence::{Lockspace, LockspaceState, Monotonic, Watchdog};
+use crate::host::lvmlockd::QUIET;
 use crate::host::{
     Death, Error, HostState, LockspaceHost, Lvmlockd, Multipathd, Result, Sanlock,
     SanlockLockspace, SanlockStatus, Wdmd,
 };
-
-/// For so long at most lvmlockd is not asked for lockspaces while one is dropped (`host/lvmlockd.rs`).
-const QUIET: Duration = Duration::from_millis(800);
 
 impl Simulation {
     /// Enters a daemon: it answers, or does not.
