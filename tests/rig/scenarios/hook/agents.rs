@@ -72,14 +72,8 @@ pub fn start_stepped(node: &Node, binary: &str, all: &[(&str, &[Point])]) -> Res
     Ok(started)
 }
 
-/// Starts one for each volume group that is killed before or after (`order`) the step of that number, counted from when there is `file`.
-pub fn start_killed(
-    node: &Node,
-    order: &str,
-    numbers: &[usize],
-    file: &str,
-) -> Result<Vec<Pending>> {
-    let which: Vec<String> = numbers.iter().map(|n| format!("{n} once {file}")).collect();
+/// Starts one for each volume group that is killed before or after (`order`) that step of it.
+pub fn start_killed(node: &Node, order: &str, which: &[String]) -> Result<Vec<Pending>> {
     let point = |w| [(order, w, "kill")];
     let points: Vec<[Point; 1]> = which.iter().map(String::as_str).map(point).collect();
     let points = points.iter().map(|p| &p[..]);
@@ -171,7 +165,11 @@ fn killed_at_every_step(cluster: &mut Cluster) -> Result {
         let n1 = cluster.node("n1")?;
         n1.sh("rm -f /run/cut")?;
         let numbers: Vec<usize> = (number + 1..).take(GROUPS.len()).collect();
-        let agents = start_killed(n1, "before", &numbers, "/run/cut")?;
+        let which: Vec<_> = numbers
+            .iter()
+            .map(|n| format!("{n} once /run/cut"))
+            .collect();
+        let agents = start_killed(n1, "before", &which)?;
         in_use(
             n1,
             "the next agent, which finds the former fence in its journal",

@@ -93,9 +93,12 @@ pub struct Look {
 }
 
 /// What [`Look::of`] reads. Whoever asks lvmlockd for its state takes the same address for the answer, the agent too: then one is told that it is in use.
-pub const LOOK: &str = "dmsetup table; echo ==; dmsetup info -c --noheadings --separator ' ' -o name,suspended,attr; echo ==; wdmd -d; echo ==; \
-     timeout 5 sanlock client gets 2>&1; echo ==; \
-     for i in $(seq 20); do info=$(timeout 5 lvmlockctl --info 2>&1); case $info in *\"socket error\"*) sleep 0.2;; *) break;; esac; done; echo \"$info\"";
+///
+/// The tables come last: a fence may go on meanwhile, and one that was still open before the locks were asked for would look as if they had been
+/// released too early.
+pub const LOOK: &str = "wdmd -d; echo ==; timeout 5 sanlock client gets 2>&1; echo ==; \
+     for i in $(seq 20); do info=$(timeout 5 lvmlockctl --info 2>&1); case $info in *\"socket error\"*) sleep 0.2;; *) break;; esac; done; echo \"$info\"; \
+     echo ==; dmsetup table; echo ==; dmsetup info -c --noheadings --separator ' ' -o name,suspended,attr";
 
 impl Look {
     pub fn at(node: &Node) -> Result<Self> {
@@ -111,6 +114,7 @@ impl Look {
             let (name, table) = line.split_once(": ")?;
             Some((name.to_owned(), table.split(' ').nth(2)?.to_owned()))
         };
+        let (wdmd, sanlock, lvmlockd) = (next()?, next()?, next()?);
         let tables = next()?.lines().filter_map(table).collect();
         let info = next()?;
         let is = |at: usize, what: &str| -> Vec<String> {
@@ -122,9 +126,9 @@ impl Look {
             tables,
             suspended: is(1, "Suspended"),
             waiting: is(2, "I"),
-            wdmd: next()?,
-            sanlock: next()?,
-            lvmlockd: next()?,
+            wdmd,
+            sanlock,
+            lvmlockd,
         })
     }
 
