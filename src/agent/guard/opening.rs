@@ -30,7 +30,7 @@ impl Guard {
             let number = one.openings + 1;
             let noted = self.standings.update(uuid, |s| {
                 s.openings = number;
-                s.last_opening = Some(opening);
+                s.last_opening = Some(opening.clone());
             });
             let note = noted.err().map(|e| format!(" ({e})")).unwrap_or_default();
             self.news(
@@ -101,7 +101,7 @@ impl Guard {
         };
         let noted = self.standings.update(&one.group.uuid, |s| {
             s.openings = number;
-            s.last_opening = Some(opening);
+            s.last_opening = Some(opening.clone());
         });
         let note = noted.err().map(|e| format!(" ({e})")).unwrap_or_default();
         self.news(

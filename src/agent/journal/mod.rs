@@ -18,7 +18,7 @@ mod turn;
 mod wanted;
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufReader};
+use std::io::{self, BufReader, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -398,22 +398,35 @@ impl Journal {
             std::fs::rename(&new, &self.path)?;
             Ok(file)
         };
-        self.file = Some(write().map_err(|e| self.error("written", e))?);
+        let file = write().inspect_err(|_| discard(&new));
+        self.file = Some(file.map_err(|e| self.error("written", e))?);
         if let Err(e) = self.aside().take(order) {
             tracing::debug!("a fence that stands in the journal again is resumed once more: {e}");
         }
         Ok(())
     }
 
-    fn append(&mut self, entry: &Entry) -> Result<(), Error> {
+    fn append<T: Serialize>(&mut self, entry: &T) -> Result<(), Error> {
         if self.silent {
             return Ok(());
         }
         self.in_turn()?;
-        let Some(file) = self.file.as_ref() else {
-            return Err(self.error("written", io::Error::other("it was never begun")));
+        let Some(mut file) = self.file.as_ref() else {
+            return Err(self.error("written", io::Error::other("nothing of it can be")));
         };
-        line::write_json(file, [entry]).map_err(|e| self.error("written", e))
+        let end = file.stream_position();
+        let written = line::write_json(file, [entry]);
+        if written.is_err() {
+            // A part of a line hides all that comes after it, which may fit again.
+            let cut = end.and_then(|end| {
+                file.set_len(end)
+                    .and_then(|()| file.seek(SeekFrom::Start(end)))
+            });
+            if cut.is_err() {
+                self.file = None;
+            }
+        }
+        written.map_err(|e| self.error("written", e))
     }
 }
 
@@ -430,12 +443,25 @@ fn write_lines<'a, T: Serialize + 'a>(
     path: &Path,
     all: impl IntoIterator<Item = &'a T>,
 ) -> Result<(), Error> {
-    let write = || -> io::Result<()> {
-        let new = beside(path);
-        line::write_json(&File::create(&new)?, all)?;
-        std::fs::rename(&new, path)
-    };
-    write().map_err(|e| Error::of(path, "written", e))
+    appear(path, |file| line::write_json(file, all)).map_err(|e| Error::of(path, "written", e))
+}
+
+/// Has a file appear whole in place of what is there.
+fn appear(path: &Path, write: impl FnOnce(&File) -> io::Result<()>) -> io::Result<()> {
+    let new = beside(path);
+    let written = File::create(&new).and_then(|file| write(&file));
+    let there = written.and_then(|()| std::fs::rename(&new, path));
+    there.inspect_err(|_| discard(&new))
+}
+
+/// Takes away what could not be written whole: a tmpfs that is full for that has room for smaller files then, and who tries again leaves one behind
+/// at a time.
+fn discard(new: &Path) {
+    if let Err(error) = std::fs::remove_file(new)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        tracing::debug!(file = %new.display(), %error, "is left behind");
+    }
 }
 
 /// Removes a file, if there is one.

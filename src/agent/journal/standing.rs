@@ -3,7 +3,7 @@
 //! One file a volume group beside the journal, which only knows the latest fence. It is there from the moment of the proof until the fence is
 //! *lifted*: whoever un-fences a volume group on purpose calls [`Standings::lift`] first, before it touches a device, and the guard stops.
 
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -13,6 +13,8 @@ use crate::fence::Monotonic;
 use crate::fence::report::{FenceReport, LocksOutcome};
 
 const FOLDER: &str = "fenced";
+/// How often a change is made anew on what somebody else has noted meanwhile.
+const TRIES: u32 = 3;
 
 /// What the guard knows of a time when a fence did not hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -186,29 +188,50 @@ impl Standings {
     /// When it cannot be written: then the volume group is not guarded after the agent has been restarted.
     pub fn put(&self, standing: &Standing) -> Result<(), Error> {
         let path = self.path(&standing.group.uuid);
-        let new = super::beside(&path);
-        let write = || {
-            if !self.kept {
-                return Err(io::Error::other("there is no journal"));
+        self.put_if(standing, || true)
+            .map_err(|e| self.error(&path, "written", e))
+    }
+
+    /// The same where `still` says so once all but the last is done: nothing is written then where it does not.
+    fn put_if(&self, standing: &Standing, still: impl FnOnce() -> bool) -> io::Result<()> {
+        if !self.kept {
+            return Err(io::Error::other("there is no journal"));
+        }
+        std::fs::create_dir_all(&self.folder)?;
+        let text = serde_json::to_string(standing)?;
+        super::appear(&self.path(&standing.group.uuid), |mut file| {
+            file.write_all(&line::encode(&text))?;
+            if still() {
+                Ok(())
+            } else {
+                Err(io::ErrorKind::ResourceBusy.into())
             }
-            std::fs::create_dir_all(&self.folder)?;
-            let text = serde_json::to_string(standing)?;
-            std::fs::write(&new, line::encode(&text))?;
-            std::fs::rename(&new, &path)
-        };
-        write().map_err(|e| self.error(&path, "written", e))
+        })
     }
 
     /// Changes one that is still there. Whether it was.
     ///
+    /// Others change it too: the guard, a fence, an un-fence, the kill hook's process. What one of them has noted meanwhile is taken in, as far as can
+    /// be had without a lock that any of them could die or hang with.
+    ///
     /// # Errors
     /// As [`Self::put`].
-    pub fn update(&self, vg_uuid: &str, change: impl FnOnce(&mut Standing)) -> Result<bool, Error> {
-        let Some(mut standing) = self.of(vg_uuid)? else {
-            return Ok(false);
-        };
-        change(&mut standing);
-        self.put(&standing).map(|()| true)
+    pub fn update(&self, vg_uuid: &str, change: impl Fn(&mut Standing)) -> Result<bool, Error> {
+        let mut tries = TRIES;
+        loop {
+            let Some(before) = self.of(vg_uuid)? else {
+                return Ok(false);
+            };
+            let mut standing = before.clone();
+            change(&mut standing);
+            let now = || self.of(vg_uuid).ok().flatten();
+            let same = || tries == 0 || now().is_some_and(|now| now == before);
+            match self.put_if(&standing, same) {
+                Ok(()) => return Ok(true),
+                Err(e) if e.kind() == io::ErrorKind::ResourceBusy && tries > 0 => tries -= 1,
+                Err(e) => return Err(self.error(&self.path(vg_uuid), "written", e)),
+            }
+        }
     }
 
     /// Lifts the fence of a volume group: from now on its devices may come back. Whether one stood.
@@ -304,6 +327,44 @@ mod tests {
         assert!(!standings.lift("a#/!").expect("lift"));
         assert!(!standings.update("a#/!", |_| ()).expect("update"));
         assert_eq!(standings.all().expect("read").len(), 1);
+    }
+
+    #[test]
+    fn what_others_note_meanwhile_is_not_lost() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let standings = Standings::new(dir.path(), "boot");
+        standings.put(&standing("a", "boot")).expect("put");
+        // The fence's end, while the guard is about to note something.
+        let released = |s: &mut Standing| s.locks = LocksOutcome::Released;
+        let once = std::cell::Cell::new(true);
+        let told = |s: &mut Standing| {
+            s.told = true;
+            if once.take() {
+                assert!(standings.update("a", released).expect("update"));
+            }
+        };
+        assert!(standings.update("a", told).expect("update"));
+        let now = standings.of("a").expect("read").expect("stands");
+        assert_eq!((now.told, now.locks), (true, LocksOutcome::Released));
+        // Lifted: it does not come back.
+        let lifts = |s: &mut Standing| {
+            s.told = false;
+            standings.lift("a").expect("lift");
+        };
+        assert!(!standings.update("a", lifts).expect("update"));
+        let left = std::fs::read_dir(dir.path().join(FOLDER)).expect("folder");
+        assert_eq!((standings.all().expect("read"), left.count()), (vec![], 0));
+    }
+
+    #[test]
+    fn what_cannot_be_written_leaves_nothing_behind() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let standings = Standings::new(dir.path(), "boot");
+        // A directory in the way fails for root too.
+        std::fs::create_dir_all(standings.path("a").join("x")).expect("mkdir");
+        assert!(standings.put(&standing("a", "boot")).is_err());
+        let left = std::fs::read_dir(dir.path().join(FOLDER)).expect("folder");
+        assert_eq!(left.count(), 1);
     }
 
     #[test]

@@ -151,6 +151,44 @@ fn a_journal_that_cannot_be_written_says_where_and_what_to_do() {
     assert!(journal.step(0, &step(StepResult::Done)).is_err());
 }
 
+/// What cannot be written to its end: a tmpfs that is full takes a part of it.
+struct Torn(std::cell::Cell<u32>);
+
+impl serde::Serialize for Torn {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        self.0.set(self.0.get() + 1);
+        let parts = (0..300).map(|n| {
+            if n == 200 && self.0.get() == 2 {
+                return Err(serde::ser::Error::custom("no space left"));
+            }
+            Ok("x".repeat(1000))
+        });
+        let parts = parts.collect::<Vec<_>>();
+        let mut all = to.serialize_seq(None)?;
+        for part in parts {
+            serde::ser::SerializeSeq::serialize_element(&mut all, &part?)?;
+        }
+        serde::ser::SerializeSeq::end(all)
+    }
+}
+
+#[test]
+fn what_is_noted_after_a_torn_line_is_read_back() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let (mut journal, _) = Journal::open(dir.path(), "boot").expect("open");
+    journal.begin(begun()).expect("begin");
+    let size = || {
+        let journal = std::fs::metadata(dir.path().join("journal"));
+        journal.expect("journal").len()
+    };
+    let before = size();
+    assert!(journal.append(&Torn(0.into())).is_err());
+    assert_eq!(size(), before);
+    journal.step(0, &step(StepResult::Done)).expect("step");
+    let record = left(dir.path()).expect("record");
+    assert_eq!(record.steps, [step(StepResult::Done)]);
+}
+
 fn of(name: &str) -> Begun {
     Begun {
         order: Order {

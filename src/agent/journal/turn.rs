@@ -163,11 +163,14 @@ fn open(path: &Path) -> io::Result<File> {
 /// A new file, locked before anybody else can see it, in the place of the old one.
 fn replace(path: &Path, who: &str) -> io::Result<Turn> {
     let new = super::beside(path);
-    let file = open(&new)?;
-    file.lock()?;
-    let turn = Turn::of(path, file).signed(who)?;
-    std::fs::rename(&new, path)?;
-    Ok(turn)
+    let made = || {
+        let file = open(&new)?;
+        file.lock()?;
+        let turn = Turn::of(path, file).signed(who)?;
+        std::fs::rename(&new, path)?;
+        Ok(turn)
+    };
+    made().inspect_err(|_| super::discard(&new))
 }
 
 fn read(file: &File) -> String {

@@ -70,6 +70,8 @@ impl Store {
             .and_then(|bytes| std::fs::write(&new, bytes))
             .and_then(|()| std::fs::rename(&new, &path));
         if let Err(error) = written {
+            // Room that others can use.
+            let _ = std::fs::remove_file(&new);
             tracing::error!(
                 file = %path.display(), %error,
                 "not kept: an agent that is started anew while the API server is away would not know it. Is there space on the tmpfs?"
