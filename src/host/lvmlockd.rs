@@ -33,13 +33,14 @@ const DUMP: &str = "lvmlockd-dump.sock";
 const END: &[u8] = b"\n##\n";
 /// No reply is longer: a few fields.
 const REPLY_LIMIT: usize = 64 * 1024;
-/// The daemon's own buffer for `info` holds 1 MiB.
-const DUMP_LIMIT: usize = 4 * 1024 * 1024;
+/// The daemon's own buffer for `info` holds 1 MiB, 4 MiB from 2.03.26 on (`DUMP_BUF_SIZE`).
+const DUMP_LIMIT: usize = 16 * 1024 * 1024;
 /// Its datagrams have at most this size.
 const DATAGRAM: usize = 64 * 1024;
 /// How often the name for the dump is tried for, while another program (`lvmlockctl --info`) has it.
 const RETRY: Duration = Duration::from_millis(20);
-/// For so long at most others are kept from asking while a lockspace is dropped: whoever asks waits for a second at least.
+/// For so long at most others are kept from asking while a lockspace is dropped: whoever of us asks waits for a second at least (lvmlockctl does not, and
+/// says `socket error`).
 pub(super) const QUIET: Duration = Duration::from_millis(800);
 /// A drop waits no longer than this for others to have their answer.
 const QUIETEN: Duration = Duration::from_millis(500);
@@ -117,9 +118,9 @@ fn meaning(result: i64) -> &'static str {
         -116 => "the lockspace is stopping",
         -115 => "it is in progress",
         -16 => "locks are held",
-        // Its buffer for `info` is 1 MiB, and a lock takes some 140 bytes of it (dump_info in lvmlockd-core.c).
+        // A lock takes 136 bytes of it (dump_info in lvmlockd-core.c).
         NO_SPACE => {
-            "its own list of lockspaces and locks is too long for its buffer of 1 MiB: deactivate volumes, or move some to another node"
+            "its own list of lockspaces and locks is too long for its buffer (1 MiB, 4 MiB from lvm2 2.03.26 on): deactivate volumes, or move some to another node"
         }
         _ => "see lvmlockd-client.h of lvm2",
     }

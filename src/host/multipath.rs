@@ -220,6 +220,7 @@ impl Socket {
 
     /// Sends a command, expects `ok`. A message is its length, NUL included, in 8 bytes of the machine's order, then the text.
     fn command(&self, verb: &str, map: &str) -> Result<()> {
+        let map = &plain(map);
         let command = format!("{verb} map {map}");
         if map.is_empty()
             || !map
@@ -245,6 +246,28 @@ impl Socket {
         let answer = conversation.receive_exactly(length)?;
         read_answer(&answer).map_err(|said| conversation.refused(said))
     }
+}
+
+/// A map's name as multipathd has it: in the kernel's, libdm writes what is neither letter, digit nor one of `#+-.:=@_` as `\\xNN` (`dm_task_set_name`).
+fn plain(name: &str) -> String {
+    let mut parts = name.split("\\x");
+    let mut plain = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let code = part
+            .get(..2)
+            .and_then(|hex| u8::from_str_radix(hex, 16).ok());
+        match code.filter(u8::is_ascii) {
+            Some(code) => {
+                plain.push(char::from(code));
+                plain.push_str(&part[2..]);
+            }
+            None => {
+                plain.push_str("\\x");
+                plain.push_str(part);
+            }
+        }
+    }
+    plain
 }
 
 impl Multipathd for Socket {

@@ -171,6 +171,23 @@ fn ok_is_success_and_all_else_is_not() {
 }
 
 #[test]
+fn a_map_is_called_as_multipathd_calls_it_and_not_as_the_kernel_does() {
+    for (kernel, alias) in [
+        ("mpatha", "mpatha"),
+        ("db\\x2clog", "db,log"),
+        ("a\\x2cb\\x21", "a,b!"),
+        ("a\\xzz", "a\\xzz"),
+        ("a\\x", "a\\x"),
+        ("a\\xe4", "a\\xe4"),
+    ] {
+        assert_eq!(plain(kernel), alias);
+    }
+    let root = tempfile::tempdir().unwrap();
+    let error = quick(root.path()).disable_queueing("a\\x20b").unwrap_err();
+    assert!(matches!(error, Error::Refused { .. }), "{error}");
+}
+
+#[test]
 fn the_second_address_is_tried_when_nobody_is_at_the_first() {
     let root = tempfile::tempdir().unwrap();
     let mut socket = patient(root.path());
