@@ -92,8 +92,9 @@ impl Fence<'_> {
                         self.report.outcome = Outcome::Refused(reason);
                         self.report.message = format!(
                             "The locks could not be frozen, so no device was touched: {why}. \
-                             Check lvmlockd on the node; if the SAN stays away, the watchdog \
-                             resets the host{}",
+                             Look at lvmlockd on the node, but do not start it anew while the SAN \
+                             is away (docs/bad-night.md); if it stays away, the watchdog resets \
+                             the host{}",
                             self.may_be_frozen(group)
                                 .filter(|_| sent)
                                 .unwrap_or_default()
@@ -211,6 +212,12 @@ impl Fence<'_> {
                     } else {
                         if called_off(self, *sent) {
                             return Err(Obstacle::CalledOff);
+                        }
+                        if unlocked && matches!(when, When::CutOff | When::Releasing) {
+                            return Err(Obstacle::Renamed(format!(
+                                "{} was joined to its lockspace since it was cut off",
+                                l.vg_name
+                            )));
                         }
                         if renamed || unlocked {
                             self.follow(group, l);

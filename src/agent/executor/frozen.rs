@@ -6,7 +6,7 @@ use super::Fence;
 use super::incarnation::{same_incarnation, surely_same};
 use super::release::Then;
 use crate::fence::report::{StepKind, StepResult};
-use crate::fence::{Lockspace, Monotonic};
+use crate::fence::{Lockspace, LockspaceState, Monotonic};
 use crate::host::{Result, SanlockStatus};
 
 /// An answer of lvmlockd's that is older than this is had anew before a drop.
@@ -16,6 +16,14 @@ const FRESH: Duration = Duration::from_millis(500);
 pub(super) struct Known {
     at: Monotonic,
     told: Result<Vec<Lockspace>>,
+}
+
+/// That of the volume group: the one that holds its locks, where what is left of a former one is listed before it.
+fn own<'a>(known: &'a [Lockspace], vg_uuid: &str, name: &str) -> Option<&'a Lockspace> {
+    let all = known
+        .iter()
+        .filter(|l| l.name == name && l.is_of(vg_uuid, name));
+    all.min_by_key(|l| l.state == LockspaceState::Removing)
 }
 
 impl Fence<'_> {
@@ -67,7 +75,7 @@ impl Fence<'_> {
         let missed = matches!(frozen, Some(StepResult::Failed | StepResult::Skipped));
         let why = match &known.told {
             Err(e) => format!("lvmlockd cannot be asked: {e}; tried again"),
-            Ok(known) => match known.iter().find(|l| l.name == name && l.is_of(&of.uuid, &name)) {
+            Ok(known) => match own(known, &of.uuid, &name) {
                 Some(l) if l.frozen => {
                     // What was sent was carried out later, or by others: until then a volume could come into use.
                     let vg = l.vg_name.clone();
@@ -92,5 +100,30 @@ impl Fence<'_> {
         };
         self.fell_short(self.step(StepKind::Release, group), why);
         Then::Wait
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_of_a_former_lockspace_is_not_taken_for_the_present_one() {
+        let one = |state, frozen| Lockspace {
+            name: "lvm_vg".into(),
+            vg_uuid: "u".into(),
+            state,
+            frozen,
+            ..Lockspace::default()
+        };
+        // lvmlockd lists them in the order in which they were added.
+        let all = [
+            one(LockspaceState::Removing, true),
+            one(LockspaceState::Adding, false),
+        ];
+        assert_eq!(own(&all, "u", "lvm_vg"), Some(&all[1]));
+        assert_eq!(own(&all[..1], "u", "lvm_vg"), Some(&all[0]));
+        assert_eq!(own(&all, "v", "lvm_vg"), None);
+        assert_eq!(own(&all, "u", "lvm_v"), None);
     }
 }

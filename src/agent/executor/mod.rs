@@ -306,6 +306,10 @@ impl Fence<'_> {
             .collect();
         // Asked after the numbers were read: what is above them came into use later, and what was joined before has none of the fence's any more.
         self.hand_on_now();
+        // By then another process may have had all of it released and given back: these are the numbers of what came into use.
+        if self.journal.taken_away() {
+            return;
+        }
         let all = Standing::of(&self.report, &self.groups, now);
         for (at, (standing, newest)) in all.into_iter().zip(newest).enumerate() {
             if self.handed_on.contains(&at) {

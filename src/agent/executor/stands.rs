@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use crate::agent::journal::{GroupRecord, Standing};
 use crate::fence::report::{FenceReport, LocksOutcome};
-use crate::fence::{Inventory, Lockspace, LockspaceState, VolumeGroup};
+use crate::fence::{Inventory, LockManager, Lockspace, LockspaceState, VolumeGroup};
 use crate::host::Host;
 
 /// The inventory in which they are told. Pure.
 #[must_use]
 pub fn with_standings(mut inventory: Inventory, standings: &[Standing]) -> Inventory {
+    let held = held(&inventory.lock_manager);
     for group in &mut inventory.volume_groups {
         // One that was joined again since is in use anew, and one without a device has nothing to be read back.
         if group.lockspace.is_some() || group.devices.is_empty() {
@@ -23,6 +24,9 @@ pub fn with_standings(mut inventory: Inventory, standings: &[Standing]) -> Inven
         let Some((standing, name)) = of_it.and_then(|s| Some((s, s.lockspace.clone()?))) else {
             continue;
         };
+        if is_in_use_anew(standing, &name, &held) {
+            continue;
+        }
         group.name.clone_from(&standing.group.name);
         group.stands = true;
         group.lockspace = Some(Lockspace {
@@ -37,6 +41,32 @@ pub fn with_standings(mut inventory: Inventory, standings: &[Standing]) -> Inven
         });
     }
     inventory
+}
+
+/// The lockspaces that are there, as far as they are known: by name, with what is known of them.
+fn held(manager: &LockManager) -> Vec<Lockspace> {
+    let named = |name: &String| Lockspace {
+        name: name.clone(),
+        ..Lockspace::default()
+    };
+    let all = match manager {
+        LockManager::LvmlockdUnavailable(_, held) => held.iter().flatten().map(named).collect(),
+        known => known.lockspaces().to_vec(),
+    };
+    let alive = |l: &Lockspace| l.state != LockspaceState::Removing;
+    all.into_iter().filter(alive).collect()
+}
+
+/// Whether it was joined again since, though lvmlockd does not tell: one that was started anew knows a lockspace again only when it has adopted it.
+fn is_in_use_anew(standing: &Standing, name: &str, held: &[Lockspace]) -> bool {
+    let another = |l: &Lockspace| {
+        let known = l.host_id != 0;
+        let differs = matches!((standing.generation, l.generation), (Some(a), Some(b)) if a != b);
+        standing.locks == LocksOutcome::Released
+            || standing.host_id.is_none()
+            || known && (differs || standing.host_id != Some(l.host_id))
+    };
+    standing.joined || held.iter().any(|l| l.name == name && another(l))
 }
 
 /// What the journal keeps of a volume group: of one that stands, what was known when it had not been fenced yet. Its physical volumes by what they are,

@@ -146,7 +146,14 @@ pub fn standing(
             Some(known) if known.lvmlock.is_none() => {
                 known.lvmlock = group.lvmlock.as_ref().map(|d| d.uuid.to_string());
             }
-            None if cut_off => all.push(Standing::found(group)),
+            None if cut_off => {
+                let found = Standing::found(group);
+                // LVM makes error devices itself: in place of a disk that a mirror has lost, say, of a local volume group or of one in use.
+                let joined = matches!(lock_state(&found, inventory), LockState::Joined { .. });
+                if !joined && (group.on_san() || group.fenced()) {
+                    all.push(found);
+                }
+            }
             Some(_) | None => {}
         }
     }

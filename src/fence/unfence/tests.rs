@@ -1,3 +1,4 @@
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
@@ -351,4 +352,49 @@ fn a_failure_is_not_tried_again_at_once_and_not_never() {
 fn a_long_name_is_cut_as_lvmlockd_cuts_it() {
     assert_eq!(lockspace_name("san"), "lvm_san");
     assert_eq!(lockspace_name(&"x".repeat(60)).len(), 48);
+}
+
+/// LVM makes such devices itself: in place of a disk that a mirror has lost, and of a snapshot that is being merged.
+#[test]
+fn an_error_device_is_not_taken_for_a_fence_of_its_volume_group_without_more() {
+    let half = vec![device('a', "linear", 1), device('b', "error", 1)];
+    let all = vec![device('a', "error", 0), device('b', "error", 0)];
+    let joined = Lockspace {
+        name: "lvm_vg1".into(),
+        vg_name: "vg1".into(),
+        vg_uuid: UUID.into(),
+        host_id: 7,
+        ..Lockspace::default()
+    };
+    let frozen = Lockspace {
+        frozen: true,
+        ..joined.clone()
+    };
+    for (devices, leases, lockspace, found) in [
+        (&half, false, None, false),
+        (&half, true, None, true),
+        (&half, true, Some(&joined), false),
+        (&half, true, Some(&frozen), true),
+        (&all, false, None, true),
+        (&all, true, None, true),
+        (&all, true, Some(&joined), false),
+    ] {
+        let mut seen = inventory(lockspace.cloned().into_iter().collect());
+        seen.volume_groups.push(VolumeGroup {
+            name: "vg1".into(),
+            uuid: UUID.into(),
+            devices: devices.iter().cloned().map(Arc::new).collect(),
+            lvmlock: leases.then(|| device('l', "linear", 1)),
+            lockspace: lockspace.cloned(),
+            ..VolumeGroup::default()
+        });
+        let order = UnfenceOrder {
+            volume_groups: Selection::AllShared,
+            ..UnfenceOrder::default()
+        };
+        let told = standing(&seen, Vec::new(), &order);
+        assert_eq!(told.len(), usize::from(found), "{devices:?} {lockspace:?}");
+        // What is recorded stands, whatever else is so.
+        assert_eq!(standing(&seen, vec![group()], &order).len(), 1);
+    }
 }

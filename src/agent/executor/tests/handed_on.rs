@@ -5,6 +5,8 @@ use std::time::Duration;
 use super::Bench;
 use super::bench::{seconds, step};
 use super::renamed::{killed_after_the_first_freeze, two};
+use crate::agent::observe::observe_to_fence;
+use crate::fence::order::Selection;
 use crate::fence::report::{FenceReport, LocksOutcome, Outcome, StepKind, StepResult};
 use crate::fence::{Lockspace, Monotonic};
 use crate::host::simulated::{Daemon, Dropping, Group, InFlight, Layout, State, uuid_of};
@@ -246,4 +248,43 @@ fn what_is_joined_again_while_the_devices_are_listed_is_not_dropped() {
     assert_eq!(bench.count("drop_vg vg0"), 1, "{report:#?}");
     assert_eq!(bench.count("drop_vg vg1"), 0, "{report:#?}");
     bench.check();
+}
+
+/// An lvmlockd that was started anew does not know it yet: what sanlock has of that name is not what the fence released.
+#[test]
+fn what_was_joined_again_does_not_pass_for_fenced_while_lvmlockd_has_not_adopted_it() {
+    for meant in [
+        Selection::Affected,
+        Selection::AllShared,
+        Selection::Named(vec!["vg0".into()]),
+    ] {
+        for (tells, lvmlockd) in [
+            (true, Daemon::Alive),
+            (false, Daemon::Alive),
+            (true, Daemon::Dead),
+        ] {
+            let mut bench = Bench::new(&Layout {
+                groups: vec![Group::target("vg0")],
+            });
+            let mut before = bench.node.state(|s| s.lockspaces[0].clone());
+            assert_eq!(bench.fence().locks, LocksOutcome::Released);
+            bench.node.state(|s| {
+                (s.tells_generation, s.lvmlockd) = (tells, lvmlockd);
+                before.lockspace.generation = before.lockspace.generation.map(|g| g + 1);
+                before.unadopted = true;
+                s.lockspaces = vec![before];
+                s.add_volume("vg0", "new");
+            });
+            let log = bench.node.log();
+            bench.order.uid = "another".into();
+            bench.order.volume_groups = meant.clone();
+            let seen = observe_to_fence(&bench.node.host()).expect("a look");
+            let report = bench.fence_as_seen(seen);
+            assert!(
+                matches!(report.outcome, Outcome::Refused(_)),
+                "{meant:?} {lvmlockd:?}: {report:#?}"
+            );
+            assert_eq!(bench.node.log(), log);
+        }
+    }
 }

@@ -263,22 +263,29 @@ fn one_that_is_joined_meanwhile_is_frozen_and_released_there() {
 
 #[test]
 fn one_that_is_joined_after_it_was_to_be_frozen_keeps_its_locks() {
-    let bench = Bench::new(&layout());
-    let before = let_go(&bench);
-    bench.node.state(|s| {
-        let device = s.device("vg1-lv0").expect("device");
-        device.in_flight = InFlight::Until(seconds(1005));
-    });
-    bench
-        .node
-        .at(seconds(1002), move |s| s.lockspaces.push(before.clone()));
-    let report = fence(&bench);
-    assert_eq!(
-        (&report.outcome, report.locks),
-        (&Outcome::Proven, LocksOutcome::NotConfirmed),
-        "{report:#?}"
-    );
-    assert!(bench.held("vg1"), "it is not the fence's to drop");
+    // An lvmlockd that answers then, or one that is started only after that.
+    for lvmlockd in [Daemon::Alive, Daemon::Dead] {
+        let bench = Bench::new(&layout());
+        let before = let_go(&bench);
+        let inventory = seen(&bench);
+        bench.node.state(|s| {
+            s.lvmlockd = lvmlockd;
+            let device = s.device("vg1-lv0").expect("device");
+            device.in_flight = InFlight::Until(seconds(1005));
+        });
+        bench.node.at(seconds(1002), move |s| {
+            s.lvmlockd = Daemon::Alive;
+            s.lockspaces.push(before.clone());
+        });
+        let report = bench.fence_as_seen(inventory);
+        assert_eq!(
+            (&report.outcome, report.locks),
+            (&Outcome::Proven, LocksOutcome::NotConfirmed),
+            "{report:#?}"
+        );
+        assert!(bench.held("vg1"), "it is not the fence's to drop");
+        assert_eq!(bench.count("kill_vg vg1"), 0);
+    }
 }
 
 /// sanlock lists for minutes what it lets go of, and an lvmlockd comes after a while.
