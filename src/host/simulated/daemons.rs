@@ -38,6 +38,11 @@ impl Simulation {
 impl Multipathd for Simulation {
     fn disable_queueing(&self, map: &str) -> Result<()> {
         let mut state = self.reach("multipathd", |s| s.multipathd)?;
+        if !state.map_of_target.contains(map) {
+            state.violate(format!(
+                "disablequeueing {map}, which is none of the fence's business"
+            ));
+        }
         state.queueing_disabled.insert(map.to_owned());
         if let Some(d) = state.device(map) {
             build::set_queueing(d, false);

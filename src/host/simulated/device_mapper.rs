@@ -99,6 +99,13 @@ impl State {
                 what: format!("device {dev}"),
             });
         }
+        if d.no_memory > 0 {
+            d.no_memory -= 1;
+            return Err(Error::Refused {
+                what: format!("device {dev}"),
+                detail: "ENOMEM: Cannot allocate memory".into(),
+            });
+        }
         Ok(())
     }
 }

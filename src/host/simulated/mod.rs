@@ -43,6 +43,8 @@ pub struct SimulatedDevice {
     pub interrupts: u32,
     /// So many ioctls find it busy first.
     pub busy: u32,
+    /// For so many ioctls the kernel has no memory first.
+    pub no_memory: u32,
     /// Somebody left it suspended, and it is nobody's fault but theirs that it is.
     pub left_suspended: bool,
     /// Right before the load, the number passes to a device that is none of the fence's business.

@@ -3,7 +3,9 @@
 use super::Bench;
 use super::bench::{seconds, step};
 use crate::agent::executor::run;
-use crate::fence::report::{DeviceOutcome, LocksOutcome, Outcome, StepKind, StepResult};
+use crate::fence::report::{
+    DeviceOutcome, DeviceReport, LocksOutcome, Outcome, StepKind, StepResult,
+};
 use crate::fence::{DevNo, Monotonic, Target};
 use crate::host::simulated::{Daemon, Group, InFlight, Layout, Under};
 
@@ -151,6 +153,54 @@ fn interrupted_and_busy_swaps_are_tried_again() {
         "{report:#?}"
     );
     assert_eq!(bench.count("swap vg1-lv0"), 4);
+}
+
+#[test]
+fn what_the_kernel_has_no_memory_for_is_tried_again() {
+    let bench = bench();
+    for (device, times) in [("vg1-lv0", 3), ("vg1-lv1", 3), ("mpath-vg1-0", 1)] {
+        set(&bench, device, move |d| d.no_memory = times);
+    }
+    bench.node.state(|s| s.no_thread = Some(("swap".into(), 2)));
+    let report = bench.fence();
+    let left = bench.node.state(|s| {
+        let short = s.devices.values().map(|d| d.no_memory).sum::<u32>();
+        (short, s.no_thread.clone())
+    });
+    assert_eq!(left, (0, Some(("swap".into(), 0))));
+    assert_eq!(
+        (&report.outcome, report.locks),
+        (&Outcome::Proven, LocksOutcome::Released),
+        "{report:#?}"
+    );
+}
+
+#[test]
+fn without_memory_for_it_nothing_is_proven_or_released() {
+    let load = |bench: &Bench| set(bench, "vg1-lv1", |d| d.no_memory = u32::MAX);
+    let thread = |bench: &Bench| {
+        let none = Some(("swap".into(), u32::MAX));
+        bench.node.state(|s| s.no_thread = none);
+    };
+    let ways: [(&dyn Fn(&Bench), &str); 2] = [
+        (&load, "Cannot allocate memory"),
+        (&thread, "no thread for it"),
+    ];
+    for (lacks, told) in ways {
+        let bench = bench();
+        lacks(&bench);
+        let report = bench.fence();
+        assert_eq!(
+            (&report.outcome, report.locks),
+            (&Outcome::NotProven, LocksOutcome::Kept)
+        );
+        assert!(report.message.contains("vg1-lv1"), "{}", report.message);
+        let devices = &report.volume_groups[0].devices;
+        let said = |d: &DeviceReport| d.message.as_ref().is_some_and(|m| m.contains(told));
+        assert!(devices.iter().any(said), "{told}: {devices:?}");
+        assert_eq!(bench.count("drop_vg vg1"), 0);
+        assert!(bench.held("vg1"));
+    }
 }
 
 #[test]

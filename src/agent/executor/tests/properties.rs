@@ -60,6 +60,8 @@ enum Fault {
     Drain(usize, Option<u64>),
     Interrupts(usize, u32),
     Busy(usize, u32),
+    NoMemory(usize, u32),
+    NoThread(u32),
     Removed(usize, u64),
     Appears(u64),
     Reverted(usize, u64),
@@ -84,6 +86,8 @@ fn fault() -> impl Strategy<Value = Fault> {
         4 => (any::<usize>(), prop::option::weighted(0.8, 1..100_u64)).prop_map(|(d, t)| Fault::Drain(d, t)),
         2 => (any::<usize>(), 1..5_u32).prop_map(|(d, n)| Fault::Interrupts(d, n)),
         2 => (any::<usize>(), 1..5_u32).prop_map(|(d, n)| Fault::Busy(d, n)),
+        1 => (any::<usize>(), prop_oneof![1..5_u32, Just(u32::MAX)]).prop_map(|(d, n)| Fault::NoMemory(d, n)),
+        1 => prop_oneof![1..5_u32, Just(u32::MAX)].prop_map(Fault::NoThread),
         2 => (any::<usize>(), when.clone()).prop_map(|(d, t)| Fault::Removed(d, t)),
         2 => when.clone().prop_map(Fault::Appears),
         2 => (any::<usize>(), when.clone()).prop_map(|(d, t)| Fault::Reverted(d, t)),
@@ -144,6 +148,15 @@ fn apply(bench: &Bench, fault: Fault) {
                 }
             });
         }
+        Fault::NoMemory(n, times) => {
+            let dev = pick(n);
+            node.state(|s| {
+                if let Some(d) = s.devices.get_mut(&dev) {
+                    d.no_memory = times;
+                }
+            });
+        }
+        Fault::NoThread(times) => node.state(|s| s.no_thread = Some(("swap".into(), times))),
         Fault::Removed(n, t) => {
             let dev = pick(n);
             // The kernel does not remove what is open, as a device below another one is.
