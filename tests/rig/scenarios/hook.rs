@@ -336,7 +336,7 @@ fn black_hole_refused(cluster: &mut Cluster) -> Result {
     cluster.san.black_hole_all("n1", Some(0))?;
     let cut = Instant::now();
     let n1 = cluster.node("n1")?;
-    let _hook = n1.start(&format!("{HOOK} 2>/dev/kmsg"), LIMIT)?;
+    let hook = n1.start(&format!("{HOOK} 2>/dev/kmsg"), LIMIT)?;
     std::thread::sleep(Duration::from_secs(30));
     ensure(
         target(n1)? == "linear" && holds(&n1.wdmd()?, "san"),
@@ -361,6 +361,11 @@ fn black_hole_refused(cluster: &mut Cluster) -> Result {
     ensure(
         target(n1)? == "linear" && holds(&n1.wdmd()?, "san"),
         "still nothing is swapped, and nothing released",
+    )?;
+    let ended = hook.poll(Duration::from_secs(1))?;
+    ensure(
+        ended.as_ref().is_none_or(|e| e.code != 0),
+        "the hook does not say that it is done",
     )?;
     // 66 to 76 s after the last renewal; emulation is slower than its clock.
     let reset = n1.wait_for_reset(Duration::from_secs(120))?;

@@ -82,6 +82,10 @@ fn stacks(cluster: &mut Cluster) -> Result {
         ),
     )?;
     uses_are_told(n1)?;
+    ensure(
+        (0..3).all(|lun| n1.queues(lun).is_ok_and(|q| q)),
+        "every map queues",
+    )?;
     let mut bystanders = Bystanders::undisturbed(n1, bystanders, SPAN)?;
 
     say("    an LVM command dies half-way, and then every path of array A is cut");
@@ -110,6 +114,15 @@ fn stacks(cluster: &mut Cluster) -> Result {
         "every device of the volume group is one error target: pools, snapshots, images, layers, and what others left",
     )?;
     ensure(suspended(n1)?.is_empty(), "nothing is left suspended")?;
+    let waiting = n1.sh(
+        "dmsetup info -c --noheadings --separator ' ' -o name,attr | awk '$2 ~ /I/ { print $1 }'",
+    )?;
+    ensure(
+        !waiting.lines().any(|name| {
+            !name.starts_with("san--a--b-") && (name.starts_with("san--a-") || name == "cut-off")
+        }),
+        format!("no table waits for the next resume of one of them: {waiting:?}"),
+    )?;
     ensure(
         others(&after, &uuid) == before,
         "no other table has changed",
@@ -125,6 +138,10 @@ fn stacks(cluster: &mut Cluster) -> Result {
     ensure(
         !holds(&wdmd, A) && holds(&wdmd, B),
         "the watchdog waits for array B's lease only",
+    )?;
+    ensure(
+        !n1.queues(0)? && !n1.queues(1)? && n1.queues(2)?,
+        "the maps of array A let go of their I/O, that of array B would still hold on to its own",
     )?;
     bystanders.never_noticed(n1)?;
     renewed_all_along(n1, B, began)?;

@@ -108,6 +108,8 @@ pub const LEFT_BEHIND: &str = "\
     dmsetup suspend --noflush --nolockfs san--a-susp; \
     dmsetup reload san--a-wait --table \"$(dmsetup table san--a-wait)\"; \
     uuid=$(dmsetup info -c --noheadings -o uuid san--a-lin | cut -c1-36); \
+    dmsetup create cut-off -u ${uuid}YYYYYYYYYYYYYYYYYYYYYYYYYYYYYYYY --table '0 8192 error'; \
+    dmsetup reload cut-off --table \"$(dmsetup table san--a-wait | sed 's/^0 [0-9]*/0 8192/')\"; \
     dmsetup create --notable -u ${uuid}ZZZZZZZZZZZZZZZZZZZZZZZZZZZZZZZZ half-made";
 
 /// What an LVM command leaves that is killed between its suspending and its resuming: I/O of the volumes above waits there.
