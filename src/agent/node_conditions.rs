@@ -212,7 +212,7 @@ fn parts(groups: &[(&VolumeGroup, Reach)]) -> String {
     let mut all = Vec::new();
     if !open.is_empty() {
         all.push(format!(
-            "{}; volumes there wait, others go on. A volume group is fenced as a whole, when its lease is lost or a request says whenPathsRemain: Fence",
+            "{}; volumes there wait, others go on. A volume group is fenced as a whole, when its lease is lost or a request names it and says whenPathsRemain: Fence",
             lost(open)
         ));
     }

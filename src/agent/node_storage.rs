@@ -198,8 +198,8 @@ pub const OPEN_WITHOUT_LOCK: &str = "OpenWithoutLock";
 pub fn in_words(volume_groups: &[&str]) -> String {
     format!(
         "Devices of {} reach the SAN, and nobody holds a lock for them or has the watchdog wait for them: another host may be given the same volumes. \
-         If the SAN is away, have them fenced before its paths come back (a StorageFenceRequest that names them), or reset the node; else deactivate \
-         them at once (docs/bad-night.md)",
+         If the SAN is away, have them fenced before its paths come back (a StorageFenceRequest that names them), or reset the node. If a path works, \
+         at once: with whenPathsRemain: Fence, or by a reset (docs/bad-night.md)",
         volume_groups.join(", ")
     )
 }

@@ -107,7 +107,7 @@ pub struct NodeConditionTrigger {
     pub type_: String,
     /// True, False or Unknown.
     pub status: ConditionStatus,
-    /// For how many seconds since its lastTransitionTime. Default 10.
+    /// For how many seconds since the agent saw it become so. Default 10.
     #[serde(default = "ten")]
     #[schemars(range(min = 0, max = 86_400))]
     pub for_seconds: i32,

@@ -82,7 +82,8 @@ pub struct StorageFenceRemediationSpec {
     /// Which volume groups. Default: the shared ones whose paths are all gone.
     #[serde(default)]
     pub volume_groups: VolumeGroupSelection,
-    /// Refuse (default): a volume group with a working path is not touched, and the remediation fails at once. Fence: it is fenced all the same.
+    /// Refuse (default): a volume group with a working path is not touched, and the remediation fails at once. Fence: it is fenced all the
+    /// same, where volumeGroups names it or means AllShared (what is Affected has no working path).
     #[serde(default)]
     pub when_paths_remain: WhenPathsRemain,
     /// AfterProof (default): the lockspace is dropped once the fence is proven. Never: the locks are kept.

@@ -218,7 +218,8 @@ pub struct StorageFenceRequestSpec {
     /// Which volume groups. Default: the shared ones whose paths are all gone.
     #[serde(default)]
     pub volume_groups: VolumeGroupSelection,
-    /// Refuse (default): a volume group with a working path is not touched. Fence: it is fenced all the same.
+    /// Refuse (default): a volume group with a working path is not touched. Fence: it is fenced all the same,
+    /// where volumeGroups names it or means AllShared (what is Affected has no working path).
     #[serde(default)]
     pub when_paths_remain: WhenPathsRemain,
     /// AfterProof (default): the lockspace is dropped once the fence is proven, which disarms the watchdog. Never: the locks are kept, and

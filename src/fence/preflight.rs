@@ -114,7 +114,7 @@ fn lock_manager(inventory: Option<&Inventory>) -> Check {
             NAME,
             Verdict::Failed,
             format!(
-                "lvmlockd does not answer: {why}. Start it on the node and have it adopt its lockspaces, but not while the SAN is away: sanlock may                  give them up then (docs/bad-night.md, lvmlockd has died)"
+                "lvmlockd does not answer: {why}. Start it on the node and have it adopt its lockspaces, but not while the SAN is away: sanlock may give them up then (docs/bad-night.md, lvmlockd has died)"
             ),
         ),
         Some(LockManager::SanlockUnavailable(why, _)) => check(

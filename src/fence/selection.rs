@@ -56,7 +56,7 @@ pub fn select(inventory: &Inventory, order: &Order) -> Result<Vec<VolumeGroup>, 
                 RefusalReason::LvmlockdUnavailable,
                 format!(
                     "lvmlockd does not answer ({why}): which volume groups are shared is not known, and no lock could be released, so nothing \
-                     was touched. Check that lvmlockd runs on the node and that the agent sees /run/lvm{}",
+                     was touched. Check that lvmlockd runs on the node (do not start it while the SAN is away: docs/bad-night.md) and that the agent sees /run/lvm{}",
                     open_without_lock(inventory)
                 ),
             ));
@@ -162,8 +162,8 @@ fn affected(known: &[VolumeGroup]) -> Result<Vec<VolumeGroup>, Refusal> {
     Err(Refusal::new(
         RefusalReason::NothingAffected,
         format!(
-            "no shared volume group of the node has lost all its paths: {state}. Nothing was touched: name the volume groups to fence them \
-             all the same"
+            "no shared volume group of the node has lost all its paths: {state}. Nothing was touched. To fence them all the same, name them \
+             and set whenPathsRemain to Fence"
         ),
     ))
 }

@@ -189,7 +189,7 @@ fn objection(request: &StorageFenceRequest, storage: &NodeStorageStatus) -> Opti
             Some(Verdict::rejected(
                 reason::NOTHING_AFFECTED,
                 format!(
-                    "no shared volume group of node {node} has lost all its paths: {state}. Name the volume groups to fence them all the same"
+                    "no shared volume group of node {node} has lost all its paths: {state}. To fence them all the same, name them and set whenPathsRemain to Fence"
                 ),
             ))
         }
