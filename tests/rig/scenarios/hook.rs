@@ -11,6 +11,7 @@ mod missing;
 mod races;
 mod returns;
 mod stages;
+mod together;
 mod unread;
 
 use std::time::{Duration, Instant};
@@ -73,6 +74,7 @@ pub fn long() -> Vec<Scenario> {
     long.extend(mishaps::long());
     long.extend(adopted::long());
     long.extend(returns::long());
+    long.extend(together::long());
     long
 }
 

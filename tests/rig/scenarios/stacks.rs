@@ -2,6 +2,7 @@
 
 mod back;
 mod built;
+mod held;
 pub mod lost;
 
 use std::collections::BTreeMap;
@@ -29,6 +30,7 @@ pub fn scenarios() -> Vec<Scenario> {
 pub fn long() -> Vec<Scenario> {
     let mut long = lost::long();
     long.extend(back::long());
+    long.extend(held::long());
     long
 }
 
@@ -260,7 +262,7 @@ pub fn holds(wdmd: &str, vg: &str) -> bool {
 }
 
 /// A lease was renewed in time, by sanlock's own account, from that moment until now (seconds since boot).
-fn renewed_all_along(node: &Node, vg: &str, from: f64) -> Result {
+pub fn renewed_all_along(node: &Node, vg: &str, from: f64) -> Result {
     let lockspace = node
         .lockspaces()?
         .iter()
