@@ -248,7 +248,7 @@ impl Socket {
     }
 }
 
-/// A map's name as multipathd has it: in the kernel's, libdm writes what is neither letter, digit nor one of `#+-.:=@_` as `\\xNN` (`dm_task_set_name`).
+/// A map's name as multipathd has it: in the kernel's, libdm writes what is neither letter, digit nor one of `#+-.:=@_` as `\xNN` (`dm_task_set_name`).
 fn plain(name: &str) -> String {
     let mut parts = name.split("\\x");
     let mut plain = parts.next().unwrap_or_default().to_owned();
@@ -256,15 +256,12 @@ fn plain(name: &str) -> String {
         let code = part
             .get(..2)
             .and_then(|hex| u8::from_str_radix(hex, 16).ok());
-        match code.filter(u8::is_ascii) {
-            Some(code) => {
-                plain.push(char::from(code));
-                plain.push_str(&part[2..]);
-            }
-            None => {
-                plain.push_str("\\x");
-                plain.push_str(part);
-            }
+        if let (Some(code), Some(rest)) = (code.filter(u8::is_ascii), part.get(2..)) {
+            plain.push(char::from(code));
+            plain.push_str(rest);
+        } else {
+            plain.push_str("\\x");
+            plain.push_str(part);
         }
     }
     plain
