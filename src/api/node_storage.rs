@@ -220,7 +220,7 @@ pub struct LockspaceStatus {
     pub generation: Option<i64>,
     /// I/O time-out in seconds, from which every other time is derived.
     pub io_timeout_seconds: i32,
-    /// Healthy, RenewalFailing, Expired, Removing or Killed.
+    /// Adding, Healthy, RenewalFailing, Expired, Removing or Killed.
     #[schemars(length(max = 32))]
     pub state: String,
 }

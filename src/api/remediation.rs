@@ -31,7 +31,7 @@ pub mod reason {
     pub const TIMED_OUT: &str = "RemediationTimeoutByNHC";
     /// There is no such node, or it cannot be told which one is meant.
     pub const NODE_NOT_FOUND: &str = "RemediationSkippedNodeNotFound";
-    /// The fence was called off in time: the paths came back.
+    /// The fence was called off in time, or the volume group is in use anew.
     pub const CALLED_OFF: &str = "FenceCalledOff";
     /// The fence could not be proven.
     pub const NOT_PROVEN: &str = "FenceNotProven";

@@ -51,9 +51,9 @@ pub mod reason {
     pub const IN_PROGRESS: &str = "InProgress";
     /// Fenced: read back from the kernel for every device.
     pub const PROVEN: &str = "Proven";
-    /// Fenced: at least one device fell short by the deadline. Nothing was released.
+    /// Fenced: at least one device fell short by the deadline. The message says whether anything had been released before.
     pub const NOT_PROVEN: &str = "NotProven";
-    /// Fenced: the paths came back, or the request went away, before anything irreversible was done.
+    /// Fenced: the request went away before anything irreversible was done, or the volume group is in use anew.
     pub const CALLED_OFF: &str = "CalledOff";
     /// Fenced: `dryRun` is set: only the plan was made.
     pub const DRY_RUN: &str = "DryRun";
@@ -273,7 +273,7 @@ pub enum Phase {
     Fenced,
     /// Proven, but the lock manager was not seen to let go: the watchdog may still reset the host.
     FencedLocksHeld,
-    /// Not proven: nothing was released, the watchdog resets the host.
+    /// Not proven. The message says whether the watchdog resets the host, or somebody has to.
     Failed,
     /// The plan is in the status, nothing was touched.
     DryRunComplete,

@@ -103,8 +103,8 @@ fn lock_manager(inventory: Option<&Inventory>) -> Check {
                 Verdict::Warning,
                 format!(
                     "sanlock holds lockspace {}, and lvmlockd does not know it: it was started anew after one that was killed. The volume group counts \
-                     as local and cannot be fenced, and the watchdog resets the host when its lease runs out. On the node: vgchange --lockstart \
-                     --lockopt adoptls {}",
+                     as local and cannot be fenced, and the watchdog resets the host when its lease runs out. On the node, but not while the SAN is away (docs/bad-night.md): \
+                     vgchange --lockstart --lockopt adoptls {}",
                     orphan.name, orphan.vg_name
                 ),
             ),

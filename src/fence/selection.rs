@@ -56,7 +56,7 @@ pub fn select(inventory: &Inventory, order: &Order) -> Result<Vec<VolumeGroup>, 
                 RefusalReason::LvmlockdUnavailable,
                 format!(
                     "lvmlockd does not answer ({why}): which volume groups are shared is not known, and no lock could be released, so nothing \
-                     was touched. Check that lvmlockd runs on the node (do not start it while the SAN is away: docs/bad-night.md) and that the agent sees /run/lvm{}",
+                     was touched. Check that lvmlockd runs on the node and that the agent sees /run/lvm{}",
                     open_without_lock(inventory)
                 ),
             ));
@@ -214,8 +214,8 @@ fn named(inventory: &Inventory, names: &[String]) -> Result<Vec<VolumeGroup>, Re
                 RefusalReason::LockspaceNotAdopted,
                 format!(
                     "volume group {name} has its volume of leases active and no lockspace in lvmlockd: if sanlock has it (sanlock client status), \
-                     lvmlockd was started anew and does not know it yet, and the watchdog still stands behind it. Nothing was touched: have lvmlockd \
-                     adopt it (vgchange --lockstart --lockopt adoptls {name}); then it is looked at anew"
+                     lvmlockd was started anew and does not know it yet, and the watchdog still stands behind it. Nothing was touched. Unless the SAN \
+                     is away (docs/bad-night.md) have lvmlockd adopt it (vgchange --lockstart --lockopt adoptls {name}); then it is looked at anew"
                 ),
             ));
         }

@@ -22,7 +22,7 @@ use crate::fence::{Lockspace, LockspaceState};
 
 const PEER: Peer = Peer {
     name: "lvmlockd",
-    absent: "Start it (`systemctl start lvmlockd`); in a pod, mount the host's /run",
+    absent: "Unless the SAN is away, start it (`systemctl start lvmlockd`; docs/bad-night.md); in a pod, mount the host's /run",
     silent: "Look at its log (`journalctl -u lvmlockd`); one stuck client blocks all others",
 };
 /// Below /run.

@@ -68,7 +68,7 @@ impl Fence<'_> {
             None => stranger(&known).map_or(Nowhere::Sure, |name| {
                 Nowhere::Unsure(format!(
                     "its locks could not be frozen, and lvmlockd does not know lockspace {name}, which sanlock or the watchdog has: it may be the volume \
-                     group's by another name. Have lvmlockd adopt it; looked at again"
+                     group's by another name. Have lvmlockd adopt it once its SAN works; looked at again"
                 ))
             }),
             Some(l) if frozen == Some(StepResult::Failed) => {

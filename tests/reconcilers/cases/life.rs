@@ -4,6 +4,7 @@ use futures::StreamExt;
 use kube::api::{WatchEvent, WatchParams};
 use serde_json::{Value, json};
 use storage_fence::api::StorageFenceRequest;
+use storage_fence::fence::DevNo;
 use storage_fence::host::simulated::uuid_of;
 
 use crate::bed::Bed;
@@ -124,6 +125,44 @@ pub async fn a_request_is_carried_out_and_told(bed: &Bed) -> Result {
     .await?;
     bed.withdraw("life").await?;
     bed.forgets("life").await?;
+    agent.stop().await?;
+    node.unharmed()
+}
+
+pub async fn a_fence_that_is_opened_is_closed_and_told_with_its_time(bed: &Bed) -> Result {
+    let node = TestNode::join(bed, "opened-1").await?;
+    let agent = node.start_agent().await?;
+    bed.ask("opened", &node.name, json!({})).await?;
+    bed.settles("opened", "Fenced", &["LocksReleased=True/Released"])
+        .await?;
+    // As lvchange --refresh does.
+    let below = DevNo { major: 8, minor: 9 };
+    node.simulation.state(|s| s.refresh("san-lv0", below));
+    bed.reports(
+        &node.name,
+        "one opening, how long it lasted and of what",
+        |storage| {
+            let fences = storage.status.as_ref().map(|s| s.fences.as_slice());
+            let told = fences
+                .unwrap_or_default()
+                .iter()
+                .find(|f| f.volume_group == "san");
+            told.is_some_and(|f| {
+                f.openings == 1
+                    && f.last_opening_milliseconds.is_some_and(|ms| ms >= 0)
+                    && f.last_opening_devices == ["san-lv0"]
+            })
+        },
+    )
+    .await?;
+    for reason in ["FenceOpened", "FenceClosedAgain"] {
+        bed.told("Node", &node.name, reason, "storage-fence-agent")
+            .await?;
+    }
+    let open = node.simulation.state(|s| s.not_fenced(&uuid_of("san")));
+    ensure(open.is_empty(), format!("closed again: {open:?}"))?;
+    bed.withdraw("opened").await?;
+    bed.forgets("opened").await?;
     agent.stop().await?;
     node.unharmed()
 }

@@ -63,6 +63,7 @@ pub fn stages() -> Vec<Stage> {
             cases: vec![
                 case!(life::a_request_is_carried_out_and_told),
                 case!(life::nothing_is_written_while_nothing_changes),
+                case!(life::a_fence_that_is_opened_is_closed_and_told_with_its_time),
                 case!(dry_run::a_dry_run_touches_nothing_and_lists_what_the_run_does),
                 case!(refusals::an_unknown_node_is_named_and_waited_for),
                 case!(refusals::a_node_without_an_agent_is_said_so_in_time),

@@ -32,15 +32,9 @@ const TRIGGERS: &str = r#"{"allPathsDown":{"forSeconds":1}}"#;
 
 /// What an agent of that volume group would have kept of a policy.
 pub fn keep_policy(node: &Node, vg: &str) -> Result {
-    keep_policy_of(node, vg, &[vg])
-}
-
-/// The same of a policy for all of these.
-pub fn keep_policy_of(node: &Node, vg: &str, groups: &[&str]) -> Result {
     let boot = node.boot_id()?;
-    let names = groups.join(r#"",""#);
     let spec = format!(
-        r#"{{"response":"Fence","volumeGroups":{{"names":["{names}"]}},"triggers":{TRIGGERS}}}"#
+        r#"{{"response":"Fence","volumeGroups":{{"names":["{vg}"]}},"triggers":{TRIGGERS}}}"#
     );
     let policy = format!(
         r#"{{"apiVersion":"storagefence.io/v1alpha1","kind":"StorageFencePolicy","metadata":{{"name":"{vg}"}},"spec":{spec}}}"#
