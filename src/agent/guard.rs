@@ -252,7 +252,9 @@ impl Guard {
         let newest = sieve.newest();
         // Until the locks are settled, the fence writes there itself.
         if newest > one.newest && one.locks != LocksOutcome::Pending {
-            let noted = self.standings.update(uuid, |s| s.newest = newest);
+            let noted = self
+                .standings
+                .update(uuid, |s| s.newest = s.newest.max(newest));
             if let Err(e) = noted {
                 self.trouble(e.to_string());
             }

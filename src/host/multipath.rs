@@ -225,7 +225,8 @@ impl Socket {
         if map.is_empty()
             || !map
                 .chars()
-                .all(|c| c.is_ascii_graphic() && c != '"' && c != '\'')
+                // Quotes, comments and words of their own to its parser (`alloc_strvec`): the rest would not be part of the name.
+                .all(|c| c.is_ascii_graphic() && !"\"'!#{}".contains(c))
         {
             return Err(Error::Refused {
                 what: format!("{}, {verb}", PEER.name),

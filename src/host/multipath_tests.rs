@@ -183,8 +183,17 @@ fn a_map_is_called_as_multipathd_calls_it_and_not_as_the_kernel_does() {
         assert_eq!(plain(kernel), alias);
     }
     let root = tempfile::tempdir().unwrap();
-    let error = quick(root.path()).disable_queueing("a\\x20b").unwrap_err();
-    assert!(matches!(error, Error::Refused { .. }), "{error}");
+    let socket = patient(root.path());
+    let (sent, got) = std::sync::mpsc::channel();
+    serve(&root.path().join("run").join(SOCKET), 1, move |mut s| {
+        let mut command = [0; 64];
+        let length = s.read(&mut command).unwrap();
+        sent.send(command[8..length].to_vec()).unwrap();
+        s.write_all(&4_u64.to_ne_bytes()).unwrap();
+        s.write_all(b"ok\n\0").unwrap();
+    });
+    socket.disable_queueing("db\\x2clog").unwrap();
+    assert_eq!(got.recv().unwrap(), b"disablequeueing map db,log\0");
 }
 
 #[test]
@@ -211,7 +220,18 @@ fn no_daemon_says_what_to_do() {
 #[test]
 fn a_name_that_would_be_another_command_is_refused() {
     let root = tempfile::tempdir().unwrap();
-    for name in ["", "a b", "a\" map b", "a\nb", "ä"] {
+    for name in [
+        "",
+        "a b",
+        "a\" map b",
+        "a\nb",
+        "ä",
+        "a!b",
+        "a\\x21b",
+        "a\\x20b",
+        "a#b",
+        "a{b",
+    ] {
         let error = quick(root.path()).disable_queueing(name).unwrap_err();
         assert!(matches!(error, Error::Refused { .. }), "{error}");
     }

@@ -340,6 +340,10 @@ impl Fence<'_> {
     }
 
     fn stand_released(&mut self) {
+        // Whoever has it now has noted what became of them.
+        if self.journal.taken_away() {
+            return;
+        }
         let standings = self.journal.standings();
         let locks = self.report.locks;
         for group in &self.groups {

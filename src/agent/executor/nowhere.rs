@@ -71,7 +71,7 @@ impl Fence<'_> {
                      group's by another name. Have lvmlockd adopt it once its SAN works; looked at again"
                 ))
             }),
-            Some(l) if frozen == Some(StepResult::Failed) => {
+            Some(l) if frozen == Some(StepResult::Failed) && !self.unlocked(group) => {
                 Nowhere::Renamed(format!("the volume group is called {} by now", l.vg_name))
             }
             // There was no lockspace when the fence began: whose that one is is not known.

@@ -89,10 +89,9 @@ impl Fence<'_> {
             return None;
         }
         let name = group.lockspace.as_deref()?;
-        let ls = sanlock
-            .iter()
-            .flat_map(|s| &s.lockspaces)
-            .find(|l| l.name == name);
+        let named = sanlock.iter().flat_map(|s| &s.lockspaces);
+        let named = named.filter(|l| l.name == name);
+        let ls = named.min_by_key(|l| l.state == LockspaceState::Removing);
         // One that is on its way out is nobody's use: sanlock lists what it let go of for a while.
         let other = ls.is_some_and(|l| {
             l.state != LockspaceState::Removing && !same_incarnation(group, l.host_id, l.generation)

@@ -57,7 +57,8 @@ fn held(manager: &LockManager) -> Vec<Lockspace> {
     all.into_iter().filter(alive).collect()
 }
 
-/// Whether it was joined again since, though lvmlockd does not tell: one that was started anew knows a lockspace again only when it has adopted it.
+/// Whether it was joined again since, though lvmlockd does not tell: one that was started anew knows a lockspace again only when it has adopted it. What
+/// lvmlockd tells of another volume group is not meant, whatever its name.
 fn is_in_use_anew(standing: &Standing, name: &str, held: &[Lockspace]) -> bool {
     let another = |l: &Lockspace| {
         let known = l.host_id != 0;
@@ -66,7 +67,8 @@ fn is_in_use_anew(standing: &Standing, name: &str, held: &[Lockspace]) -> bool {
             || standing.host_id.is_none()
             || known && (differs || standing.host_id != Some(l.host_id))
     };
-    standing.joined || held.iter().any(|l| l.name == name && another(l))
+    let mut all = held.iter().filter(|l| l.is_of(&standing.group.uuid, name));
+    all.any(|l| standing.joined || another(l))
 }
 
 /// What the journal keeps of a volume group: of one that stands, what was known when it had not been fenced yet. Its physical volumes by what they are,
@@ -109,5 +111,80 @@ pub(super) fn carried_on(new: Standing, before: Option<Standing>) -> Standing {
             }
         }
         _ => new,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fence::Monotonic;
+
+    fn standing(locks: LocksOutcome) -> Standing {
+        let report = FenceReport {
+            locks,
+            volume_groups: vec![crate::fence::report::VolumeGroupReport {
+                lockspace: Some("lvm_vg".into()),
+                host_id: Some(7),
+                generation: Some(3),
+                ..crate::fence::report::VolumeGroupReport::default()
+            }],
+            ..FenceReport::default()
+        };
+        let group = GroupRecord {
+            name: "vg".into(),
+            uuid: "u".into(),
+            ..GroupRecord::default()
+        };
+        let mut all = Standing::of(&report, &[group], Monotonic::from_secs(1));
+        all.remove(0)
+    }
+
+    #[test]
+    fn what_sanlock_alone_has_of_that_name_is_the_former_life_or_another() {
+        let known = |host_id, generation| Lockspace {
+            name: "lvm_vg".into(),
+            host_id,
+            generation,
+            ..Lockspace::default()
+        };
+        let same = known(7, Some(3));
+        let others = Lockspace {
+            vg_uuid: "v".into(),
+            ..same.clone()
+        };
+        let change = |change: fn(&mut Standing)| {
+            let mut one = standing(LocksOutcome::NotConfirmed);
+            change(&mut one);
+            one
+        };
+        let kept = standing(LocksOutcome::NotConfirmed);
+        let released = standing(LocksOutcome::Released);
+        let without = change(|s| (s.host_id, s.generation) = (None, None));
+        let joined = change(|s| s.joined = true);
+        for (one, there, anew) in [
+            (&kept, Some(&same), false),
+            (&kept, Some(&known(7, None)), false),
+            (&kept, Some(&known(7, Some(4))), true),
+            (&kept, Some(&known(8, Some(3))), true),
+            // Only the name is known.
+            (&kept, Some(&known(0, None)), false),
+            (&kept, None, false),
+            (&released, Some(&same), true),
+            (&released, Some(&others), false),
+            (&released, None, false),
+            (&without, Some(&same), true),
+            (&without, None, false),
+            (&joined, Some(&same), true),
+            (&joined, Some(&others), false),
+            // It was left again since.
+            (&joined, None, false),
+        ] {
+            let held: Vec<_> = there.into_iter().cloned().collect();
+            assert_eq!(
+                is_in_use_anew(one, "lvm_vg", &held),
+                anew,
+                "{one:?} {there:?}"
+            );
+        }
     }
 }

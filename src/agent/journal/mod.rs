@@ -412,7 +412,10 @@ impl Journal {
         }
         self.in_turn()?;
         let Some(mut file) = self.file.as_ref() else {
-            return Err(self.error("written", io::Error::other("nothing of it can be")));
+            return Err(self.error(
+                "written",
+                io::Error::other("it was never begun, or ends in a torn line"),
+            ));
         };
         let end = file.stream_position();
         let written = line::write_json(file, [entry]);

@@ -225,7 +225,7 @@ impl Standings {
             let mut standing = before.clone();
             change(&mut standing);
             let now = || self.of(vg_uuid).ok().flatten();
-            let same = || tries == 0 || now().is_some_and(|now| now == before);
+            let same = || now().is_some_and(|now| tries == 0 || now == before);
             match self.put_if(&standing, same) {
                 Ok(()) => return Ok(true),
                 Err(e) if e.kind() == io::ErrorKind::ResourceBusy && tries > 0 => tries -= 1,

@@ -253,6 +253,7 @@ fn a_volume_group_that_has_the_name_of_one_that_stands_is_fenced_itself() {
         host.system.wait(&Bell::default(), 0, later);
         bench.node.state(|s| s.rename(&uuid_of("vg2"), "vg1"));
         bench.order.uid = "another".into();
+        let both = selection == Selection::AllShared;
         bench.order.volume_groups = selection;
         let report = bench.fence();
         assert!(
@@ -264,6 +265,8 @@ fn a_volume_group_that_has_the_name_of_one_that_stands_is_fenced_itself() {
             (&Outcome::Proven, LocksOutcome::Released)
         );
         assert_eq!(bench.count("kill_vg vg1"), 2, "{:#?}", bench.node.log());
+        let meant = if both { 2 } else { 1 };
+        assert_eq!(report.volume_groups.len(), meant);
         let mut steps = report.steps.iter();
         assert!(
             steps.all(|s| s.result != StepResult::Planned),

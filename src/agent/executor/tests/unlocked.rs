@@ -288,6 +288,29 @@ fn one_that_is_joined_after_it_was_to_be_frozen_keeps_its_locks() {
     }
 }
 
+/// And is called otherwise by then: it is waited for, not proven again and again.
+#[test]
+fn one_that_is_joined_by_another_name_after_it_was_cut_off_keeps_its_locks() {
+    let bench = Bench::new(&layout());
+    let before = let_go(&bench);
+    let inventory = seen(&bench);
+    bench.node.state(|s| s.lvmlockd = Daemon::Dead);
+    bench.node.at(seconds(1002), move |s| {
+        s.lvmlockd = Daemon::Alive;
+        s.lockspaces.push(before);
+        s.rename(&uuid_of("vg1"), "vg9");
+    });
+    let report = bench.fence_as_seen(inventory);
+    assert_eq!(
+        (&report.outcome, report.locks),
+        (&Outcome::Proven, LocksOutcome::NotConfirmed),
+        "{report:#?}"
+    );
+    assert!(bench.held("vg1"), "it is not the fence's to drop");
+    let log = bench.node.log();
+    assert!(log.len() < 100, "{log:#?}");
+}
+
 /// sanlock lists for minutes what it lets go of, and an lvmlockd comes after a while.
 fn being_let_go() -> Bench {
     let bench = Bench::new(&layout());
