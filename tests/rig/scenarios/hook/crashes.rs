@@ -100,6 +100,11 @@ pub const LOOK: &str = "wdmd -d; echo ==; timeout 5 sanlock client gets 2>&1; ec
      for i in $(seq 20); do info=$(timeout 5 lvmlockctl --info 2>&1); case $info in *\"socket error\"*) sleep 0.2;; *) break;; esac; done; echo \"$info\"; \
      echo ==; dmsetup table; echo ==; dmsetup info -c --noheadings --separator ' ' -o name,suspended,attr";
 
+/// The same without lvmlockd's word: who is stopped right before a drop keeps everybody else from asking it.
+pub fn look_before_a_drop() -> String {
+    LOOK.replace("$(timeout 5 lvmlockctl --info 2>&1)", "")
+}
+
 impl Look {
     pub fn at(node: &Node) -> Result<Self> {
         Self::of(&node.sh(LOOK)?)
@@ -163,6 +168,11 @@ impl Look {
     /// Whether every one of the three who can let go still holds on.
     pub fn held(&self, vg: &str) -> bool {
         holds(&self.wdmd, vg) && self.locked(vg) && self.lvmlockd.contains(&format!("VG {vg} "))
+    }
+
+    /// The same of the two who can be asked right before a drop.
+    pub fn held_before_a_drop(&self, vg: &str) -> bool {
+        holds(&self.wdmd, vg) && self.locked(vg)
     }
 
     fn locked(&self, vg: &str) -> bool {

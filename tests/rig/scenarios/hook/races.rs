@@ -3,7 +3,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::crashes::{LIMIT, LOOK, Look, Point, completed, cut, hook, set_up, stepper, steps};
+use super::crashes::{
+    LIMIT, Look, Point, completed, cut, hook, look_before_a_drop, set_up, stepper, steps,
+};
 use crate::guest::stepper::Steps;
 use crate::harness::node::Node;
 use crate::harness::{Cluster, Context, Result, Scenario, Shape, ensure, say, until};
@@ -62,7 +64,7 @@ impl Race {
     /// What is done there lies in files: quotes within quotes otherwise.
     fn new(node: &Node, vg: &'static str, deeds: &[(&'static str, &str, &str)]) -> Result<Self> {
         node.sh(&format!("rm -f /run/raced.{vg} /run/at-drop.{vg}"))?;
-        let look = format!("{{ {LOOK}; }} >/run/at-drop.{vg}");
+        let look = format!("{{ {}; }} >/run/at-drop.{vg}", look_before_a_drop());
         let mut points = Vec::new();
         for (at, (order, which, deed)) in deeds
             .iter()
@@ -109,9 +111,9 @@ impl Race {
         let look = Look::of(&node.sh(&format!("cat /run/at-drop.{vg}"))?)?;
         let ours = |names: &[String]| names.iter().any(|n| n.starts_with(&format!("{vg}-")));
         ensure(
-            look.held(vg) && !ours(look.suspended()) && !ours(look.waiting()),
+            look.held_before_a_drop(vg) && !ours(look.suspended()) && !ours(look.waiting()),
             format!(
-                "{vg}: held by all three until its locks are dropped, nothing suspended or half swapped"
+                "{vg}: held by sanlock and the watchdog until its locks are dropped, nothing suspended or half swapped"
             ),
         )?;
         let open = look.open(vg);
