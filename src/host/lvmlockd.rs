@@ -23,7 +23,7 @@ use crate::fence::{Lockspace, LockspaceState};
 const PEER: Peer = Peer {
     name: "lvmlockd",
     absent: "Unless the SAN is away, start it (`systemctl start lvmlockd`; docs/bad-night.md); in a pod, mount the host's /run",
-    silent: "Look at its log (`journalctl -u lvmlockd`); one stuck client blocks all others",
+    silent: "Look at its log (`journalctl -u lvmlockd`); one stuck client blocks all others. Do not start it anew while the SAN is away (docs/bad-night.md)",
 };
 /// Below /run.
 const SOCKET: &str = "lvm/lvmlockd.socket";

@@ -53,7 +53,7 @@ impl Fence<'_> {
     }
 
     pub(super) fn stand_released(&mut self) {
-        // Whoever has it now has noted what became of them.
+        // Whoever has it now notes what becomes of them, or whoever completes this one after that.
         if self.journal.taken_away() {
             return;
         }

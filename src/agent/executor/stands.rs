@@ -14,6 +14,10 @@ use crate::host::Host;
 /// The inventory in which they are told. Pure.
 #[must_use]
 pub fn with_standings(mut inventory: Inventory, standings: &[Standing]) -> Inventory {
+    let silent = matches!(
+        inventory.lock_manager,
+        LockManager::LvmlockdUnavailable(_, None)
+    );
     let held = held(&inventory.lock_manager);
     for group in &mut inventory.volume_groups {
         // One that was joined again since is in use anew, and one without a device has nothing to be read back.
@@ -24,7 +28,11 @@ pub fn with_standings(mut inventory: Inventory, standings: &[Standing]) -> Inven
         let Some((standing, name)) = of_it.and_then(|s| Some((s, s.lockspace.clone()?))) else {
             continue;
         };
-        if is_in_use_anew(standing, &name, &held) {
+        // One that was left again after it had been joined has nothing open.
+        let joined = standing.joined && !group.fenced();
+        // By another name, perhaps: what nobody held when it was fenced has only its devices to tell.
+        let untold = standing.host_id.is_none() && !group.fenced() && silent;
+        if joined || untold || is_in_use_anew(standing, &name, &held) {
             continue;
         }
         group.name.clone_from(&standing.group.name);
@@ -117,7 +125,7 @@ pub(super) fn carried_on(new: Standing, before: Option<Standing>) -> Standing {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fence::Monotonic;
+    use crate::fence::{DmDevice, Monotonic, Target};
 
     fn standing(locks: LocksOutcome) -> Standing {
         let report = FenceReport {
@@ -184,6 +192,70 @@ mod tests {
                 is_in_use_anew(one, "lvm_vg", &held),
                 anew,
                 "{one:?} {there:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_has_something_open_stands_only_while_it_is_surely_not_in_use_anew() {
+        let device = |kind: &str| {
+            std::sync::Arc::new(DmDevice {
+                sectors: 8,
+                targets: vec![Target {
+                    length: 8,
+                    kind: kind.into(),
+                    ..Target::default()
+                }]
+                .into(),
+                ..DmDevice::default()
+            })
+        };
+        let running = || LockManager::Running(Vec::new());
+        let silent = || LockManager::LvmlockdUnavailable("gone".into(), None);
+        let told = || LockManager::LvmlockdUnavailable("gone".into(), Some(Vec::new()));
+        let kept = standing(LocksOutcome::NotConfirmed);
+        let joined = Standing {
+            joined: true,
+            ..kept.clone()
+        };
+        let without = Standing {
+            host_id: None,
+            generation: None,
+            ..standing(LocksOutcome::Released)
+        };
+        for (one, open, lock_manager, stands) in [
+            (&kept, true, running(), true),
+            (&kept, true, silent(), true),
+            (&joined, true, running(), false),
+            (&joined, true, silent(), false),
+            // It was left again since.
+            (&joined, false, running(), true),
+            (&without, true, running(), true),
+            (&without, true, told(), true),
+            (&without, true, silent(), false),
+            (&without, false, silent(), true),
+        ] {
+            let kinds: &[&str] = if open {
+                &["error", "linear"]
+            } else {
+                &["error"]
+            };
+            let inventory = Inventory {
+                taken_at: Monotonic::from_secs(1),
+                boot_id: "b".into(),
+                volume_groups: vec![VolumeGroup {
+                    uuid: "u".into(),
+                    devices: kinds.iter().copied().map(device).collect(),
+                    ..VolumeGroup::default()
+                }],
+                lock_manager,
+                watchdog: crate::fence::Watchdog::default(),
+            };
+            let told = with_standings(inventory, std::slice::from_ref(one));
+            assert_eq!(
+                told.volume_groups[0].stands, stands,
+                "{one:?} {open} {:?}",
+                told.lock_manager
             );
         }
     }
