@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Fence;
-use super::incarnation::same_incarnation;
+use super::incarnation::{Held, held};
+use crate::fence::Lockspace;
 use crate::fence::order::{Order, ReleaseLocks};
 use crate::fence::report::{DeviceOutcome, FenceReport, Outcome, StepKind, StepReport, StepResult};
-use crate::fence::{Lockspace, LockspaceState};
 use crate::host::SanlockStatus;
 
 /// How long a successor waits for the lock manager to tell.
@@ -89,13 +89,8 @@ impl Fence<'_> {
             return None;
         }
         let name = group.lockspace.as_deref()?;
-        let named = sanlock.iter().flat_map(|s| &s.lockspaces);
-        let named = named.filter(|l| l.name == name);
-        let ls = named.min_by_key(|l| l.state == LockspaceState::Removing);
         // One that is on its way out is nobody's use: sanlock lists what it let go of for a while.
-        let other = ls.is_some_and(|l| {
-            l.state != LockspaceState::Removing && !same_incarnation(group, l.host_id, l.generation)
-        });
+        let other = sanlock.is_some_and(|s| matches!(held(group, s), Held::Anew));
         let was_frozen = self.result(StepKind::FreezeLocks, at) == Some(StepResult::Done);
         let mut own = lvmlockd.iter().filter(|l| l.is_of(&group.uuid, name));
         if let Some(renamed) = own.clone().find(|l| l.name != name) {

@@ -189,6 +189,16 @@ fn what_is_noted_after_a_torn_line_is_read_back() {
     assert_eq!(record.steps, [step(StepResult::Done)]);
 }
 
+#[test]
+fn a_journal_that_cannot_be_replaced_leaves_nothing_behind() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let (mut journal, _) = Journal::open(dir.path(), "boot").expect("open");
+    // A directory in the way fails for root too.
+    std::fs::create_dir_all(dir.path().join("journal").join("x")).expect("mkdir");
+    assert!(journal.begin(begun()).is_err());
+    assert!(!dir.path().join("journal.new").exists());
+}
+
 fn of(name: &str) -> Begun {
     Begun {
         order: Order {

@@ -192,6 +192,15 @@ mod tests {
     const LONG: Duration = Duration::from_mins(1);
 
     #[test]
+    fn one_that_cannot_be_replaced_leaves_nothing_behind() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("turn");
+        std::fs::create_dir_all(path.join("x")).expect("mkdir");
+        assert!(replace(&path, "hook").is_err());
+        assert_eq!(std::fs::read_dir(dir.path()).expect("folder").count(), 1);
+    }
+
+    #[test]
     fn it_is_one_at_a_time_and_given_back_at_the_end() {
         let dir = tempfile::tempdir().expect("tempdir");
         let first = Turn::take(dir.path(), "agent", LONG).expect("take");
